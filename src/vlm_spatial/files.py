@@ -1,0 +1,84 @@
+"""Writing so that a reader never sees half a file, and reading so that a damaged one is named."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from vlm_spatial.errors import UserError
+
+
+@contextmanager
+def written_then_renamed(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target``; rename it over ``target`` only if the block succeeds.
+
+    Works for files and for folders. The temporary name carries the process id, so that an orphaned
+    process can never write into what a newer run owns.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if target.is_dir():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_parquet(table: pl.DataFrame, target: Path) -> None:
+    """Write ``table`` to ``target`` (zstd, with column statistics), whole or not at all."""
+    with written_then_renamed(target) as temporary:
+        table.write_parquet(temporary, compression="zstd", statistics=True)
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read a table that an earlier stage wrote.
+
+    Raises:
+        UserError: if the file is missing or not a whole parquet file.
+    """
+    try:
+        return pl.read_parquet(path, glob=False)
+    except (FileNotFoundError, pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a parquet table ({reason}); delete it and run snakemake again") from error
+
+
+def write_json(value: Any, target: Path) -> None:
+    """Write ``value`` as sorted, indented JSON, whole or not at all."""
+    with written_then_renamed(target) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that an earlier stage wrote.
+
+    Raises:
+        UserError: if the file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); delete it and run snakemake again") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

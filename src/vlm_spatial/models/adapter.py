@@ -1,0 +1,187 @@
+"""What the analysis asks of a vision-language model: one small protocol, one subclass a family."""
+
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.tokens import TokenGrid
+
+Site = str
+"""``vision.<layer>``, ``connector`` or ``language.<layer>``: a block's output, before any final norm."""
+
+SiteValues = Float[Tensor, "batch cells patches features"]
+"""What a site holds at the image: cells are row-major; ``patches`` is 1 from the connector on."""
+
+Edit = Callable[[SiteValues], SiteValues]
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a result is tied to. ``weights`` is a hash over names, shapes and bytes (or the index) of the weights."""
+
+    checkpoint: str
+    revision: str | None
+    architecture: str
+    weights: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch of image-and-question inputs, one image a row, ready for the model.
+
+    Attributes:
+        inputs: keyword arguments of the model's forward, on its device, position ids included.
+        visual_positions: ``[batch, cells]``, where each visual token stands in the (left-padded) sequence.
+        grid: the token grid, one for the whole batch.
+    """
+
+    inputs: dict[str, Any]
+    visual_positions: Int[Tensor, "batch cells"]
+    grid: TokenGrid
+
+    @property
+    def batch(self) -> int:
+        return self.visual_positions.shape[0]
+
+
+class Adapter(ABC):
+    """A loaded model of one family.
+
+    Subclasses say where the blocks are, how a site's module output is laid out, and how inputs are prepared; reading,
+    replacing and running are the same for all and live here.
+    """
+
+    family: ClassVar[str]
+    architecture: ClassVar[str]
+    """Class name in the checkpoint's ``config.json``."""
+    causal_image: ClassVar[bool]
+    """Whether an image token attends to earlier positions only (False for Gemma-3)."""
+
+    def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.identity = identity
+        self.verify()
+
+    # --- what a family must say -------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def vision_blocks(self) -> Sequence[nn.Module]: ...
+
+    @property
+    @abstractmethod
+    def connector(self) -> nn.Module: ...
+
+    @property
+    @abstractmethod
+    def language_blocks(self) -> Sequence[nn.Module]: ...
+
+    @abstractmethod
+    def grid(self, width: int, height: int) -> TokenGrid:
+        """Token grid of an image of that size, as the model's own processor makes it."""
+
+    @abstractmethod
+    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Prepared:
+        """Chat template, image processor, tokenizer (left padding), position ids.
+
+        Raises:
+            UserError: if the images do not all give the same token grid, or the lists differ in length.
+        """
+
+    @abstractmethod
+    def read(self, site: Site, output: Tensor, prepared: Prepared) -> SiteValues:
+        """The visual tokens' values in a site's module output, cells in row-major order."""
+
+    @abstractmethod
+    def write(self, site: Site, output: Tensor, values: SiteValues, prepared: Prepared) -> Tensor:
+        """A copy of a site's module output with the visual tokens' values replaced."""
+
+    @abstractmethod
+    def verify(self) -> None:
+        """Check that blocks and connector are of the expected classes; raise UserError naming what differs."""
+
+    # --- what follows from it -----------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        vision = tuple(f"vision.{layer}" for layer in range(len(self.vision_blocks)))
+        language = tuple(f"language.{layer}" for layer in range(len(self.language_blocks)))
+        return (*vision, "connector", *language)
+
+    def matching_sites(self, patterns: Sequence[str]) -> tuple[Site, ...]:
+        """Sites that any of ``patterns`` names, in the order of computation.
+
+        Raises:
+            UserError: for a pattern that matches no site.
+        """
+        for pattern in patterns:
+            if not fnmatch.filter(self.sites, pattern):
+                raise UserError(f"site {pattern!r}: this model has {self.sites[0]} … {self.sites[-1]} and connector")
+        return tuple(s for s in self.sites if any(fnmatch.fnmatchcase(s, p) for p in patterns))
+
+    def module(self, site: Site) -> nn.Module:
+        """The module whose output a site is."""
+        self.matching_sites([site])
+        if site == "connector":
+            return self.connector
+        part, layer = site.split(".")
+        return (self.vision_blocks if part == "vision" else self.language_blocks)[int(layer)]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def answer_tokens(self, answers: Sequence[str]) -> list[int]:
+        """First token of each answer as it continues the prompt.
+
+        Raises:
+            UserError: if two answers begin with the same token, so that next-token scoring cannot tell them apart.
+        """
+        first = [self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in answers]
+        for index, token in enumerate(first):
+            if token in first[:index]:
+                raise UserError(f"answers {answers[first.index(token)]!r} and {answers[index]!r} begin with the same token")
+        return first
+
+    @torch.inference_mode()
+    def run(
+        self, prepared: Prepared, *, edits: Mapping[Site, Edit] | None = None, capture: Sequence[Site] = ()
+    ) -> tuple[Float[Tensor, "batch vocabulary"], dict[Site, SiteValues]]:
+        """One plain forward pass: last-position logits, and the captured sites' values (before any edit).
+
+        This is the reference that faster paths are held against.
+        """
+        captured: dict[Site, SiteValues] = {}
+        edits = edits or {}
+        handles = []
+
+        def hook_for(site: Site) -> Callable[..., Tensor | None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+                values = self.read(site, output, prepared)
+                if site in capture:
+                    captured[site] = values.detach().clone()
+                return self.write(site, output, edits[site](values), prepared) if site in edits else None
+
+            return hook
+
+        try:
+            handles = [self.module(site).register_forward_hook(hook_for(site)) for site in {*capture, *edits}]
+            output = self.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return output.logits[:, -1].float(), captured

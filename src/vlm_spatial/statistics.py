@@ -1,0 +1,91 @@
+"""Intervals and tests, in one place, so that every number in the report is made the same way."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95% interval and the number of units behind it. ``nan`` where there are none."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+
+EMPTY = Interval(float("nan"), float("nan"), float("nan"), 0)
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """A proportion with its Wilson score interval."""
+    if n == 0:
+        return EMPTY
+    low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
+    return Interval(successes / n, float(low), float(high), n)
+
+
+def cluster_bootstrap(
+    values: Float[np.ndarray, " units"],
+    clusters: Int[np.ndarray, " units"] | Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+) -> Interval:
+    """Mean of ``values`` with a percentile interval that resamples whole clusters (scenes); ``n`` counts clusters."""
+    values = np.asarray(values, dtype=float)
+    if values.size == 0:
+        return EMPTY
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(index, weights=values)
+    sizes = np.bincount(index)
+    means = _resampled(draws, seed, len(sums), lambda chosen: sums[chosen].sum(-1) / sizes[chosen].sum(-1))
+    low, high = _percentiles(means)
+    return Interval(float(values.mean()), low, high, len(sums))
+
+
+def bootstrap(n: int, statistic: Callable[[Int[np.ndarray, "draws n"]], Float[np.ndarray, " draws"]], *, draws: int, seed: int) -> Interval:
+    """Any statistic of ``n`` exchangeable units; ``statistic`` takes rows of unit indices and gives one value a row."""
+    if n == 0:
+        return EMPTY
+    low, high = _percentiles(_resampled(draws, seed, n, statistic))
+    return Interval(float(statistic(np.arange(n)[None])[0]), low, high, n)
+
+
+def _resampled(draws: int, seed: int, n: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, " draws"]:
+    generator = np.random.default_rng(seed)
+    # Blocks keep the index table small whatever n and draws are; their size is fixed, so results do not depend on it.
+    block = max(1, 4_000_000 // n)
+    sizes = [block] * (draws // block) + ([draws % block] if draws % block else [])
+    return np.concatenate([statistic(generator.integers(0, n, size=(size, n))) for size in sizes])
+
+
+def _percentiles(samples: Float[np.ndarray, " draws"]) -> tuple[float, float]:
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def mcnemar_exact(corrected: int, broken: int) -> float:
+    """Exact two-sided McNemar p-value from the discordant counts; 1 when there are none."""
+    discordant = corrected + broken
+    return float(binomtest(corrected, discordant).pvalue) if discordant else 1.0
+
+
+def holm(p_values: Sequence[float]) -> Float[np.ndarray, " tests"]:
+    """Holm-adjusted p-values, in the order given."""
+    return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
+
+
+def paired_difference(before: Bool[np.ndarray, " units"], after: Bool[np.ndarray, " units"], *, draws: int, seed: int) -> Interval:
+    """Change in accuracy over the same units, with a paired bootstrap interval."""
+    change = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    return bootstrap(len(change), lambda chosen: change[chosen].mean(-1), draws=draws, seed=seed)

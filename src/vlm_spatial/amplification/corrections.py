@@ -1,0 +1,95 @@
+"""What is added to the visual tokens: the two forms of amplification, and the controls they are held against.
+
+All of them work on the last dimension alone, so they fit any layout of tokens. Orthonormal bases have shape
+``[rank, features]``; the part of ``h`` inside one is ``h B' B``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Basis = Float[np.ndarray, "rank features"]
+
+
+def joint_basis(bases: Sequence[Basis]) -> Basis:
+    """Orthonormal basis of the span of several subspaces (of the axes' probes, say)."""
+    stacked = np.concatenate(bases)
+    _, singular, rows = np.linalg.svd(stacked, full_matrices=False)
+    return rows[singular > singular.max() * 1e-6]
+
+
+def random_basis(rank: int, features: int, generator: np.random.Generator) -> Basis:
+    """A uniformly random subspace of that rank."""
+    return np.linalg.qr(generator.standard_normal((features, rank)))[0].T
+
+
+@dataclass(frozen=True)
+class Projection:
+    """``h + (alpha - 1) P h``: needs no label, no box and no axis. ``alpha = 1`` changes nothing."""
+
+    basis: Basis
+    alpha: float
+
+    def __call__(self, values: Float[Tensor, "*any features"]) -> Float[Tensor, "*any features"]:
+        if self.alpha == 1.0:
+            return values
+        return values + (self.alpha - 1.0) * _inside(values, self.basis)
+
+
+@dataclass(frozen=True)
+class NormMatched:
+    """A control: each token moves as far as :class:`Projection` would move it, but inside another subspace.
+
+    With ``complement`` the move is inside the orthogonal complement of ``basis`` itself.
+    """
+
+    reference: Basis
+    basis: Basis
+    alpha: float
+    complement: bool = False
+
+    def __call__(self, values: Float[Tensor, "*any features"]) -> Float[Tensor, "*any features"]:
+        if self.alpha == 1.0:
+            return values
+        length = _inside(values, self.reference).norm(dim=-1, keepdim=True)
+        move = _inside(values, self.basis)
+        if self.complement:
+            move = values - move
+        # A token with nothing inside the subspace has no direction to move along and stays.
+        move = move / move.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+        return values + (self.alpha - 1.0) * length * move
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """``h + alpha d(slot of the cell's strip)``: the paper's setting; it needs the boxes. ``alpha = 0`` changes nothing.
+
+    Attributes:
+        directions: ``[slots, features]``, what one natural unit of each slot's signal is.
+        slots: ``[cells]``, the slot whose strip each cell lies in.
+    """
+
+    directions: Float[np.ndarray, "slots features"]
+    slots: Int[np.ndarray, " cells"]
+    alpha: float
+
+    def __call__(self, values: Float[Tensor, "cells patches features"]) -> Float[Tensor, "cells patches features"]:
+        if self.alpha == 0.0:
+            return values
+        step = torch.as_tensor(self.directions[self.slots], dtype=values.dtype, device=values.device)
+        return values + self.alpha * step[:, None, :]
+
+
+def slot_directions(class_mean: Float[np.ndarray, "slots features"], basis: Basis) -> Float[np.ndarray, "slots features"]:
+    """Each slot's mean offset from the mean of the slots, kept inside ``basis``: one unit of the natural slot signal."""
+    offset = class_mean - class_mean.mean(axis=0)
+    return offset @ basis.T @ basis
+
+
+def _inside(values: Float[Tensor, "*any features"], basis: Basis) -> Float[Tensor, "*any features"]:
+    rows = torch.as_tensor(basis, dtype=values.dtype, device=values.device)
+    return values @ rows.T @ rows

@@ -1,0 +1,96 @@
+"""A correction that works outside this workflow: a small file, and a hook on a stock transformers model."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from vlm_spatial.amplification.corrections import Basis, Projection
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import written_then_renamed
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The label-free amplification of one model: ``h + (alpha - 1) P h`` on the output of one module.
+
+    Attributes:
+        basis: ``[rank, features]``, orthonormal.
+        module: dotted name of the module inside the transformers model.
+        weights: identity of the weights it was made for.
+    """
+
+    basis: Basis
+    alpha: float
+    module: str
+    site: str
+    architecture: str
+    weights: str
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.alpha):
+            raise UserError(f"alpha: {self.alpha} is not a number to scale by; give a finite one, 1 changes nothing")
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file with the basis and, as metadata, everything else."""
+        about = {
+            "alpha": repr(self.alpha),
+            "module": self.module,
+            "site": self.site,
+            "architecture": self.architecture,
+            "weights": self.weights,
+            "format": "vlm_spatial.correction.1",
+        }
+        with written_then_renamed(Path(path)) as temporary:
+            save_file({"basis": np.ascontiguousarray(self.basis, dtype=np.float32)}, temporary, metadata=about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Correction":
+        """Read a correction.
+
+        Raises:
+            UserError: if the file is missing, damaged, or not a correction.
+        """
+        try:
+            with safe_open(path, framework="numpy") as stored:
+                about = stored.metadata() or {}
+                basis = stored.get_tensor("basis") if "basis" in stored.keys() else None  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be read as safetensors ({error}); make it again with 'vlm-spatial amplify'") from error
+        if about.get("format") != "vlm_spatial.correction.1" or basis is None:
+            raise UserError(f"{path}: is not a correction written by 'vlm-spatial amplify'")
+        return cls(basis, float(about["alpha"]), about["module"], about["site"], about["architecture"], about["weights"])
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """While the block runs, ``model`` (a stock transformers model) is corrected, ``generate()`` included.
+
+        Raises:
+            UserError: if the model is of another architecture or width.
+        """
+        architecture = type(model).__name__
+        if architecture != self.architecture:
+            raise UserError(f"correction for {self.architecture} cannot be applied to {architecture}")
+        handle = model.get_submodule(self.module).register_forward_hook(self._hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _hook(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        if output.shape[-1] != self.basis.shape[1]:
+            raise UserError(f"correction of width {self.basis.shape[1]} at {self.module}, whose output has width {output.shape[-1]}")
+        return Projection(self.basis, self.alpha)(output)
+
+    def describe(self) -> str:
+        """One line for people."""
+        about = {"site": self.site, "rank": self.basis.shape[0], "width": self.basis.shape[1], "alpha": self.alpha}
+        return f"{self.architecture} {json.dumps(about)}"

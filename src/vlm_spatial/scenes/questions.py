@@ -1,0 +1,110 @@
+"""Questions about a scene, and the words they can hold. Wordings are tables, so that another language is another table."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vlm_spatial.config import DatasetSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.build import words
+from vlm_spatial.scenes.scene import Kind, Scene
+from vlm_spatial.tokens import Axis
+
+Template = Literal["slot_to_object", "object_to_slot", "relation_to_object"]
+Wording = Literal["plain", "one_word"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A user's turn (without image placeholder), its right answer, and the candidates that are scored."""
+
+    prompt: str
+    answer: str
+    candidates: tuple[str, ...]
+
+
+SLOT_WORDS: dict[Axis, tuple[str, str, str]] = {
+    "horizontal": ("left", "middle", "right"),
+    "vertical": ("top", "middle", "bottom"),
+}
+_PLACES: dict[Axis, tuple[str, str, str]] = {
+    "horizontal": ("on the left", "in the middle", "on the right"),
+    "vertical": ("at the top", "in the middle", "at the bottom"),
+}
+# Towards the earlier and towards the later slot.
+_RELATIONS: dict[Axis, tuple[str, str]] = {
+    "horizontal": ("directly to the left of", "directly to the right of"),
+    "vertical": ("directly above", "directly below"),
+}
+_ASK_FOR: dict[Kind, str] = {
+    "squares": "What color is the square {place}?",
+    "shapes": "Which shape is {place}?",
+    "objects": "Which object is {place}?",
+    "whatsup": "Which object is {place}?",
+}
+_ASK_WHERE = "Is the {phrase} {first}, {second} or {third}?"
+_ASK_WHERE_OF_TWO = "Is the {phrase} {first} or {third}?"
+_WORDINGS: dict[Wording, str] = {
+    "plain": "{question}",
+    "one_word": "{question} Answer with one word.",
+}
+
+
+def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain") -> Question:
+    """The question of ``template`` whose answer is the object in ``slot``, or that slot itself.
+
+    The middle object's relation question refers to ``scene.middle_reference``; the outer ones' to the middle object.
+
+    Raises:
+        UserError: if the scene has no object in that slot, or no neighbour to refer to.
+    """
+    by_slot = dict(zip(scene.slots, scene.contents, strict=True))
+    if slot not in by_slot:
+        raise UserError(f"slot {slot}: the scene has objects in slots {list(scene.slots)} only")
+    places = _PLACES[scene.axis]
+    match template:
+        case "slot_to_object":
+            question = _ASK_FOR[scene.kind].format(place=places[slot])
+            answer, candidates = by_slot[slot].word, scene.objects
+        case "object_to_slot":
+            pattern = _ASK_WHERE if len(by_slot) == 3 else _ASK_WHERE_OF_TWO
+            question = pattern.format(phrase=by_slot[slot].phrase, first=places[0], second=places[1], third=places[2])
+            answer, candidates = SLOT_WORDS[scene.axis][slot], tuple(SLOT_WORDS[scene.axis][each] for each in scene.slots)
+        case "relation_to_object":
+            reference = reference_slot(scene, slot)
+            relation = f"{_RELATIONS[scene.axis][int(reference < slot)]} the {by_slot[reference].phrase}"
+            question = _ASK_FOR[scene.kind].format(place=relation)
+            answer, candidates = by_slot[slot].word, scene.objects
+        case _:
+            raise UserError(f"template {template!r}: allowed are slot_to_object, object_to_slot, relation_to_object")
+    return Question(_WORDINGS[wording].format(question=question), answer, candidates)
+
+
+def reference_slot(scene: Scene, slot: int) -> int:
+    """The slot that the relation question about ``slot`` refers to: always a direct neighbour."""
+    if len(scene.slots) < 2:
+        raise UserError("a relation needs at least two objects")
+    if len(scene.slots) == 2:
+        return scene.slots[0] if slot == scene.slots[1] else scene.slots[1]
+    return scene.middle_reference if slot == 1 else 1
+
+
+def vocabulary(settings: DatasetSettings) -> list[str]:
+    """Every word and punctuation mark that the prompts and answers of a rendered dataset can hold, sorted.
+
+    Covers every axis, template and wording, so that one tokenizer serves all settings of a kind.
+    """
+    kind = settings.kind
+    texts: list[str] = list(words(kind))
+    if kind == "squares":
+        texts.append("square")
+    for axis in _PLACES:
+        texts += [*SLOT_WORDS[axis], *_PLACES[axis], *_RELATIONS[axis]]
+    texts += [re.sub(r"\{\w+\}", " ", pattern) for pattern in (_ASK_FOR[kind], _ASK_WHERE, _ASK_WHERE_OF_TWO, *_WORDINGS.values())]
+    return sorted(split_words(texts))
+
+
+def split_words(texts: Sequence[str]) -> set[str]:
+    """Words and punctuation marks of ``texts``."""
+    return {piece for text in texts for piece in re.findall(r"\w+|[^\w\s]", text)}

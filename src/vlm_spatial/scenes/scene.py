@@ -1,0 +1,91 @@
+"""What a scene is: its contents, where they stand, and what else is needed to draw it again, pixel for pixel."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vlm_spatial.tokens import Axis, Box
+
+CANVAS = 448
+"""Side of a rendered scene in pixels: a multiple of what every supported family's patches need."""
+
+Kind = Literal["squares", "shapes", "objects", "whatsup"]
+Variant = Literal["main", "decorrelated", "single", "blank", "mirror", "pair", "photo", "self_merge"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """One object, wherever it stands.
+
+    Attributes:
+        word: the answer that names it, one word.
+        phrase: how a question refers to it.
+        look: what is drawn, read by the renderer of its kind.
+    """
+
+    word: str
+    phrase: str
+    look: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects along one axis, in slot order (left to right, top to bottom).
+
+    Attributes:
+        slots: slot of each object, ``(0, 1, 2)`` for three objects.
+        boxes: pixel box of each object.
+        seed: of everything random in the drawing that is not an object (texture, marks, noise).
+        distractors: number of nameless marks on the background.
+        noise: standard deviation of Gaussian pixel noise, as a share of full scale.
+        middle_reference: the neighbour (slot 0 or 2) by which a relation question finds the middle object.
+        flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
+    """
+
+    kind: Kind
+    variant: Variant
+    axis: Axis
+    contents: tuple[Content, ...]
+    slots: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    background: str
+    seed: int = 0
+    distractors: int = 0
+    noise: float = 0.0
+    middle_reference: int = 0
+    flipped: bool = False
+    width: int = CANVAS
+    height: int = CANVAS
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Answer word of each object."""
+        return tuple(content.word for content in self.contents)
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """How a question refers to each object."""
+        return tuple(content.phrase for content in self.contents)
+
+
+def flip_box(box: Box, axis: Axis, width: float, height: float) -> Box:
+    """The box of the same object after the image is mirrored along ``axis``."""
+    left, top, right, bottom = box
+    return (width - right, top, width - left, bottom) if axis == "horizontal" else (left, height - bottom, right, height - top)
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene flipped along its axis: the object of slot 0 now stands in slot 2."""
+    return replace(
+        scene,
+        variant="mirror",
+        contents=scene.contents[::-1],
+        slots=tuple(2 - slot for slot in scene.slots[::-1]),
+        boxes=tuple(flip_box(box, scene.axis, scene.width, scene.height) for box in scene.boxes[::-1]),
+        flipped=not scene.flipped,
+        middle_reference=2 - scene.middle_reference,
+    )
+
+
+def with_contents(scene: Scene, contents: tuple[Content, ...]) -> Scene:
+    """The same geometry, background and noise, with other objects in the slots."""
+    return replace(scene, contents=contents)

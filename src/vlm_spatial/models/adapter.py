@@ -2,7 +2,8 @@
 
 import fnmatch
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoProcessor
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.tokens import TokenGrid
@@ -63,6 +65,8 @@ class Adapter(ABC):
     family: ClassVar[str]
     architecture: ClassVar[str]
     """Class name in the checkpoint's ``config.json``."""
+    model_class: ClassVar[Any]
+    """The transformers class of that name."""
     causal_image: ClassVar[bool]
     """Whether an image token attends to earlier positions only (False for Gemma-3)."""
 
@@ -110,6 +114,14 @@ class Adapter(ABC):
     def verify(self) -> None:
         """Check that blocks and connector are of the expected classes; raise UserError naming what differs."""
 
+    @abstractmethod
+    def encode(self, prepared: Prepared) -> None:
+        """Run the vision encoder and the connector only; hooks read what they make."""
+
+    @abstractmethod
+    def resume_vision(self, layer: int, values: SiteValues, grid: TokenGrid) -> SiteValues:
+        """What the connector makes when ``values`` are the output of vision block ``layer`` for every row."""
+
     # --- what follows from it -----------------------------------------------------------------------------------
 
     @property
@@ -130,8 +142,13 @@ class Adapter(ABC):
         return tuple(s for s in self.sites if any(fnmatch.fnmatchcase(s, p) for p in patterns))
 
     def module(self, site: Site) -> nn.Module:
-        """The module whose output a site is."""
-        self.matching_sites([site])
+        """The module whose output a site is.
+
+        Raises:
+            UserError: if the model has no such site.
+        """
+        if site not in self.sites:
+            raise UserError(f"site {site!r}: this model has {self.sites[0]} … {self.sites[-1]} and connector")
         if site == "connector":
             return self.connector
         part, layer = site.split(".")
@@ -157,6 +174,35 @@ class Adapter(ABC):
                 raise UserError(f"answers {answers[first.index(token)]!r} and {answers[index]!r} begin with the same token")
         return first
 
+    @classmethod
+    def load_processor(cls, folder: str) -> Any:
+        """The checkpoint's own processor: image processor, tokenizer and chat template."""
+        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+
+    def check_classes(self, vision: type, connector: type, language: type) -> None:
+        """Raise UserError unless all blocks and the connector are of these classes."""
+        expected = {"vision": vision, "connector": connector, "language": language}
+        found = {"vision": self.vision_blocks, "connector": [self.connector], "language": self.language_blocks}
+        for part, modules in found.items():
+            for index, module in enumerate(modules):
+                if not isinstance(module, expected[part]):
+                    raise UserError(
+                        f"{self.identity.checkpoint}: {part} block {index} is a {type(module).__name__}, expected "
+                        f"{expected[part].__name__}; this version of transformers builds {self.architecture} differently"
+                    )
+
+    def read_language(self, output: Float[Tensor, "batch positions features"], prepared: Prepared) -> SiteValues:
+        """The visual tokens' rows of a language block's output."""
+        rows = torch.arange(prepared.batch, device=output.device)[:, None]
+        return output[rows, prepared.visual_positions.to(output.device)].unsqueeze(2)
+
+    def write_language(self, output: Float[Tensor, "batch positions features"], values: SiteValues, prepared: Prepared) -> Tensor:
+        """A copy of a language block's output with the visual tokens' rows replaced."""
+        rows = torch.arange(prepared.batch, device=output.device)[:, None]
+        written = output.clone()
+        written[rows, prepared.visual_positions.to(output.device)] = values.squeeze(2).to(output)
+        return written
+
     @torch.inference_mode()
     def run(
         self, prepared: Prepared, *, edits: Mapping[Site, Edit] | None = None, capture: Sequence[Site] = ()
@@ -165,9 +211,23 @@ class Adapter(ABC):
 
         This is the reference that faster paths are held against.
         """
+        with self._hooked(prepared, edits or {}, capture) as captured:
+            output = self.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
+        return output.logits[:, -1].float(), captured
+
+    @torch.inference_mode()
+    def run_vision(
+        self, prepared: Prepared, *, edits: Mapping[Site, Edit] | None = None, capture: Sequence[Site] = ("connector",)
+    ) -> dict[Site, SiteValues]:
+        """The vision encoder and the connector only: the captured sites' values (before any edit)."""
+        with self._hooked(prepared, edits or {}, capture) as captured:
+            self.encode(prepared)
+        return captured
+
+    @contextmanager
+    def _hooked(self, prepared: Prepared, edits: Mapping[Site, Edit], capture: Sequence[Site]) -> Iterator[dict[Site, SiteValues]]:
+        """Hooks that capture and edit; always removed."""
         captured: dict[Site, SiteValues] = {}
-        edits = edits or {}
-        handles = []
 
         def hook_for(site: Site) -> Callable[..., Tensor | None]:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -178,10 +238,11 @@ class Adapter(ABC):
 
             return hook
 
+        # Resolved before the first hook is set, so that an unknown site leaves none behind.
+        modules = {site: self.module(site) for site in {*capture, *edits}}
+        handles = [module.register_forward_hook(hook_for(site)) for site, module in modules.items()]
         try:
-            handles = [self.module(site).register_forward_hook(hook_for(site)) for site in {*capture, *edits}]
-            output = self.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
+            yield captured
         finally:
             for handle in handles:
                 handle.remove()
-        return output.logits[:, -1].float(), captured

@@ -1,0 +1,62 @@
+"""Tiny checkpoints of every family, made once a session."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+
+WORDS = "which object is on the left right middle top bottom of ? what where red green blue yellow square circle and or not".split()
+SIDE = 96
+"""Pixels along one side of a test image: 6 × 6 visual tokens of 16 pixels in every family."""
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random checkpoint of a family."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = new_checkpoint(tmp_path_factory.mktemp("checkpoints") / family, family, WORDS, seed=7)
+        return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapter_of(checkpoint: Callable[[str], Path]) -> Callable[[str], Adapter]:
+    """The loaded tiny model of a family, on the CPU in float32."""
+    loaded: dict[str, Adapter] = {}
+
+    def adapter(family: str) -> Adapter:
+        if family not in loaded:
+            loaded[family] = load_adapter(checkpoint(family), device="cpu")
+        return loaded[family]
+
+    return adapter
+
+
+@pytest.fixture(scope="session", params=[family.family for family in FAMILIES])
+def adapter(request: pytest.FixtureRequest, adapter_of: Callable[[str], Adapter]) -> Adapter:
+    """The tiny model of each family in turn."""
+    return adapter_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Image.Image]:
+    """Draws a test image: ``picture("red", "green")`` holds squares of those colours from left to right."""
+
+    def draw(*colours: str, background: str = "white", side: int = SIDE) -> Image.Image:
+        image = Image.new("RGB", (side, side), background)
+        width = side / len(colours)
+        for index, colour in enumerate(colours):
+            left = index * width
+            ImageDraw.Draw(image).rectangle((left + width / 4, side / 3, left + 3 * width / 4, 2 * side / 3), fill=colour)
+        return image
+
+    return draw

@@ -1,6 +1,10 @@
 """What every stage has in common: its command line, its log, its way of failing.
 
-A stage is run as ``python -m vlm_spatial.stages.<stage> --settings "{...}" --input name=path --output name=path``.
+A stage is run as ``python -m vlm_spatial.stages.<stage> --settings "{...}" --input name=path --output name=path``. Inputs with a seal
+are checked before they are used, outputs are sealed when they are whole (see :mod:`vlm_spatial.seals`).
+
+An input may stand for many: ``{model}``, ``{dataset}`` and ``{checkpoint}`` in it are filled in from ``settings["models"]``, once for each
+model and dataset (a command line with every path of twenty models would be longer than the system allows).
 """
 
 import argparse
@@ -13,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.seals import break_seals, verify, write_seal
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,16 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
     parsed = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        stage(Job(_literal(parsed.settings), _paths(parsed.input), _paths(parsed.output)))
+        settings = _literal(parsed.settings)
+        job = Job(settings, _paths(_filled_in(parsed.input, settings)), _paths(parsed.output))
+        break_seals(job.outputs.values())
+        checkpoint = settings.get("model", {}).get("checkpoint")
+        for path in [*job.inputs.values(), *([Path(checkpoint)] if checkpoint else [])]:
+            verify(path)
+        identity, content = stage_identity(name), external_content(settings, CONTENT_CACHE)
+        stage(job)
+        for path in job.outputs.values():
+            write_seal(path, stage=name, settings=settings, modules=identity.modules, packages=identity.packages, content=content)
     except UserError as error:
         print(f"error: {name}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
@@ -48,6 +63,13 @@ def _literal(text: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UserError(f"--settings: must be a dict, found {type(settings).__name__}")
     return settings
+
+
+def _filled_in(items: Sequence[str], settings: dict[str, Any]) -> list[str]:
+    models: dict[str, Any] = settings.get("models", {})
+    places = [{"model": m, "dataset": d, "checkpoint": models[m]["checkpoint"]} for m in models for d in models[m]["datasets"]]
+    filled = [item.format(**place) for item in items for place in places if "{" in item]
+    return list(dict.fromkeys([item for item in items if "{" not in item] + filled))
 
 
 def _paths(items: Sequence[str]) -> dict[str, Path]:

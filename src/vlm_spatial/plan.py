@@ -1,0 +1,144 @@
+"""From the configuration to each stage's settings, and from there to what an existing result lacks.
+
+Knows nothing of Snakemake: the rules ask it for settings, ``vlm-spatial why`` for differences.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm_spatial.config import Config, plain
+from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.seals import damage, read_seal, seal_path
+
+# What of a dataset cannot matter to a model that samples its own training scenes.
+_NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
+
+
+class Plan:
+    """The settings of every job that ``config`` asks for; each is one dict of plain builtins with sorted keys."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.results = Path(config.results)
+
+    def scenes(self, dataset: str) -> dict[str, Any]:
+        """Settings of the scenes stage."""
+        return plain({"dataset": plain(self.config.datasets[dataset]), "name": dataset, "seed": self.config.seed})
+
+    def organism(self, organism: str) -> dict[str, Any]:
+        """Settings of the organism stage: the organism, and what its training scenes look like."""
+        settings = self.config.organisms[organism]
+        datasets = {
+            name: {key: value for key, value in plain(self.config.datasets[name]).items() if key not in _NOT_FOR_TRAINING}
+            for name in settings.datasets
+        }
+        return plain({"organism": plain(settings), "datasets": datasets, "name": organism, "seed": self.config.seed})
+
+    def checkpoint(self, model: str) -> str:
+        """Hub id or folder of ``model``; an organism's folder lies below the results."""
+        settings = self.config.models[model]
+        if settings.organism is not None:
+            return str(self.results / "organisms" / settings.organism)
+        assert settings.checkpoint is not None
+        return settings.checkpoint
+
+    def model(self, stage: str, model: str) -> dict[str, Any]:
+        """Settings of one of the stages that analyse a model on a dataset."""
+        settings = self.config.models[model]
+        source = {
+            "checkpoint": self.checkpoint(model),
+            "revision": settings.revision,
+            "dtype": settings.dtype,
+            "device": settings.device,
+            "device_map": settings.device_map,
+        }
+        return plain({"model": source, "seed": self.config.seed, "stage": plain(getattr(self.config, stage))})
+
+    def figures(self) -> dict[str, Any]:
+        """Settings of the figures stage."""
+        models = {}
+        for name, model in self.config.models.items():
+            mechanism = None if model.organism is None else self.config.organisms[model.organism].mechanism
+            models[name] = {"datasets": list(model.datasets), "checkpoint": self.checkpoint(name), "mechanism": mechanism}
+        return plain(
+            {
+                "figures": plain(self.config.figures),
+                "models": models,
+                "datasets": {name: plain(dataset) for name, dataset in self.config.datasets.items()},
+                "seed": self.config.seed,
+            }
+        )
+
+    def settings(self, stage: str, names: tuple[str, ...]) -> dict[str, Any]:
+        """Settings of ``stage`` for ``names``: ``(dataset,)``, ``(organism,)``, ``(model, dataset)`` or ``()``."""
+        match stage:
+            case "scenes":
+                return self.scenes(*names)
+            case "organism":
+                return self.organism(*names)
+            case "figures":
+                return self.figures()
+            case _:
+                return self.model(stage, names[0])
+
+    def content(self, settings: dict[str, Any]) -> dict[str, str]:
+        """Hashes of the files from outside that ``settings`` name; results are sealed instead and not among them."""
+        checkpoint = settings.get("model", {}).get("checkpoint")
+        # Asked before the jobs run: an organism that is not finished has no seal yet.
+        if checkpoint is not None and Path(checkpoint).parent == self.results / "organisms":
+            return {}
+        return external_content(settings, CONTENT_CACHE)
+
+    # --- existing results -----------------------------------------------------------------------------------------
+
+    def existing(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        """Every result on disk that the configuration asks for, with the names it belongs to."""
+        for part, defined in (("scenes", self.config.datasets), ("organisms", self.config.organisms)):
+            for path in _visible(self.results / part):
+                if path.name in defined:
+                    yield path, (path.name,)
+        for model, settings in self.config.models.items():
+            for dataset in settings.datasets:
+                for path in _visible(self.results / model / dataset):
+                    yield path, (model, dataset)
+        for name in ("figures", "report.html", "findings.json"):
+            if (self.results / name).exists():
+                yield self.results / name, ()
+
+    def stale(self) -> dict[Path, list[str]]:
+        """Existing results that are not what the configuration and the code would make, each with the reasons."""
+        return {path: reasons for path, names in self.existing() if (reasons := self.reasons(path, names))}
+
+    def reasons(self, result: Path, names: tuple[str, ...]) -> list[str]:
+        """Why ``result`` has to be made anew, in words that name the setting, module, package or file; empty if it does not."""
+        seal = read_seal(result)
+        if seal is None:
+            return [f"no readable {seal_path(result).name}: made by an older version, or not finished"]
+        settings = self.settings(seal.stage, names)
+        identity = stage_identity(seal.stage)
+        reasons = [f"setting {difference}" for difference in _differences(seal.settings, settings)]
+        reasons += [f"code {difference}" for difference in _changed(seal.modules, identity.modules)]
+        reasons += [f"package {difference}" for difference in _differences(seal.packages, identity.packages)]
+        reasons += [f"file {difference}" for difference in _changed(seal.content, self.content(settings))]
+        damaged = damage(result, thorough=False)
+        return reasons + ([damaged] if damaged else [])
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield f"{key}: {old!r} → {new!r}"
+
+
+def _changed(old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
+    """Names whose hash differs; the hashes themselves tell a reader nothing."""
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            yield f"{name} " + ("is new" if name not in old else "is gone" if name not in new else "changed")

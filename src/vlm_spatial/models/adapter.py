@@ -90,6 +90,11 @@ class Adapter(ABC):
     @abstractmethod
     def language_blocks(self) -> Sequence[nn.Module]: ...
 
+    @property
+    @abstractmethod
+    def vision_shape(self) -> tuple[int, int]:
+        """Patches a cell and features a patch, at vision sites."""
+
     @abstractmethod
     def grid(self, width: int, height: int) -> TokenGrid:
         """Token grid of an image of that size, as the model's own processor makes it."""
@@ -153,6 +158,17 @@ class Adapter(ABC):
             return self.connector
         part, layer = site.split(".")
         return (self.vision_blocks if part == "vision" else self.language_blocks)[int(layer)]
+
+    def site_shape(self, site: Site) -> tuple[int, int]:
+        """Patches a cell and features a patch, at a site."""
+        if site.startswith("vision."):
+            return self.vision_shape
+        return 1, self.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits."""
+        return self.model.get_output_embeddings().weight.shape[0]
 
     @property
     def device(self) -> torch.device:

@@ -43,6 +43,10 @@ class Gemma3Adapter(Adapter):
     def language_blocks(self) -> Sequence[nn.Module]:
         return self.model.model.language_model.layers
 
+    @property
+    def vision_shape(self) -> tuple[int, int]:
+        return self._kernel() ** 2, self.model.config.vision_config.hidden_size
+
     def verify(self) -> None:
         self.check_classes(SiglipEncoderLayer, Gemma3MultiModalProjector, Gemma3DecoderLayer)
         if math.isqrt(self.model.config.mm_tokens_per_image) ** 2 != self.model.config.mm_tokens_per_image:

@@ -106,7 +106,7 @@ def _family(folder: Path) -> type[Adapter]:
 def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torch.device, device_map: str | None) -> Any:
     placed = {"device_map": device_map} if device_map else {}
     # transformers reports what it could not match as a warning; here that is an error, raised below.
-    quiet = logging.getLogger("transformers.modeling_utils")
+    quiet = logging.getLogger("transformers")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:

@@ -1,0 +1,53 @@
+"""One picture that shows what a dataset holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont
+
+from vlm_spatial.scenes.dataset import Dataset
+
+_THUMBNAIL = 168
+_LABEL = 34
+_GAP = 6
+_COLUMNS = 6
+_BOX_COLOURS = ("#0072B2", "#E69F00", "#CC79A7")
+
+
+def contact_sheet(dataset: Dataset) -> Image.Image:
+    """For each axis and variant a row of its first test scenes, boxes outlined by slot, objects named below."""
+    font = ImageFont.load_default(11)
+    groups = [
+        (key, group.head(_COLUMNS))
+        for key, group in dataset.scenes.sort("axis", "scene_id").group_by("axis", "variant", "split", maintain_order=True)
+        if key[2] == "test"
+    ]
+    rows = len(groups)
+    sheet = Image.new("RGB", (_COLUMNS * (_THUMBNAIL + _GAP) + _GAP, rows * (_THUMBNAIL + _LABEL + _GAP) + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (key, group) in enumerate(groups):
+        top = _GAP + row * (_THUMBNAIL + _LABEL + _GAP)
+        for column, scene in enumerate(group.iter_rows(named=True)):
+            left = _GAP + column * (_THUMBNAIL + _GAP)
+            sheet.paste(_thumbnail(dataset, scene), (left, top + 14))
+            if column == 0:
+                draw.text((left, top), " · ".join(str(part) for part in key), fill="black", font=font)
+            draw.text((left, top + 16 + _THUMBNAIL), ", ".join(scene["objects"]) or "(empty)", fill="#444444", font=font)
+    return sheet
+
+
+def _thumbnail(dataset: Dataset, scene: Mapping[str, object]) -> Image.Image:
+    image = dataset.image(str(scene["scene_id"]))
+    scale = _THUMBNAIL / max(image.size)
+    small = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(small)
+    slots: list[int] = list(scene["slots"])  # type: ignore[call-overload]
+    for slot, box in zip(slots, dataset.boxes(str(scene["scene_id"])), strict=True):
+        draw.rectangle([edge * scale for edge in box], outline=_BOX_COLOURS[slot], width=1)
+    return small
+
+
+def write_contact_sheet(folder: Path, scenes: pl.DataFrame, questions: pl.DataFrame, pairs: pl.DataFrame) -> None:
+    """Draw the sheet of the dataset in ``folder`` and write it there as ``contact_sheet.png``."""
+    contact_sheet(Dataset(folder, scenes, questions, pairs)).save(folder / "contact_sheet.png")

@@ -1,0 +1,102 @@
+"""Reading a dataset that the scenes stage wrote."""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+from PIL import Image, UnidentifiedImageError
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import read_parquet
+from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, scene_tokens
+
+AGAIN = "delete the dataset's folder and run snakemake again"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's folder and its tables; images are read one at a time and checked."""
+
+    folder: Path
+    scenes: pl.DataFrame
+    questions: pl.DataFrame
+    pairs: pl.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """Read the tables of ``folder``.
+
+        Raises:
+            UserError: if one is missing or damaged.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such dataset folder; run the scenes stage first")
+        tables = [read_parquet(folder / f"{name}.parquet") for name in ("scenes", "questions", "pairs")]
+        return cls(folder, *tables)
+
+    def row(self, scene_id: str) -> dict[str, object]:
+        """The scene's row of ``scenes``.
+
+        Raises:
+            UserError: if there is no such scene.
+        """
+        if scene_id not in self._index:
+            raise UserError(f"{self.folder}: has no scene {scene_id!r}")
+        return self.scenes.row(self._index[scene_id], named=True)
+
+    def image(self, scene_id: str) -> Image.Image:
+        """The scene's RGB image, read from its file.
+
+        Raises:
+            UserError: naming the file if it is missing, not the bytes that were written, or not of the size recorded.
+        """
+        row = self.row(scene_id)
+        path = self.folder / str(row["image"])
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
+        if hashlib.sha256(content).hexdigest() != row["image_sha256"]:
+            raise UserError(f"{path}: its bytes are not those that were written (SHA-256 differs); {AGAIN}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = Image.open(io.BytesIO(content)).convert("RGB")
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UserError(f"{path}: is not a readable image ({error}); {AGAIN}") from error
+        if image.size != (row["width"], row["height"]):
+            raise UserError(f"{path}: is {image.size[0]}×{image.size[1]}, scenes.parquet says {row['width']}×{row['height']}; {AGAIN}")
+        return image
+
+    def size(self, scene_id: str) -> tuple[int, int]:
+        """Width and height of the scene's image in pixels."""
+        row = self.row(scene_id)
+        return int(str(row["width"])), int(str(row["height"]))
+
+    def boxes(self, scene_id: str) -> list[Box]:
+        """Pixel box of each object, in slot order."""
+        boxes: list[list[float]] = self.scenes["boxes"][self._position(scene_id)].to_list()
+        return [(left, top, right, bottom) for left, top, right, bottom in boxes]
+
+    def tokens(self, scene_id: str, grid: TokenGrid) -> SceneTokens:
+        """Token sets of the scene on ``grid``, one entry an object in slot order."""
+        row = self.row(scene_id)
+        width, height = self.size(scene_id)
+        axis: Axis = "horizontal" if row["axis"] == "horizontal" else "vertical"
+        boxes = self.boxes(scene_id)
+        if not boxes:
+            raise UserError(f"{self.folder}: scene {scene_id!r} has no objects, so no token sets but 'all'")
+        return scene_tokens(boxes, grid, width, height, axis)
+
+    def _position(self, scene_id: str) -> int:
+        self.row(scene_id)
+        return self._index[scene_id]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {scene_id: index for index, scene_id in enumerate(self.scenes["scene_id"])}

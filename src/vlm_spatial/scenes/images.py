@@ -1,0 +1,57 @@
+"""Writing a dataset's images with all cores, the same whatever their number."""
+
+import hashlib
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlm_spatial.progress import progress
+from vlm_spatial.scenes.tables import image_path
+
+# Fewer images than this are drawn before a second process has started.
+_WORTH_A_POOL = 400
+_CHUNK = 100
+# Flat scenes shrink well at any level, photos poorly at any; higher levels only cost time.
+_COMPRESSION = 1
+
+
+def write_images(
+    folder: Path, drawings: Mapping[str, Any], draw: Callable[[Any], Image.Image], workers: int | None = None
+) -> dict[str, str]:
+    """Draw every scene and write it as PNG below ``folder``.
+
+    Args:
+        drawings: what to draw, by scene id.
+        draw: a module-level function (it runs in other processes).
+        workers: processes; by default the cores this process may use.
+
+    Returns:
+        SHA-256 of every file's bytes, by scene id.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    items = list(drawings.items())
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    count = workers or len(os.sched_getaffinity(0))
+    if count == 1 or len(items) < _WORTH_A_POOL:
+        return dict(entry for chunk in progress(chunks, "images") for entry in _write(folder, chunk, draw))
+    # Forking a process that holds thread pools can deadlock.
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        done = pool.map(_write, [folder] * len(chunks), chunks, [draw] * len(chunks))
+        return dict(entry for written in progress(done, "images", total=len(chunks)) for entry in written)
+
+
+def _write(folder: Path, items: Sequence[tuple[str, Any]], draw: Callable[[Any], Image.Image]) -> list[tuple[str, str]]:
+    checksums = []
+    for scene_id, drawing in items:
+        buffer = io.BytesIO()
+        draw(drawing).save(buffer, "PNG", compress_level=_COMPRESSION)
+        content = buffer.getvalue()
+        (folder / image_path(scene_id)).write_bytes(content)
+        checksums.append((scene_id, hashlib.sha256(content).hexdigest()))
+    return checksums

@@ -1,0 +1,183 @@
+"""Clean/counterfactual pairs of rendered scenes, with the answer that each hypothesis predicts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from vlm_spatial.config import DatasetSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.build import sample_contents, sample_scene
+from vlm_spatial.scenes.plan import Planned, scene_generator, scene_name
+from vlm_spatial.scenes.questions import Question, Template, Wording, ask, reference_slot
+from vlm_spatial.scenes.scene import Scene, with_contents
+from vlm_spatial.tokens import Axis
+
+Experiment = Literal["vision", "language", "conflict"]
+EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+HYPOTHESES = ("stay", "flip", "ordering", "content", "move")
+
+_EXCHANGES = ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))
+# A relation refers to a neighbour of the slot asked about, which must not be exchanged itself.
+_RELATION_EXCHANGES = ((0, 2), (1, 0), (2, 0), (1, 2))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of ``pairs.parquet``; ``hypotheses`` holds predicted answers by name."""
+
+    pair_id: str
+    experiment: Experiment
+    axis: Axis
+    template: Template
+    clean_scene: str
+    counterfactual_scene: str
+    unrelated_scene: str
+    slots: tuple[int, int]
+    prompt: str
+    counterfactual_prompt: str
+    candidates: tuple[str, ...]
+    clean_answer: str
+    counterfactual_answer: str
+    hypotheses: dict[str, str]
+
+
+def plan_pairs(settings: DatasetSettings, seed: int) -> tuple[list[Planned], list[Pair]]:
+    """Scenes of variant ``pair`` (aligned geometry, test split) and the pairs made of them.
+
+    Templates and exchanged slots take turns, so that each is asked equally often.
+
+    Raises:
+        UserError: if language pairs are wanted without the only template that they are defined for.
+    """
+    if settings.pairs.language and "slot_to_object" not in settings.templates:
+        raise UserError("pairs.language: needs 'slot_to_object' among templates, as the others name a content; add it or set it to 0")
+    scenes: list[Planned] = []
+    pairs: list[Pair] = []
+    for axis in settings.axes:
+        made = 0
+        for experiment in EXPERIMENTS:
+            for index, (template, slots) in enumerate(_turns(experiment, settings)):
+                # One stream a pair, of which all its scenes are drawn.
+                generator = scene_generator(seed, settings, "pair", axis, "test", EXPERIMENTS.index(experiment) * 1_000_000 + index)
+                clean = sample_scene(settings, axis, "pair", generator)
+                if template == "relation_to_object" and slots[0] == 1:
+                    clean = replace(clean, middle_reference=3 - sum(slots))
+                other = _counterfactual(experiment, clean, slots, settings, generator)
+                avoid = clean.contents + other.contents
+                unrelated = with_contents(clean, sample_contents(settings.kind, 3, generator, avoid))
+                different = [clean, unrelated] if experiment == "conflict" else [clean, other, unrelated]
+                names = [scene_name("pair", axis, "test", made + offset) for offset in range(len(different))]
+                made += len(different)
+                scenes += [Planned(name, "test", scene) for name, scene in zip(names, different, strict=True)]
+                ids = (names[0], names[0] if experiment == "conflict" else names[1], names[-1])
+                name = f"{experiment}-{axis}-{index:05d}"
+                pairs.append(make_pair(name, experiment, template, slots, clean, other, ids, settings.wording))
+    return scenes, pairs
+
+
+def make_pair(
+    name: str,
+    experiment: Experiment,
+    template: Template,
+    slots: tuple[int, int],
+    clean: Scene,
+    counterfactual: Scene,
+    ids: tuple[str, str, str],
+    wording: Wording,
+) -> Pair:
+    """One pair. ``ids`` names the clean, the counterfactual and the unrelated scene; ``slots[0]`` is asked about."""
+    asked, other = slots
+    question = ask(clean, template, asked, wording)
+    if experiment == "conflict":
+        answered = question
+    else:
+        # The exchange moves an object that a question names to the other slot.
+        moved = experiment == "vision" and template == "object_to_slot"
+        answered = ask(counterfactual, template, other if moved else asked, wording)
+    pair = Pair(
+        pair_id=name,
+        experiment=experiment,
+        axis=clean.axis,
+        template=template,
+        clean_scene=ids[0],
+        counterfactual_scene=ids[1],
+        unrelated_scene=ids[2],
+        slots=slots,
+        prompt=question.prompt,
+        counterfactual_prompt=answered.prompt,
+        candidates=tuple(dict.fromkeys(question.candidates + answered.candidates)),
+        clean_answer=question.answer,
+        counterfactual_answer=answered.answer,
+        hypotheses=_hypotheses(experiment, template, clean, counterfactual, slots, question, answered),
+    )
+    _check(pair, clean, counterfactual)
+    return pair
+
+
+def _turns(experiment: Experiment, settings: DatasetSettings) -> Iterator[tuple[Template, tuple[int, int]]]:
+    templates: Sequence[Template] = ("slot_to_object",) if experiment == "language" else settings.templates
+    for index in range(getattr(settings.pairs, experiment)):
+        template = templates[index % len(templates)]
+        exchanges = _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
+        yield template, exchanges[index // len(templates) % len(exchanges)]
+
+
+def _counterfactual(
+    experiment: Experiment, clean: Scene, slots: tuple[int, int], settings: DatasetSettings, generator: np.random.Generator
+) -> Scene:
+    match experiment:
+        case "vision":
+            return exchanged(clean, slots)
+        case "language":
+            return with_contents(clean, sample_contents(settings.kind, 3, generator, clean.contents))
+    return clean
+
+
+def exchanged(scene: Scene, slots: tuple[int, int]) -> Scene:
+    """The same picture but for two exchanged contents."""
+    contents = list(scene.contents)
+    first, second = slots
+    contents[first], contents[second] = contents[second], contents[first]
+    return with_contents(scene, tuple(contents))
+
+
+def _hypotheses(
+    experiment: Experiment,
+    template: Template,
+    clean: Scene,
+    counterfactual: Scene,
+    slots: tuple[int, int],
+    question: Question,
+    answered: Question,
+) -> dict[str, str]:
+    asked, other = slots
+    match experiment:
+        case "vision":
+            return {"stay": question.answer, "flip": answered.answer}
+        case "language":
+            # Slot `other`'s values are laid on slot `asked`'s tokens and the reverse: the object that brings the
+            # ordering code of the slot asked for then stands at `other`, and the one of `other` at the place asked for.
+            return {"stay": question.answer, "ordering": counterfactual.objects[asked], "content": counterfactual.objects[other]}
+        case "conflict":
+            return {"stay": question.answer, "move": ask(exchanged(clean, slots), template, _after(template, slots)).answer}
+
+
+def _after(template: Template, slots: tuple[int, int]) -> int:
+    """The slot whose question, asked after the exchange, has the prompt that was asked before it."""
+    return slots[1] if template == "object_to_slot" else slots[0]
+
+
+def _check(pair: Pair, clean: Scene, counterfactual: Scene) -> None:
+    """What makes the two runs comparable; a pair that fails here is a fault of this module."""
+    answers = list(pair.hypotheses.values())
+    if pair.template == "relation_to_object" and reference_slot(clean, pair.slots[0]) in pair.slots:
+        raise AssertionError(f"{pair.pair_id}: the object referred to is exchanged itself")
+    if (
+        pair.prompt != pair.counterfactual_prompt
+        or (clean.boxes, clean.width, clean.height) != (counterfactual.boxes, counterfactual.width, counterfactual.height)
+        or len(set(answers)) != len(answers)
+        or not {pair.clean_answer, pair.counterfactual_answer, *answers} <= set(pair.candidates)
+    ):
+        raise AssertionError(f"{pair.pair_id}: its two runs are not comparable: {pair}")

@@ -1,0 +1,71 @@
+"""Which scenes a rendered dataset holds. Every scene has its own seed, so no scene depends on how many there are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from vlm_spatial.config import AXES, DatasetSettings, Splits
+from vlm_spatial.scenes.build import sample_scene
+from vlm_spatial.scenes.scene import Scene, Variant, mirrored
+from vlm_spatial.tokens import Axis
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+_VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A scene with its place in the dataset.
+
+    Attributes:
+        box_source: ``rendered``, ``difference``, ``file`` or ``detector``.
+        box_quality: 0 to 1, 1 for rendered scenes.
+        mirrored_from: id of the scene that this one mirrors.
+    """
+
+    scene_id: str
+    split: Split
+    scene: Scene
+    box_source: str = "rendered"
+    box_quality: float = 1.0
+    mirrored_from: str | None = None
+
+
+def scene_name(variant: Variant, axis: Axis, split: Split, index: int) -> str:
+    """The id of a scene, unique in its dataset."""
+    return f"{variant}-{axis}-{split}-{index:05d}"
+
+
+def scene_generator(seed: int, settings: DatasetSettings, variant: Variant, axis: Axis, split: Split, index: int) -> np.random.Generator:
+    """The random stream of one scene: the same whatever else the dataset holds and whoever draws it."""
+    entropy = [seed, settings.seed, _VARIANTS.index(variant), AXES.index(axis), SPLITS.index(split), index]
+    return np.random.default_rng(np.random.SeedSequence(entropy))
+
+
+def plan_scenes(settings: DatasetSettings, seed: int) -> list[Planned]:
+    """All scenes of a rendered dataset but those made for pairs."""
+    return [planned for axis in settings.axes for planned in _axis(settings, seed, axis)]
+
+
+def _axis(settings: DatasetSettings, seed: int, axis: Axis) -> Iterator[Planned]:
+    for variant, split, count in _counts(settings):
+        for index in range(count):
+            generator = scene_generator(seed, settings, variant, axis, split, index)
+            # Slots of single objects take turns, so that they are equally frequent.
+            scene = sample_scene(settings, axis, variant, generator, slot=index % 3 if variant == "single" else None)
+            name = scene_name(variant, axis, split, index)
+            yield Planned(name, split, scene)
+            if settings.variants.mirror and variant == "main" and split == "test":
+                yield Planned(scene_name("mirror", axis, split, index), split, mirrored(scene), mirrored_from=name)
+
+
+def _counts(settings: DatasetSettings) -> Iterator[tuple[Variant, Split, int]]:
+    tables: tuple[tuple[Variant, Splits], ...] = (("main", settings.scenes), ("decorrelated", settings.variants.decorrelated))
+    for variant, splits in tables:
+        for split in SPLITS:
+            yield variant, split, getattr(splits, split)
+    yield "single", "test", settings.variants.single
+    yield "blank", "test", 1

@@ -1,0 +1,127 @@
+"""The tables of a dataset, as polars frames with the documented columns."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+
+import polars as pl
+from polars.datatypes import DataType, DataTypeClass
+
+from vlm_spatial.scenes.pairs import HYPOTHESES, Pair
+from vlm_spatial.scenes.plan import Planned
+from vlm_spatial.scenes.questions import Template, Wording, ask
+
+WITH_QUESTIONS = ("main", "decorrelated", "mirror", "pair", "photo", "self_merge")
+
+Columns = dict[str, DataType | DataTypeClass]
+
+SCENES_SCHEMA: Columns = {
+    "scene_id": pl.String,
+    "variant": pl.String,
+    "split": pl.String,
+    "axis": pl.String,
+    "image": pl.String,
+    "image_sha256": pl.String,
+    "width": pl.Int32,
+    "height": pl.Int32,
+    "objects": pl.List(pl.String),
+    "phrases": pl.List(pl.String),
+    "slots": pl.List(pl.Int32),
+    "boxes": pl.List(pl.List(pl.Float32)),
+    "background": pl.String,
+    "box_source": pl.String,
+    "box_quality": pl.Float32,
+    "mirrored_from": pl.String,
+}
+
+QUESTIONS_SCHEMA: Columns = {
+    "question_id": pl.String,
+    "scene_id": pl.String,
+    "variant": pl.String,
+    "split": pl.String,
+    "axis": pl.String,
+    "template": pl.String,
+    "slot": pl.Int32,
+    "prompt": pl.String,
+    "answer": pl.String,
+    "candidates": pl.List(pl.String),
+}
+
+PAIRS_SCHEMA: Columns = {
+    "pair_id": pl.String,
+    "experiment": pl.String,
+    "axis": pl.String,
+    "template": pl.String,
+    "clean_scene": pl.String,
+    "counterfactual_scene": pl.String,
+    "unrelated_scene": pl.String,
+    "slots": pl.List(pl.Int32),
+    "prompt": pl.String,
+    "counterfactual_prompt": pl.String,
+    "candidates": pl.List(pl.String),
+    "clean_answer": pl.String,
+    "counterfactual_answer": pl.String,
+    "hypotheses": pl.Struct(dict.fromkeys(HYPOTHESES, pl.String)),
+}
+
+
+def image_path(scene_id: str) -> str:
+    """Where a scene's image lies, below the dataset's folder."""
+    return f"images/{scene_id}.png"
+
+
+def scenes_table(planned: Iterable[Planned], checksums: Mapping[str, str]) -> pl.DataFrame:
+    """``scenes.parquet``; ``checksums`` maps scene ids to the SHA-256 of their image files."""
+    rows = [
+        {
+            "scene_id": item.scene_id,
+            "variant": item.scene.variant,
+            "split": item.split,
+            "axis": item.scene.axis,
+            "image": image_path(item.scene_id),
+            "image_sha256": checksums[item.scene_id],
+            "width": item.scene.width,
+            "height": item.scene.height,
+            "objects": list(item.scene.objects),
+            "phrases": list(item.scene.phrases),
+            "slots": list(item.scene.slots),
+            "boxes": [list(box) for box in item.scene.boxes],
+            "background": item.scene.background,
+            "box_source": item.box_source,
+            "box_quality": item.box_quality,
+            "mirrored_from": item.mirrored_from,
+        }
+        for item in planned
+    ]
+    return pl.DataFrame(rows, schema=SCENES_SCHEMA)
+
+
+def questions_table(planned: Iterable[Planned], templates: Sequence[Template], wording: Wording) -> pl.DataFrame:
+    """``questions.parquet``: every template about every slot of every scene that has questions."""
+    rows = []
+    for item in planned:
+        if item.scene.variant not in WITH_QUESTIONS:
+            continue
+        for template in templates:
+            for slot in item.scene.slots:
+                question = ask(item.scene, template, slot, wording)
+                rows.append(
+                    {
+                        "question_id": f"{item.scene_id}/{template}/{slot}",
+                        "scene_id": item.scene_id,
+                        "variant": item.scene.variant,
+                        "split": item.split,
+                        "axis": item.scene.axis,
+                        "template": template,
+                        "slot": slot,
+                        "prompt": question.prompt,
+                        "answer": question.answer,
+                        "candidates": list(question.candidates),
+                    }
+                )
+    return pl.DataFrame(rows, schema=QUESTIONS_SCHEMA)
+
+
+def pairs_table(pairs: Iterable[Pair]) -> pl.DataFrame:
+    """``pairs.parquet``; hypotheses that an experiment does not have are null."""
+    rows = [asdict(pair) | {"hypotheses": {name: pair.hypotheses.get(name) for name in HYPOTHESES}} for pair in pairs]
+    return pl.DataFrame(rows, schema=PAIRS_SCHEMA)

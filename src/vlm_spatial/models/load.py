@@ -20,9 +20,11 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
 from vlm_spatial.models.gemma3 import Gemma3Adapter
+from vlm_spatial.models.qwen2_5_vl import Qwen25VLAdapter
+from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.models.weights import weights_identity
 
-FAMILIES: tuple[type[Adapter], ...] = (Gemma3Adapter,)
+FAMILIES: tuple[type[Adapter], ...] = (Gemma3Adapter, Qwen2VLAdapter, Qwen25VLAdapter)
 """Every supported family; a new one is one adapter module and one entry here."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -1,5 +1,6 @@
 """Intervals and tests, in one place, so that every number in the report is made the same way."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,28 @@ def bootstrap(n: int, statistic: Callable[[Int[np.ndarray, "draws n"]], Float[np
     return Interval(float(statistic(np.arange(n)[None])[0]), low, high, n)
 
 
+def resample_counts(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draws n"]:
+    """How often each of ``n`` units stands in each resample: the very resamples of :func:`bootstrap` and :func:`cluster_bootstrap`.
+
+    Many statistics of the same units follow from one product with this matrix.
+    """
+
+    def counted(chosen: Int[np.ndarray, "draws n"]) -> Float[np.ndarray, "draws n"]:
+        offsets = np.arange(len(chosen))[:, None] * n
+        return np.bincount((chosen + offsets).ravel(), minlength=len(chosen) * n).reshape(len(chosen), n).astype(float)
+
+    return _resampled(draws, seed, n, counted)
+
+
+def percentile_interval(samples: Float[np.ndarray, "draws *more"]) -> tuple[Float[np.ndarray, "*more"], Float[np.ndarray, "*more"]]:
+    """95% percentile interval over the first dimension; ``nan`` where no resample has a value."""
+    tail = 100 * (1 - CONFIDENCE) / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's remark on an all-nan column, which the nan says as well
+        low, high = np.nanpercentile(samples, [tail, 100 - tail], axis=0)
+    return low, high
+
+
 def _resampled(draws: int, seed: int, n: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, " draws"]:
     generator = np.random.default_rng(seed)
     # Blocks keep the index table small whatever n and draws are; their size is fixed, so results do not depend on it.
@@ -89,3 +112,18 @@ def paired_difference(before: Bool[np.ndarray, " units"], after: Bool[np.ndarray
     """Change in accuracy over the same units, with a paired bootstrap interval."""
     change = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
     return bootstrap(len(change), lambda chosen: change[chosen].mean(-1), draws=draws, seed=seed)
+
+
+def mean_of_independent(parts: Sequence[Interval]) -> Interval:
+    """Mean of independent estimates, such as the two axes', whose scenes differ; ``n`` is their sum.
+
+    The distances to the limits are added in quadrature (the method of variance estimates recovery: Zou and Donner, 2008),
+    so that unsymmetric intervals stay so. Parts without units are left out.
+    """
+    known = [part for part in parts if part.n > 0 and np.isfinite(part.estimate)]
+    if not known:
+        return EMPTY
+    mean = sum(part.estimate for part in known) / len(known)
+    below = sum((part.estimate - part.low) ** 2 for part in known) ** 0.5 / len(known)
+    above = sum((part.high - part.estimate) ** 2 for part in known) ** 0.5 / len(known)
+    return Interval(mean, mean - below, mean + above, sum(part.n for part in known))

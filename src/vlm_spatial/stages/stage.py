@@ -14,11 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from vlm_spatial.config import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.seals import break_seals, verify, write_seal
+
+Section = TypeVar("Section", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,19 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
         print(f"error: {name}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     print(f"{name}: done in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def section(job: Job, model: type[Section], key: str = "stage") -> Section:
+    """The stage's own section of its settings, validated.
+
+    Raises:
+        UserError: naming the first key that is wrong.
+    """
+    try:
+        return model.model_validate(job.settings.get(key, {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"--settings: {'.'.join(map(str, (key, *first['loc'])))}: {first['msg']}") from error
 
 
 def _literal(text: str) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""The pairs of an experiment as the interventions need them: scenes, token sets, candidates and hypotheses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.answers import Readout
+from vlm_spatial.interventions.labels import INTENDED
+from vlm_spatial.interventions.patch import PairRuns, Run
+from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.tokens import SceneTokens
+
+EditOf = Callable[[str], Edit | None]
+"""Scene id → the edit of what enters the language model in a run of that scene (None: none)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of ``pairs.parquet`` on one model's token grid.
+
+    Attributes:
+        slots: the two slots exchanged; the first is the one asked about.
+        tokens, counterfactual_tokens: token sets of the two scenes; the same for rendered scenes, whose geometry a pair shares.
+        hypotheses: predicted answer of every hypothesis, all different.
+    """
+
+    pair_id: str
+    experiment: str
+    axis: str
+    template: str
+    clean_scene: str
+    counterfactual_scene: str
+    unrelated_scene: str | None
+    slots: tuple[int, int]
+    prompt: str
+    counterfactual_prompt: str
+    clean_answer: str
+    counterfactual_answer: str
+    hypotheses: dict[str, str]
+    tokens: SceneTokens
+    counterfactual_tokens: SceneTokens
+    readout: Readout
+
+    def runs(self, dataset: Dataset, edit: EditOf | None = None) -> PairRuns:
+        """The clean run and its sources, images read now."""
+        sources = {}
+        if self.experiment != "conflict":
+            sources["counterfactual"] = _run(dataset, self.counterfactual_scene, self.counterfactual_prompt, edit)
+        if self.unrelated_scene is not None:
+            sources["unrelated"] = _run(dataset, self.unrelated_scene, self.prompt, edit)
+        return PairRuns(self.pair_id, _run(dataset, self.clean_scene, self.prompt, edit), sources)
+
+
+def _run(dataset: Dataset, scene_id: str, prompt: str, edit: EditOf | None) -> Run:
+    return Run(dataset.image(scene_id), prompt, None if edit is None else edit(scene_id))
+
+
+def read_cases(dataset: Dataset, adapter: Adapter, experiment: str, *, unrelated: bool = False) -> list[Case]:
+    """The pairs of ``experiment``, in the order of the table.
+
+    Args:
+        unrelated: keep the unrelated scene, as a second source.
+
+    Raises:
+        UserError: if a pair's hypotheses agree, or predict what is no candidate, or its images give different token grids.
+    """
+    sizes = {scene: (width, height) for scene, width, height in dataset.scenes.select("scene_id", "width", "height").iter_rows()}
+    rows = dataset.pairs.filter(pl.col("experiment") == experiment).iter_rows(named=True)
+    return [_case(row, dataset, adapter, sizes, unrelated) for row in rows]
+
+
+def _case(row: dict[str, Any], dataset: Dataset, adapter: Adapter, sizes: dict[str, tuple[int, int]], unrelated: bool) -> Case:
+    pair_id, experiment = row["pair_id"], row["experiment"]
+    hypotheses = {name: answer for name, answer in row["hypotheses"].items() if answer is not None}
+    for needed in ("stay", INTENDED[experiment]):
+        if needed not in hypotheses:
+            raise UserError(f"pair {pair_id}: has no hypothesis {needed!r}; {experiment} pairs need it")
+    if len(set(hypotheses.values())) < len(hypotheses) or not set(hypotheses.values()) <= set(row["candidates"]):
+        raise UserError(f"pair {pair_id}: hypotheses {hypotheses} must be different candidates of {list(row['candidates'])}")
+    scenes = [row["clean_scene"], row["counterfactual_scene"], *([row["unrelated_scene"]] if unrelated else [])]
+    grids = [adapter.grid(*sizes[scene]) for scene in scenes]
+    if any(grid != grids[0] for grid in grids):
+        raise UserError(f"pair {pair_id}: its scenes give token grids {grids}; both runs of a pair need the same grid")
+    return Case(
+        pair_id=pair_id,
+        experiment=experiment,
+        axis=row["axis"],
+        template=row["template"],
+        clean_scene=row["clean_scene"],
+        counterfactual_scene=row["counterfactual_scene"],
+        unrelated_scene=row["unrelated_scene"] if unrelated else None,
+        slots=(int(row["slots"][0]), int(row["slots"][1])),
+        prompt=row["prompt"],
+        counterfactual_prompt=row["counterfactual_prompt"],
+        clean_answer=row["clean_answer"],
+        counterfactual_answer=row["counterfactual_answer"],
+        hypotheses=hypotheses,
+        tokens=dataset.tokens(row["clean_scene"], grids[0]),
+        counterfactual_tokens=dataset.tokens(row["counterfactual_scene"], grids[0]),
+        readout=Readout.of(adapter, row["candidates"]),
+    )

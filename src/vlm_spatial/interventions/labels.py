@@ -1,0 +1,14 @@
+"""Names that the intervention tables use, shared by what writes and what reads them (no torch here)."""
+
+CONNECTOR = "connector"
+INTACT = "intact"
+LANGUAGE_ERASED = "ordering_erased"
+"""Ablation of the language ordering: the slot subspace erased from the object tokens at the peak layer."""
+
+INTENDED = {"vision": "flip", "language": "ordering", "conflict": "move"}
+"""The hypothesis of each experiment whose share is its flip rate, and whose log-odds are held against ``stay``."""
+
+
+def joined(vision: str, language: str) -> str:
+    """Name of the condition under which both ablations hold; an intact vision signal goes without saying."""
+    return language if vision == INTACT else f"{vision}+{language}"

@@ -1,0 +1,253 @@
+"""What the intervention tables say: flip rates, dominance, ordering peak, backup gain, ablation drop, redundancy.
+
+Works on the tables alone and never imports torch, so that the report can use it. Every number comes with its interval and n.
+Pairs that the untouched model does not answer right (``included`` false) enter none of these; ``excluded`` counts them.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from vlm_spatial.interventions.labels import CONNECTOR, INTACT, INTENDED, LANGUAGE_ERASED, joined
+from vlm_spatial.statistics import EMPTY, Interval, bootstrap, cluster_bootstrap, holm, mcnemar_exact, wilson
+
+DRAWS = 2000
+
+
+def excluded(table: pl.DataFrame, experiment: str, condition: str = INTACT) -> int:
+    """How many pairs of an experiment were left out because the model, unpatched, answers one of their scenes wrong."""
+    chosen = table.filter(pl.col("experiment") == experiment, pl.col("condition") == condition, ~pl.col("included"))
+    return chosen["pair_id"].n_unique()
+
+
+def flip_rate(
+    table: pl.DataFrame,
+    token_set: str,
+    *,
+    site: str = CONNECTOR,
+    source: str = "counterfactual",
+    condition: str = INTACT,
+    axis: str | None = None,
+) -> Interval:
+    """Share of included vision pairs whose answer becomes the counterfactual's when ``token_set`` is replaced at ``site`` (Wilson)."""
+    chosen = _included(table, "vision", condition, axis).filter(
+        pl.col("token_set") == token_set, pl.col("site") == site, pl.col("source") == source
+    )
+    return _share(chosen["outcome"], INTENDED["vision"])
+
+
+def rates(
+    table: pl.DataFrame, by: tuple[str, ...] = ("experiment", "condition", "axis", "site", "layer", "token_set", "source")
+) -> pl.DataFrame:
+    """Rate of the intended outcome in every group of included pairs: columns ``by``, then ``estimate``, ``low``, ``high``, ``n``."""
+    rows = []
+    kept = table.filter(pl.col("included"), pl.col("experiment").is_in(list(INTENDED)))
+    for keys, group in kept.group_by([*dict.fromkeys(["experiment", *by])], maintain_order=True):
+        named = dict(zip(dict.fromkeys(["experiment", *by]), keys, strict=True))
+        share = _share(group["outcome"], INTENDED[str(named["experiment"])])
+        rows.append({**named, "estimate": share.estimate, "low": share.low, "high": share.high, "n": share.n})
+    columns = {name: table.schema[name] for name in dict.fromkeys(["experiment", *by])}
+    return pl.DataFrame(rows, schema={**columns, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64})
+
+
+def dominance(
+    table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """``(stay − move) / (stay + move)`` over included conflict pairs: 1 if position is read from the vision code, −1 if from the place.
+
+    Other answers count for neither; ``n`` is stay + move. The interval resamples pairs.
+    """
+    chosen = _included(table, "conflict", condition, axis).filter(
+        pl.col("token_set") == token_set, pl.col("outcome").is_in(["stay", "move"])
+    )
+    sign = np.where((chosen["outcome"] == "stay").to_numpy(), 1.0, -1.0)
+    return bootstrap(len(sign), lambda index: sign[index].mean(-1), draws=draws, seed=seed)
+
+
+def ordering_rate(
+    table: pl.DataFrame, site: str, *, token_set: str = "object", condition: str = INTACT, axis: str | None = None
+) -> Interval:
+    """Share of included language pairs whose answer follows the ordering code laid on the object tokens at ``site`` (Wilson)."""
+    chosen = _blocks(table, condition, axis, token_set).filter(pl.col("included"), pl.col("site") == site)
+    return _share(chosen["outcome"], INTENDED["language"])
+
+
+def ordering_peak(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Highest ordering rate over the language layers; the interval resamples pairs and takes the maximum anew each time."""
+    pairs = _Ordering(_blocks(table, condition, axis).filter(pl.col("included")))
+    return _over_pairs(pairs, lambda weights: pairs.layer_rates(weights).max(-1), draws, seed)
+
+
+def ordering_peak_layer(
+    table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """The layer with the highest ordering rate (the first on a tie), with the interval of that layer over resampled pairs.
+
+    ``nan`` if no answer follows the ordering at any layer.
+    """
+    pairs = _Ordering(_blocks(table, condition, axis).filter(pl.col("included")))
+
+    def peak(weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
+        layer_rates = pairs.layer_rates(weights)
+        return np.where(layer_rates.max(-1) > 0, pairs.layers[layer_rates.argmax(-1)], np.nan)
+
+    return _over_pairs(pairs, peak, draws, seed)
+
+
+def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """How much more ordering the language layers add once the vision signal is ablated.
+
+    Within a condition, what the language model adds is the highest ordering rate over its layers minus the ordering rate at
+    the connector, where nothing has been added yet. The gain is that under ``condition`` minus that of the intact model; it is
+    positive if a backup emerges (paper: Qwen2-VL layers 13–17). Pairs are resampled, the same ones for both conditions; a pair counts in
+    the conditions under which it is included.
+    """
+    tables = [_blocks(table, name, axis) for name in (INTACT, condition)]
+    names = sorted(set(tables[0]["pair_id"]) | set(tables[1]["pair_id"]))
+    intact, ablated = (_Ordering(chosen, names) for chosen in tables)
+    if not (intact.included.any() and ablated.included.any()) or not (intact.complete and ablated.complete):
+        return EMPTY
+
+    def gain(weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
+        added = [pairs.layer_rates(weights).max(-1) - pairs.connector_rate(weights) for pairs in (ablated, intact)]
+        return added[0] - added[1]
+
+    found = bootstrap(len(names), lambda index: gain(_weights(index, len(names))), draws=draws, seed=seed)
+    return Interval(found.estimate, found.low, found.high, int((intact.included | ablated.included).sum()))
+
+
+def compare_sites(
+    table: pl.DataFrame, reference: str = CONNECTOR, *, experiment: str = "language", token_set: str = "object", condition: str = INTACT
+) -> pl.DataFrame:
+    """Every site against ``reference`` on the same included pairs: exact McNemar, Holm-corrected over the sites.
+
+    Columns: ``site``, ``gained`` and ``lost`` (pairs that have the intended outcome only there, only at ``reference``), ``p``, ``p_holm``.
+    """
+    chosen = _included(table, experiment, condition, None).filter(pl.col("token_set") == token_set, pl.col("source") != "unrelated")
+    wide = chosen.with_columns(hit=pl.col("outcome") == INTENDED[experiment]).pivot("site", index="pair_id", values="hit")
+    schema = {"site": pl.String, "gained": pl.Int64, "lost": pl.Int64, "p": pl.Float64}
+    if reference not in wide.columns:
+        return pl.DataFrame(schema={**schema, "p_holm": pl.Float64})
+    rows: list[dict[str, object]] = []
+    p_values: list[float] = []
+    for site in (name for name in wide.columns if name not in ("pair_id", reference)):
+        gained = int((wide[site] & ~wide[reference]).sum())
+        lost = int((~wide[site] & wide[reference]).sum())
+        p_values.append(mcnemar_exact(gained, lost))
+        rows.append({"site": site, "gained": gained, "lost": lost, "p": p_values[-1]})
+    return pl.DataFrame(rows, schema=schema).with_columns(p_holm=pl.Series(holm(p_values), dtype=pl.Float64))
+
+
+def accuracy(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Share of test questions answered right under ``condition``; the interval resamples whole scenes, ``n`` counts scenes."""
+    chosen = _of(table, "accuracy", condition, axis)
+    return cluster_bootstrap((chosen["outcome"] == "right").to_numpy(), _scenes(chosen), draws=draws, seed=seed)
+
+
+def ablation_drop(
+    table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """Accuracy of the intact model minus that under ``condition``, on the same questions; whole scenes are resampled."""
+    wide = _accuracies(table, (INTACT, condition), axis)
+    change = wide[INTACT].to_numpy().astype(float) - wide[condition].to_numpy()
+    return cluster_bootstrap(change, _scenes(wide), draws=draws, seed=seed)
+
+
+def redundancy(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Interaction of the 2×2 of vision signal and language ordering, each intact or ablated, in accuracy.
+
+    It is the accuracy lost by both ablations minus the sum of what each loses alone. Above 0, each mechanism can stand in for the other
+    (redundant); below 0, both are needed at once, so that the second ablation finds less left to break (complementary).
+    """
+    names = (INTACT, condition, joined(INTACT, LANGUAGE_ERASED), joined(condition, LANGUAGE_ERASED))
+    wide = _accuracies(table, names, axis)
+    intact, vision, language, both = (wide[name].to_numpy().astype(float) for name in names)
+    return cluster_bootstrap((intact - both) - (intact - vision) - (intact - language), _scenes(wide), draws=draws, seed=seed)
+
+
+def _of(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
+    chosen = table.filter(pl.col("experiment") == experiment, pl.col("condition") == condition)
+    return chosen if axis is None else chosen.filter(pl.col("axis") == axis)
+
+
+def _blocks(table: pl.DataFrame, condition: str, axis: str | None, token_set: str = "object") -> pl.DataFrame:
+    return _of(table, "language", condition, axis).filter(pl.col("token_set") == token_set)
+
+
+def _included(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
+    return _of(table, experiment, condition, axis).filter(pl.col("included"))
+
+
+def _share(outcomes: pl.Series, name: str) -> Interval:
+    return wilson(int((outcomes == name).sum()), len(outcomes))
+
+
+def _accuracies(table: pl.DataFrame, conditions: tuple[str, ...], axis: str | None) -> pl.DataFrame:
+    """One row a question that was asked under all ``conditions``, one column (right or not) a condition."""
+    parts = [
+        _of(table, "accuracy", name, axis).select("pair_id", (pl.col("outcome") == "right").alias(name)).sort("pair_id")
+        for name in conditions
+    ]
+    wide = parts[0]
+    for part in parts[1:]:
+        wide = wide.join(part, on="pair_id", how="inner", maintain_order="left")
+    return wide
+
+
+def _scenes(questions: pl.DataFrame) -> list[str]:
+    # A question's id is {scene_id}/{template}/{slot}.
+    return [name.split("/")[0] for name in questions["pair_id"]]
+
+
+class _Ordering:
+    """Which included language pairs follow the ordering, at every language layer and at the connector.
+
+    Attributes:
+        layers: the language layers, ascending.
+        hits: ``[pairs, layers]``, whether the answer follows the ordering; False where the pair is not included.
+        connector: ``[pairs]``, the same at the connector.
+    """
+
+    def __init__(self, chosen: pl.DataFrame, names: list[str] | None = None) -> None:
+        self.names = sorted(set(chosen["pair_id"])) if names is None else names
+        row = {name: number for number, name in enumerate(self.names)}
+        sites = chosen.filter(pl.col("site").str.starts_with("language."))
+        self.layers: Int[np.ndarray, " layers"] = np.array(sorted(set(sites["layer"])), dtype=int)
+        column = {layer: number for number, layer in enumerate(self.layers)}
+        self.included: Bool[np.ndarray, " pairs"] = np.zeros(len(self.names), dtype=bool)
+        self.hits: Bool[np.ndarray, "pairs layers"] = np.zeros((len(self.names), len(self.layers)), dtype=bool)
+        self.connector: Bool[np.ndarray, " pairs"] = np.zeros(len(self.names), dtype=bool)
+        self.complete = bool(len(self.layers)) and CONNECTOR in set(chosen["site"])
+        for name, site, layer, included, outcome in chosen.select("pair_id", "site", "layer", "included", "outcome").iter_rows():
+            hit = included and outcome == INTENDED["language"]
+            self.included[row[name]] |= included
+            if site == CONNECTOR:
+                self.connector[row[name]] = hit
+            elif layer in column:
+                self.hits[row[name], column[layer]] = hit
+
+    def layer_rates(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, "draws layers"]:
+        return _divided(weights @ self.hits, weights @ self.included[:, None])
+
+    def connector_rate(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
+        return _divided(weights @ self.connector, weights @ self.included)
+
+
+def _divided(part: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+
+
+def _weights(index: Int[np.ndarray, "draws pairs"], n: int) -> Float[np.ndarray, "draws pairs"]:
+    """How often each pair was drawn, in each draw."""
+    draws = len(index)
+    return np.bincount((index + n * np.arange(draws)[:, None]).ravel(), minlength=draws * n).reshape(draws, n).astype(float)
+
+
+def _over_pairs(
+    pairs: _Ordering, statistic: Callable[[Float[np.ndarray, "draws pairs"]], Float[np.ndarray, " draws"]], draws: int, seed: int
+) -> Interval:
+    if not len(pairs.layers):
+        return EMPTY
+    return bootstrap(len(pairs.names), lambda index: statistic(_weights(index, len(pairs.names))), draws=draws, seed=seed)

@@ -1,0 +1,139 @@
+"""Running many patches over many pairs, and writing down each pair's outcome."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vlm_spatial.interventions import labels
+from vlm_spatial.interventions.answers import outcome
+from vlm_spatial.interventions.cases import Case, EditOf
+from vlm_spatial.interventions.labels import CONNECTOR, INTENDED
+from vlm_spatial.interventions.patch import PairRuns, Patch
+from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.progress import progress
+from vlm_spatial.scenes.dataset import Dataset
+
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "pair_id": pl.String,
+    "experiment": pl.String,
+    "axis": pl.String,
+    "template": pl.String,
+    "condition": pl.String,
+    "site": pl.String,
+    "layer": pl.Int32,
+    "token_set": pl.String,
+    "source": pl.String,
+    "included": pl.Boolean,
+    "clean_predicted": pl.String,
+    "counterfactual_predicted": pl.String,
+    "predicted": pl.String,
+    "outcome": pl.String,
+    "log_odds_clean": pl.Float64,
+    "log_odds": pl.Float64,
+    "tokens": pl.Int32,
+}
+"""Columns of interchange, conflict and ablation tables; see docs/formats.md."""
+
+# The engine returns whole vocabularies; pairs are handed over in groups whose logits take at most this many bytes.
+_LOGITS_BYTES = 512 * 2**20
+_GROUP = 10
+
+
+class Engine(Protocol):
+    """What a sweep asks of :class:`vlm_spatial.interventions.engine.PatchEngine`."""
+
+    adapter: Adapter
+
+    def clean(self, pairs: Sequence[PairRuns]) -> Float[Tensor, "pairs vocabulary"]:
+        """Last-position logits of each pair's clean run."""
+
+    def run(self, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
+        """Last-position logits of each patched clean run."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One patch of one pair, with what the table says about it; ``from_cells`` None means the same cells."""
+
+    site: Site
+    token_set: str
+    source: str
+    to_cells: Int[np.ndarray, " cells"]
+    from_cells: Int[np.ndarray, " cells"] | None = None
+
+    def patch(self, pair: int) -> Patch:
+        return Patch(pair, self.site, self.to_cells, self.source, self.from_cells)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to every run before any patch: a name, and the edit of each scene's connector output."""
+
+    name: str = labels.INTACT
+    edit: EditOf | None = None
+
+
+INTACT = Condition()
+Plan = Callable[[Case], list[Exchange]]
+
+
+def run_sweep(
+    engine: Engine, dataset: Dataset, cases: Sequence[Case], plan: Plan, condition: Condition = INTACT, description: str = "patches"
+) -> pl.DataFrame:
+    """Run every exchange that ``plan`` makes of every case: one row each, in that order (columns: ``SCHEMA``).
+
+    A pair is ``included`` if the model, under the same condition but without a patch, answers both of its scenes right.
+    """
+    planned = [(case, plan(case)) for case in cases]
+    vocabulary = engine.adapter.vocabulary
+    most = max((len(exchanges) for _, exchanges in planned), default=1)
+    size = max(1, min(_GROUP, _LOGITS_BYTES // max(1, 4 * vocabulary * most)))
+    groups = [planned[start : start + size] for start in range(0, len(planned), size)]
+    rows: list[dict[str, object]] = []
+    for group in progress(groups, description):
+        rows += _rows(engine, dataset, group, condition)
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _rows(
+    engine: Engine, dataset: Dataset, group: Sequence[tuple[Case, list[Exchange]]], condition: Condition
+) -> Iterator[dict[str, object]]:
+    runs = [case.runs(dataset, condition.edit) for case, _ in group]
+    others = [PairRuns(pair.pair_id, pair.sources.get("counterfactual", pair.clean)) for pair in runs]
+    clean = engine.clean(runs)
+    counterfactual = engine.clean(others)
+    patched = iter(engine.run(runs, [exchange.patch(pair) for pair, (_, exchanges) in enumerate(group) for exchange in exchanges]))
+    for number, (case, exchanges) in enumerate(group):
+        intended = case.hypotheses[INTENDED[case.experiment]]
+        stay = case.hypotheses["stay"]
+        before = case.readout.logits(clean[number])
+        clean_predicted = case.readout.best(before)
+        counterfactual_predicted = case.readout.best(case.readout.logits(counterfactual[number]))
+        included = clean_predicted == case.clean_answer and counterfactual_predicted == case.counterfactual_answer
+        for exchange in exchanges:
+            after = case.readout.logits(next(patched))
+            predicted = case.readout.best(after)
+            yield {
+                "pair_id": case.pair_id,
+                "experiment": case.experiment,
+                "axis": case.axis,
+                "template": case.template,
+                "condition": condition.name,
+                "site": exchange.site,
+                "layer": None if exchange.site == CONNECTOR else int(exchange.site.split(".")[1]),
+                "token_set": exchange.token_set,
+                "source": exchange.source,
+                "included": included,
+                "clean_predicted": clean_predicted,
+                "counterfactual_predicted": counterfactual_predicted,
+                "predicted": predicted,
+                "outcome": outcome(predicted, case.hypotheses),
+                "log_odds_clean": case.readout.log_odds(before, intended, stay),
+                "log_odds": case.readout.log_odds(after, intended, stay),
+                "tokens": len(exchange.to_cells),
+            }

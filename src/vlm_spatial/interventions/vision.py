@@ -1,0 +1,47 @@
+"""Vision interchange: which tokens, at which site of the vision encoder, carry the layout (paper, section 5.2.2)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.cases import Case
+from vlm_spatial.interventions.sweep import Exchange, Plan
+from vlm_spatial.models.adapter import Site
+from vlm_spatial.tokens import TOKEN_SETS
+
+
+def cells(pair: Case, token_set: str, seed: int) -> Int[np.ndarray, " cells"]:
+    """Cells that an exchange of ``pair`` covers: the union of ``token_set`` over the two slots whose contents differ.
+
+    Where the two scenes' boxes differ (photos), a set is what either scene has there, so that the old content goes and the new one comes
+    whole. ``random`` is as many cells as the strips have, drawn from the whole grid without replacement, from ``seed`` and the pair's id.
+    """
+    scenes = (pair.tokens, pair.counterfactual_tokens)
+    objects, strips = (np.any([scene.mask(name, pair.slots) for scene in scenes], axis=0) for name in ("object", "strip"))
+    match token_set:
+        case "object":
+            return np.flatnonzero(objects)
+        case "strip":
+            return np.flatnonzero(strips)
+        case "rim":
+            return np.flatnonzero(strips & ~objects)
+        case "background":
+            return np.flatnonzero(np.all([scene.mask("background", pair.slots) for scene in scenes], axis=0))
+        case "all":
+            return np.arange(pair.tokens.grid.size)
+        case "random":
+            generator = np.random.default_rng([seed, *pair.pair_id.encode()])
+            return np.sort(generator.choice(pair.tokens.grid.size, size=int(strips.sum()), replace=False))
+    raise UserError(f"token set {token_set!r}: allowed are {', '.join((*TOKEN_SETS, 'random'))}")
+
+
+def vision_plan(sites: Sequence[Site], token_sets: Sequence[str], sources: Sequence[str], seed: int) -> Plan:
+    """Every site × token set × source of a pair whose two scenes are one geometry with two contents exchanged."""
+
+    def plan(case: Case) -> list[Exchange]:
+        chosen = {token_set: cells(case, token_set, seed) for token_set in token_sets}
+        return [Exchange(site, token_set, source, chosen[token_set]) for site in sites for source in sources for token_set in token_sets]
+
+    return plan

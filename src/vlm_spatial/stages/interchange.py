@@ -1,0 +1,37 @@
+"""Stage: interchange interventions in the vision encoder, at the connector and in the language model."""
+
+import polars as pl
+
+from vlm_spatial.config import InterchangeSettings
+from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions.cases import read_cases
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.language import exchangeable, language_plan
+from vlm_spatial.interventions.sweep import run_sweep
+from vlm_spatial.interventions.vision import vision_plan
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.stage import Job, run_stage, section
+
+
+def interchange(job: Job) -> None:
+    """Write ``interchange.parquet``: the vision sweep over token sets and sites, and the language sweep over layers."""
+    settings = section(job, InterchangeSettings)
+    dataset = Dataset.open(job.inputs["scenes"])
+    adapter = load_adapter(**job.settings["model"])
+    engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
+    seed = job.settings["seed"]
+    sources = ("counterfactual", "unrelated") if settings.unrelated_control else ("counterfactual",)
+    vision = vision_plan(adapter.matching_sites(settings.vision_sites), settings.token_sets, sources, seed)
+    language = language_plan(adapter.matching_sites(settings.language_sites), seed)
+    pairs = read_cases(dataset, adapter, "vision", unrelated=settings.unrelated_control)
+    ordered = exchangeable(read_cases(dataset, adapter, "language"))
+    tables = [
+        run_sweep(engine, dataset, pairs, vision, description="vision interchange"),
+        run_sweep(engine, dataset, ordered, language, description="language interchange"),
+    ]
+    write_parquet(pl.concat(tables), job.outputs["table"])
+
+
+if __name__ == "__main__":
+    run_stage("interchange", interchange)

@@ -328,13 +328,21 @@ def load_config(path: Path) -> Config:
     Raises:
         UserError: if the file is missing, is not YAML, or does not fit the model.
     """
+    return parse_config(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        UserError: if the file is missing or is not YAML.
+    """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
-    return parse_config(values, str(path))
 
 
 def _one_line(error: ValidationError) -> str:

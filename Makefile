@@ -1,0 +1,46 @@
+# make run: everything from nothing, needs only Python 3.11 or newer.   make test: every test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help run test check lock clean
+
+help:
+	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
+	@echo "make test   set up $(VENV) and run every test"
+	@echo "make check  linters, formatters, type checker"
+	@echo "make lock   write requirements.lock anew from pyproject.toml"
+	@echo "make clean  remove $(VENV) and results"
+
+run: $(READY)
+	$(BIN)/snakemake --cores 8 --resources gpu=1
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed; make PYTHON=python3.12 run")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	touch $@
+
+# In a fresh environment, so that nothing but what pyproject.toml asks for gets in. Local version labels (+cpu) are left out:
+# which build of torch is installed is the machine's choice.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --disable-pip-version-check --quiet -e '.[test]'
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock results .snakemake .cache

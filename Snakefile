@@ -1,0 +1,46 @@
+# Where does a vision-language model compute which object is where? One rule file a stage, in rules/.
+# Plain `snakemake` takes profiles/default; on a cluster: `snakemake --workflow-profile profiles/slurm`.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+SOURCE = str(Path(workflow.basedir, "src"))
+sys.path.insert(0, SOURCE)
+
+
+from vlm_spatial.config import read_yaml
+from vlm_spatial.errors import UserError
+
+# A file given with --configfile is the whole configuration, not an addition to the default one.
+CONFIG_FILES = ", ".join(map(str, workflow.overwrite_configfiles))
+if not CONFIG_FILES:
+    CONFIG_FILES = "workflow_config.yaml"
+    try:
+        read_yaml(Path(CONFIG_FILES))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+    configfile: CONFIG_FILES
+
+
+include: "rules/common.smk"
+include: "rules/scenes.smk"
+include: "rules/organism.smk"
+include: "rules/behaviour.smk"
+include: "rules/activations.smk"
+include: "rules/probes.smk"
+include: "rules/interchange.smk"
+include: "rules/conflict.smk"
+include: "rules/ablation.smk"
+include: "rules/amplification.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",

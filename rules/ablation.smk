@@ -1,0 +1,35 @@
+rule ablation:
+    input:
+        scenes=f"{RESULTS}/scenes/{{dataset}}",
+        probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
+        store=f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
+        manifest=f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+        organism=organism_of,
+        stale=trusted("ablation"),
+    output:
+        table=f"{RESULTS}/{{model}}/{{dataset}}/ablation.parquet",
+    log:
+        f"{RESULTS}/logs/{{model}}/{{dataset}}/ablation.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/ablation.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: CORES
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime=model_runtime,
+    params:
+        settings=model_settings("ablation"),
+        code=code("ablation"),
+        content=model_content("ablation"),
+    message:
+        "Ablation of the vision signal of {wildcards.model} on {wildcards.dataset}"
+    shell:
+        "python -m vlm_spatial.stages.ablation --settings {params.settings:q}"
+        " --input scenes={input.scenes:q}"
+        " --input probes={input.probes:q}"
+        " --input store={input.store:q}"
+        " --input manifest={input.manifest:q}"
+        " --output table={output.table:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,157 @@
+# What all rules share: the validated configuration, settings and identities as params, resources.
+import functools
+import os
+import sys
+from pathlib import Path
+
+from snakemake.io import apply_wildcards
+
+
+from vlm_spatial.config import MODEL_STAGES, parse_config
+from vlm_spatial.environment import prepend_paths
+from vlm_spatial.errors import UserError
+from vlm_spatial.identity import stage_identity
+from vlm_spatial.plan import Plan
+
+# The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
+prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))
+
+
+def validated_plan():
+    """The plan of the configuration; one clean line and the end where it is wrong, before any job."""
+    try:
+        return Plan(parse_config(config, CONFIG_FILES))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+plan = validated_plan()
+RESULTS = plan.config.results
+# A model uses what cores there are; never more threads than cores, which slows everything down.
+CORES = len(os.sched_getaffinity(0))
+
+
+def one_of(names):
+    return "|".join(re.escape(name) for name in names) or "none"
+
+
+wildcard_constraints:
+    dataset=one_of(plan.config.datasets),
+    organism=one_of(plan.config.organisms),
+    model=one_of(plan.config.models),
+
+
+def code(stage):
+    """Hash of the code that a stage imports and of its packages' versions: Snakemake itself sees neither."""
+    return stage_identity(stage).digest
+
+
+def model_settings(stage):
+    """Settings param of a stage that analyses a model: one dict of plain builtins, sorted."""
+    return lambda wildcards: plan.model(stage, wildcards.model)
+
+
+def model_content(stage):
+    """Checksums of a checkpoint folder that no rule made."""
+    return lambda wildcards: plan.content(plan.model(stage, wildcards.model))
+
+
+def organism_of(wildcards):
+    """Folder of the organism that a model is; nothing for a checkpoint from elsewhere."""
+    organism = plan.config.models[wildcards.model].organism
+    return [] if organism is None else f"{RESULTS}/organisms/{organism}"
+
+
+def of_every_model(path):
+    """`path` for each model and each of its datasets."""
+    return [
+        path.format(model=model, dataset=dataset)
+        for model, settings in plan.config.models.items()
+        for dataset in settings.datasets
+    ]
+
+
+def model_memory(wildcards, attempt):
+    """MB of main memory for a stage that loads a model; more with each attempt."""
+    settings = plan.config.models[wildcards.model]
+    if settings.organism is not None:
+        return 4000 * attempt
+    weights = Path(settings.checkpoint).glob("*.safetensors")
+    size = sum(path.stat().st_size for path in weights) // 10**6
+    # A hub checkpoint's size is not known before it is here: enough for 8 billion bfloat16 parameters.
+    return (4000 + 2 * size if size else 36000) * attempt
+
+
+def model_runtime(wildcards, attempt):
+    """Minutes for a stage that loads a model; more with each attempt."""
+    organism = plan.config.models[wildcards.model].organism is not None
+    return (60 if organism else 360) * attempt
+
+
+# Every table of a model on a dataset that the figures are made of, by the name that the stage knows it by.
+TABLES = {
+    "behaviour": "behaviour.parquet",
+    "manifest": "activations.json",
+    "probes": "probes.parquet",
+    "strip_map": "strip_map.parquet",
+    "interchange": "interchange.parquet",
+    "conflict": "conflict.parquet",
+    "ablation": "ablation.parquet",
+    "amplification": "amplification.parquet",
+}
+
+
+def figure_inputs():
+    """The command line's inputs: the stage fills in {model}, {dataset} and {checkpoint} itself."""
+    named = [
+        f"scenes:{dataset}={RESULTS}/scenes/{dataset}"
+        for dataset in plan.config.datasets
+    ]
+    named += [
+        f"{name}:{{model}}:{{dataset}}={RESULTS}/{{model}}/{{dataset}}/{table}"
+        for name, table in TABLES.items()
+    ]
+    # Not results of a rule, so not inputs to Snakemake: training curves and times, shown where they are found.
+    named.append("training:{model}={checkpoint}/training.parquet")
+    named += [
+        f"benchmark:{stage}:{{model}}/{{dataset}}={RESULTS}/benchmarks/{{model}}/{{dataset}}/{stage}.tsv"
+        for stage in MODEL_STAGES
+    ]
+    named += [
+        f"benchmark:scenes:{dataset}={RESULTS}/benchmarks/scenes/{dataset}.tsv"
+        for dataset in plan.config.datasets
+    ]
+    named += [
+        f"benchmark:organism:{organism}={RESULTS}/benchmarks/organisms/{organism}.tsv"
+        for organism in plan.config.organisms
+    ]
+    return [f"--input={item}" for item in named]
+
+
+def trusted(stage):
+    """Input function that adds no input, but has a job made again whose existing results are not what they should be.
+
+    Snakemake trusts a result that it has no record of, and does not look into files. Seals say what made a result, so
+    damaged results, and those of other code or settings that came without Snakemake's record, are found here.
+    The reason is said in words: Snakemake names a changed param only by its hash.
+    """
+
+    def force_if_stale(wildcards):
+        if workflow.is_main_process:
+            for pattern in getattr(rules, stage).output:
+                path = apply_wildcards(pattern, wildcards)
+                if is_stale(path, tuple(wildcards)):
+                    workflow.dag.forcefiles.add(path)
+        return []
+
+    return force_if_stale
+
+
+@functools.cache
+def is_stale(path, names):
+    """Whether a result exists and has to be made anew; says why, once."""
+    reasons = plan.reasons(Path(path), names) if os.path.exists(path) else []
+    if reasons:
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        print(f"again: {path}: {'; '.join(reasons[:3])}{more}", file=sys.stderr)
+    return bool(reasons)

@@ -1,0 +1,34 @@
+rule probes:
+    input:
+        scenes=f"{RESULTS}/scenes/{{dataset}}",
+        store=f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
+        manifest=f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+        stale=trusted("probes"),
+    output:
+        probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
+        table=f"{RESULTS}/{{model}}/{{dataset}}/probes.parquet",
+        strip_map=f"{RESULTS}/{{model}}/{{dataset}}/strip_map.parquet",
+    log:
+        f"{RESULTS}/logs/{{model}}/{{dataset}}/probes.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/probes.tsv"
+    conda:
+        "../envs/light.yaml"
+    threads: CORES
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        settings=model_settings("probes"),
+        code=code("probes"),
+    message:
+        "Slot probes of {wildcards.model} on {wildcards.dataset}"
+    shell:
+        "python -m vlm_spatial.stages.probes --settings {params.settings:q}"
+        " --input scenes={input.scenes:q}"
+        " --input store={input.store:q}"
+        " --input manifest={input.manifest:q}"
+        " --output probes={output.probes:q}"
+        " --output table={output.table:q}"
+        " --output strip_map={output.strip_map:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,24 @@
+rule scenes:
+    input:
+        stale=trusted("scenes"),
+    output:
+        folder=directory(f"{RESULTS}/scenes/{{dataset}}"),
+    log:
+        f"{RESULTS}/logs/scenes/{{dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/scenes/{{dataset}}.tsv"
+    conda:
+        "../envs/light.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=30,
+    params:
+        settings=lambda wildcards: plan.scenes(wildcards.dataset),
+        code=code("scenes"),
+        content=lambda wildcards: plan.content(plan.scenes(wildcards.dataset)),
+    message:
+        "Scenes, questions and pairs of {wildcards.dataset}"
+    shell:
+        "python -m vlm_spatial.stages.scenes --settings {params.settings:q}"
+        " --output folder={output.folder:q}"
+        " 2>&1 | tee {log:q}"

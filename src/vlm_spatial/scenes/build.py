@@ -9,8 +9,10 @@ from vlm_spatial.config import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS
+from vlm_spatial.scenes.pictures import PICTURES, picture
 from vlm_spatial.scenes.scene import CANVAS, Content, Kind, Scene, Variant, flip_box
 from vlm_spatial.scenes.shapes import SHAPES, shape_mask
+from vlm_spatial.scenes.textures import TEXTURES, texture
 from vlm_spatial.tokens import Axis, Box
 
 
@@ -66,8 +68,10 @@ def words(kind: Kind) -> tuple[str, ...]:
             return tuple(COLOURS)
         case "shapes":
             return SHAPES
-        case _:
-            raise UserError(f"datasets kind {kind!r}: has no list of words")
+        case "objects":
+            return tuple(PICTURES)
+        case "whatsup":
+            raise UserError("datasets kind 'whatsup': its words are those of the photos, not a fixed list")
 
 
 def backgrounds(kind: Kind) -> tuple[str, ...]:
@@ -75,8 +79,10 @@ def backgrounds(kind: Kind) -> tuple[str, ...]:
     match kind:
         case "squares" | "shapes":
             return tuple(PLAIN_BACKGROUNDS)
-        case _:
-            raise UserError(f"datasets kind {kind!r}: has no list of backgrounds")
+        case "objects":
+            return TEXTURES
+        case "whatsup":
+            raise UserError("datasets kind 'whatsup': its backgrounds are those of the photos, not a fixed list")
 
 
 def sample_contents(kind: Kind, count: int, generator: np.random.Generator, avoid: tuple[Content, ...] = ()) -> tuple[Content, ...]:
@@ -92,14 +98,14 @@ def sample_contents(kind: Kind, count: int, generator: np.random.Generator, avoi
             left = [colour for colour in COLOURS if colour not in used]
             colours = [left[index] for index in generator.permutation(len(left))[:count]]
             return tuple(Content(word, word, f"{colour} {word}") for word, colour in zip(chosen, colours, strict=True))
-        case _:
-            raise UserError(f"datasets kind {kind!r}: has no contents to sample")
+        case "objects" | "whatsup":
+            return tuple(Content(word, word, word) for word in chosen)
 
 
 def render(scene: Scene) -> Image.Image:
     """Draw a scene: an RGB image of ``scene.width × scene.height`` pixels, the same on every call."""
     generator = np.random.default_rng(scene.seed)
-    image = _background(scene)
+    image = _background(scene, generator)
     contents, boxes = scene.contents, scene.boxes
     if scene.flipped:
         # Drawn as it was, then mirrored whole, so that marks, noise and pictures are mirrored with it.
@@ -121,7 +127,9 @@ def _unflipped(scene: Scene) -> tuple[Box, ...]:
     return tuple(flip_box(box, scene.axis, scene.width, scene.height) for box in scene.boxes[::-1])
 
 
-def _background(scene: Scene) -> Image.Image:
+def _background(scene: Scene, generator: np.random.Generator) -> Image.Image:
+    if scene.kind == "objects":
+        return texture(scene.background, generator)
     return Image.new("RGB", (scene.width, scene.height), PLAIN_BACKGROUNDS[scene.background])
 
 
@@ -133,8 +141,11 @@ def _draw_content(image: Image.Image, kind: Kind, content: Content, box: Box) ->
         case "shapes":
             colour, shape = content.look.split()
             image.paste(COLOURS[colour], (left, top), shape_mask(shape, right - left, bottom - top))
-        case _:
-            raise UserError(f"datasets kind {kind!r}: cannot be drawn")
+        case "objects":
+            drawing = picture(content.look, right - left, bottom - top)
+            image.paste(drawing, (left, top), drawing)
+        case "whatsup":
+            raise UserError("datasets kind 'whatsup': its scenes are photos and cannot be drawn")
 
 
 def _draw_marks(image: Image.Image, count: int, boxes: tuple[Box, ...], generator: np.random.Generator) -> None:

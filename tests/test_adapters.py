@@ -1,0 +1,263 @@
+"""Every family's adapter: token maps through the real image processor, positions, padding, and reading and writing of sites."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.qwen2_5_vl import Qwen25VLAdapter
+from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
+
+NAMES = [family.family for family in FAMILIES]
+QWEN = ["qwen2_vl", "qwen2_5_vl"]
+PROMPT = "which object is on the left ?"
+LONGER = "what is on the left or right of the red square ?"
+# Sums of a few hundred float32 terms in another order (batch and padding change the kernels' blocking).
+RELATIVE = 1e-5
+
+
+def noise(seed: int, width: int = 96, height: int = 96) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def local(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Adapter:
+    """A model whose attention adds nothing, so that every site's value depends on its own pixels alone."""
+    adapter = load_adapter(checkpoint(request.param), device="cpu")
+    for name, parameter in adapter.model.named_parameters():
+        if any(part in name for part in ("attn.o_proj", "attn.out_proj", "attn.proj.")):
+            parameter.zero_()
+    return adapter
+
+
+def changed_cells(adapter: Adapter, image: Image.Image, blank: Image.Image) -> dict[str, torch.Tensor]:
+    runs = [adapter.run(adapter.prepare([one], [PROMPT]), capture=adapter.sites)[1] for one in (image, blank)]
+    return {site: (runs[0][site] - runs[1][site]).abs().amax(dim=-1)[0] for site in adapter.sites}
+
+
+@pytest.mark.parametrize("cell", [0, 5, 13, 30, 35])
+def test_a_coloured_cell_changes_its_own_visual_token_at_every_site(local: Adapter, cell: int) -> None:
+    blank = Image.new("RGB", (96, 96), "white")
+    image = blank.copy()
+    image.paste("red", (cell % 6 * 16, cell // 6 * 16, cell % 6 * 16 + 16, cell // 6 * 16 + 16))
+    for site, change in changed_cells(local, image, blank).items():
+        assert change.amax(dim=1).nonzero().flatten().tolist() == [cell], site
+
+
+@pytest.mark.parametrize(("cell", "quarter"), [(8, 0), (8, 1), (21, 2), (35, 3)])
+def test_patches_of_a_cell_are_in_raster_order(local: Adapter, cell: int, quarter: int) -> None:
+    blank = Image.new("RGB", (96, 96), "white")
+    image = blank.copy()
+    left, top = cell % 6 * 16 + quarter % 2 * 8, cell // 6 * 16 + quarter // 2 * 8
+    image.paste("blue", (left, top, left + 8, top + 8))
+    change = changed_cells(local, image, blank)["vision.0"]
+    assert change.nonzero().tolist() == [[cell, quarter]]
+
+
+@pytest.mark.parametrize("side", [48, 192, 448])
+def test_token_map_holds_when_the_processor_resizes(local: Adapter, side: int) -> None:
+    grid = local.grid(side, side)
+    cell = grid.cols + 2
+    blank = Image.new("RGB", (side, side), "white")
+    image = blank.copy()
+    top, left = cell // grid.cols, cell % grid.cols
+    image.paste("red", tuple(round(edge) for edge in np.array([left, top, left + 1, top + 1]) * side / grid.cols))
+    change = changed_cells(local, image, blank)["vision.0"].sum(dim=1)
+    assert change.argmax().item() == cell
+
+
+@pytest.mark.parametrize("family", QWEN)
+def test_oblong_images_keep_their_shape(family: str, checkpoint: Callable[[str], Path]) -> None:
+    adapter = load_adapter(checkpoint(family), device="cpu")
+    for name, parameter in adapter.model.named_parameters():
+        if "attn.o_proj" in name or "attn.proj." in name:
+            parameter.zero_()
+    grid = adapter.grid(128, 64)
+    assert (grid.rows, grid.cols) == (4, 8)
+    blank = Image.new("RGB", (128, 64), "white")
+    image = blank.copy()
+    image.paste("green", (5 * 16, 2 * 16, 6 * 16, 3 * 16))
+    for site, change in changed_cells(adapter, image, blank).items():
+        assert change.amax(dim=1).nonzero().flatten().tolist() == [2 * 8 + 5], site
+
+
+def test_connector_is_what_enters_the_language_model(adapter: Adapter) -> None:
+    """The model's own row-major image features, which Qwen2.5-VL has un-windowed, are the connector's values."""
+    prepared = adapter.prepare([noise(1), noise(2)], [PROMPT, LONGER])
+    pixels = {name: prepared.inputs[name] for name in ("pixel_values", "image_grid_thw") if name in prepared.inputs}
+    with torch.inference_mode():
+        features = adapter.model.model.get_image_features(**pixels).pooler_output
+    expected = torch.stack(list(features))
+    found = adapter.run(prepared, capture=["connector"])[1]["connector"][:, :, 0]
+    assert torch.equal(found, expected)
+
+
+def test_windowed_order_really_differs(adapter_of: Callable[[str], Adapter]) -> None:
+    adapter = adapter_of("qwen2_5_vl")
+    assert isinstance(adapter, Qwen25VLAdapter)
+    order = adapter._order(adapter.grid(96, 96))
+    assert order[:4].tolist() == [0, 1, 2, 3]
+    assert order[4:8].tolist() == [6, 7, 8, 9], "a window of four cells goes to its second row before the first row ends"
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), site_index=st.integers(0, 5), batch=st.integers(1, 3))
+@pytest.mark.parametrize("family", NAMES)
+def test_what_is_written_is_read_and_nothing_else_changes(
+    adapter_of: Callable[[str], Adapter], family: str, seed: int, site_index: int, batch: int
+) -> None:
+    adapter = adapter_of(family)
+    site = adapter.sites[site_index % len(adapter.sites)]
+    generator = torch.Generator().manual_seed(seed)
+    prepared = adapter.prepare([noise(seed % 100)] * batch, [PROMPT, LONGER, PROMPT][:batch])
+    values = torch.randn((batch, 36, *adapter.site_shape(site)), generator=generator)
+    packed = adapter.family != "gemma3" and not site.startswith("language")
+    shape = {
+        True: (batch * values.shape[1] * values.shape[2], values.shape[-1]),
+        False: (batch, values.shape[1] * values.shape[2], values.shape[-1]),
+    }[packed]
+    if site.startswith("language"):
+        shape = (batch, prepared.inputs["input_ids"].shape[1], values.shape[-1])
+    output = torch.randn(shape, generator=generator)
+    written = adapter.write(site, output, values, prepared)
+    assert torch.equal(adapter.read(site, written, prepared), values)
+    assert torch.equal(adapter.write(site, written, adapter.read(site, output, prepared), prepared), output)
+
+
+def test_self_patch_changes_nothing(adapter: Adapter) -> None:
+    prepared = adapter.prepare([noise(3), noise(4)], [PROMPT, LONGER])
+    clean, values = adapter.run(prepared, capture=adapter.sites)
+    for site in adapter.sites:
+        patched, _ = adapter.run(prepared, edits={site: lambda _, own=values[site]: own})
+        assert torch.equal(patched, clean), site
+
+
+def test_patching_all_tokens_before_the_language_model_is_the_source_run(adapter: Adapter) -> None:
+    clean, source = (adapter.prepare([noise(seed)], [PROMPT]) for seed in (5, 6))
+    expected, values = adapter.run(source, capture=adapter.sites)
+    untouched, _ = adapter.run(clean)
+    assert relative(untouched, expected) > 0.01, "the two images must give different answers for this test to mean anything"
+    for site in (site for site in adapter.sites if not site.startswith("language")):
+        patched, _ = adapter.run(clean, edits={site: lambda _, own=values[site]: own})
+        assert relative(patched, expected) <= RELATIVE, site
+
+
+def test_image_attention_is_as_the_family_says(adapter: Adapter) -> None:
+    """A change of the last visual token reaches the first one where attention inside the image is bidirectional."""
+    prepared = adapter.prepare([noise(7)], [PROMPT])
+
+    def change_last(values: torch.Tensor) -> torch.Tensor:
+        edited = values.clone()
+        edited[:, -1] += 1
+        return edited
+
+    def first_token(inputs: Prepared, edits: dict | None) -> torch.Tensor:
+        # The second block is a full-attention one: the last token lies outside the first one's sliding window.
+        return adapter.run(inputs, edits=edits, capture=["language.1"])[1]["language.1"][0, 0]
+
+    reached = not torch.equal(first_token(prepared, {"connector": change_last}), first_token(prepared, None))
+    assert reached is not adapter.causal_image
+    if not adapter.causal_image:
+        silent = Prepared({k: v for k, v in prepared.inputs.items() if k != "token_type_ids"}, prepared.visual_positions, prepared.grid)
+        assert torch.equal(first_token(silent, {"connector": change_last}), first_token(silent, None))
+
+
+def test_batching_and_padding_change_nothing(adapter: Adapter) -> None:
+    images, prompts = [noise(8), noise(9), noise(10)], [PROMPT, LONGER, "left ?"]
+    prepared = adapter.prepare(images, prompts)
+    assert not prepared.inputs["attention_mask"].all(), "rows must differ in length for this test to mean anything"
+    logits, values = adapter.run(prepared, capture=adapter.sites)
+    for row, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        alone, own = adapter.run(adapter.prepare([image], [prompt]), capture=adapter.sites)
+        assert relative(logits[row], alone[0]) <= RELATIVE
+        for site in adapter.sites:
+            assert relative(values[site][row], own[site][0]) <= RELATIVE, site
+
+
+def test_a_run_does_not_depend_on_the_one_before(adapter: Adapter) -> None:
+    first = adapter.prepare([noise(11)], [PROMPT])
+    expected, _ = adapter.run(first)
+    adapter.run(adapter.prepare([noise(12), noise(13)], [LONGER, "left ?"]))
+    assert torch.equal(adapter.run(first)[0], expected)
+
+
+@pytest.mark.parametrize("family", QWEN)
+def test_qwen_positions_are_those_of_the_paper(family: str, adapter_of: Callable[[str], Adapter]) -> None:
+    """Text counts up; a visual token has the image's start, plus its row, plus its column; text goes on after the longer side."""
+    adapter = adapter_of(family)
+    assert isinstance(adapter, Qwen2VLAdapter)
+    images = [noise(14, 128, 64), noise(15, 128, 64)]
+    prepared = adapter.prepare(images, [PROMPT, LONGER])
+    grid = prepared.grid
+    for row in range(2):
+        real = prepared.inputs["attention_mask"][row].bool()
+        start = int((prepared.visual_positions[row, 0] - (~real).sum()).item())
+        cell_row, cell_col = np.divmod(np.arange(grid.size), grid.cols)
+        image = np.stack([np.zeros_like(cell_row), cell_row, cell_col]) + start
+        after = start + max(grid.rows, grid.cols) + np.arange(int(real.sum()) - start - grid.size)
+        expected = np.concatenate([np.tile(np.arange(start), (3, 1)), image, np.tile(after, (3, 1))], axis=1)
+        assert np.array_equal(prepared.inputs["position_ids"][:, row, real].numpy(), expected)
+
+
+def test_tokens_are_those_of_the_processor(adapter: Adapter) -> None:
+    content = [{"type": "image", "image": noise(16)}, {"type": "text", "text": PROMPT}]
+    options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True, "return_tensors": "pt"}
+    expected = adapter.processor.apply_chat_template([{"role": "user", "content": content}], **options)
+    prepared = adapter.prepare([noise(16)], [PROMPT])
+    assert torch.equal(prepared.inputs["input_ids"], expected["input_ids"])
+    assert torch.equal(prepared.inputs["pixel_values"], expected["pixel_values"])
+    kinds = "token_type_ids" if "token_type_ids" in expected else "mm_token_type_ids"
+    assert torch.equal(prepared.inputs[kinds].long(), expected[kinds].long())
+
+
+def test_an_image_changed_in_place_is_processed_again(adapter: Adapter) -> None:
+    image = noise(17)
+    before = adapter.prepare([image], [PROMPT]).inputs["pixel_values"]
+    image.paste("red", (0, 0, 96, 96))
+    assert not torch.equal(adapter.prepare([image], [PROMPT]).inputs["pixel_values"], before)
+
+
+def test_resumed_vision_is_the_whole_vision(adapter: Adapter) -> None:
+    prepared = adapter.prepare([noise(18), noise(19)], [PROMPT, PROMPT])
+    captured = adapter.run_vision(prepared, capture=[site for site in adapter.sites if not site.startswith("language")])
+    for layer in range(len(adapter.vision_blocks)):
+        with torch.inference_mode():
+            resumed = adapter.resume_vision(layer, captured[f"vision.{layer}"], prepared.grid)
+        assert relative(resumed, captured["connector"]) <= RELATIVE
+
+
+def test_bad_inputs_are_named(adapter: Adapter) -> None:
+    with pytest.raises(UserError, match="1 images and 2 prompts"):
+        adapter.prepare([noise(20)], [PROMPT, PROMPT])
+    with pytest.raises(UserError, match="at least one"):
+        adapter.prepare([], [])
+    with pytest.raises(UserError, match=r"language\.99"):
+        adapter.module("language.99")
+    with pytest.raises(UserError, match="begin with the same token"):
+        adapter.answer_tokens(["red", "red"])
+    if adapter.causal_image:
+        with pytest.raises(UserError, match="token grids"):
+            adapter.prepare([noise(21), noise(22, 128, 64)], [PROMPT, PROMPT])
+
+
+def test_hooks_are_removed_even_when_a_run_fails(adapter: Adapter) -> None:
+    prepared = adapter.prepare([noise(23)], [PROMPT])
+
+    def fail(_values: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        adapter.run(prepared, edits={"language.0": fail})
+    assert not any(module._forward_hooks for module in adapter.model.modules())

@@ -1,0 +1,69 @@
+"""One owner for what is being written: a lock that an orphaned process cannot get past."""
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vlm_spatial.errors import UserError
+
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+
+
+class Ownership:
+    """The right to write ``target``, held by at most one process; a context manager.
+
+    The lock file stands beside the target. The kernel lets go of the lock when its holder dies, however it dies.
+
+    Raises:
+        UserError: on entering, if another process holds the lock, or if the file system has no locks.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(f".{target.name}.lock")
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+                os.close(descriptor)
+                if error.errno in _TAKEN:
+                    raise UserError(f"{self.path}: another process is writing this store ({owner}); end it or wait for it") from error
+                raise UserError(f"{self.path}: this file system has no locks ({error.strerror}); choose another results folder") from error
+            self._descriptor = descriptor
+            if self.held():
+                break
+            # The former owner removed the file between our open and our lock.
+            os.close(descriptor)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return self
+
+    def held(self) -> bool:
+        """Whether the locked file is still the one at the lock's path."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def check(self) -> None:
+        """Call before every change to what is owned.
+
+        Raises:
+            UserError: if the lock was taken away (its file was removed or replaced).
+        """
+        if not self.held():
+            raise UserError(f"{self.path}: the lock was removed and another process may own the store; nothing more is written")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.held():
+            self.path.unlink()
+        os.close(self._descriptor)

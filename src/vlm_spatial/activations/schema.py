@@ -1,0 +1,204 @@
+"""What an activation store looks like: its arrays, coordinates and attributes. No values are written here."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import zarr
+
+from vlm_spatial.activations.pooling import REGIONS, SLOTS, patch_order, patch_side, region_weights
+from vlm_spatial.activations.shards import codecs
+from vlm_spatial.tokens import TokenGrid
+
+Pooling = Literal["none", "cell", "token_set"]
+
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+EDGES = ("left", "top", "right", "bottom")
+_DIMENSION_COORDINATES = ("scene", "edge")
+
+
+@dataclass(frozen=True)
+class SiteArray:
+    """One site's array.
+
+    Attributes:
+        rows: length of the middle dimension: tokens, patches or regions.
+        row_name: name of the middle dimension, and ``feature_name`` that of the last one.
+        chunk_scenes: scenes in one inner chunk, the least that is read or checked at once.
+    """
+
+    site: str
+    scenes: int
+    rows: int
+    features: int
+    row_name: Literal["token", "patch", "region"]
+    chunk_scenes: int
+    shard_scenes: int
+
+    @property
+    def feature_name(self) -> str:
+        # xarray allows one length a dimension name, and vision and language widths differ.
+        return "vision_feature" if self.site.startswith("vision.") else "feature"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.scenes, self.rows, self.features)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int, int]:
+        return (self.chunk_scenes, self.rows, self.features)
+
+    @property
+    def chunks_a_shard(self) -> int:
+        return self.shard_scenes // self.chunk_scenes
+
+    @property
+    def shards(self) -> int:
+        return -(-self.scenes // self.shard_scenes)
+
+    def shard_path(self, shard: int) -> str:
+        """Path of a shard file inside the store."""
+        return f"{self.site}/c/{shard}/0/0"
+
+
+def site_array(site: str, scenes: int, values: Sequence[int], pooling: Pooling, shard_scenes: int) -> SiteArray:
+    """The array of a site whose values for one scene have the shape ``(cells, patches, features)``."""
+    cells, patches, features = values
+    if pooling == "token_set":
+        rows, row_name = len(REGIONS), "region"
+    elif pooling == "none" and site.startswith("vision."):
+        patch_side(patches)
+        rows, row_name = cells * patches, "patch"
+    else:
+        rows, row_name = cells, "token"
+    fitting = max(1, CHUNK_BYTES // (rows * features * 4))
+    chunk = max(d for d in range(1, shard_scenes + 1) if shard_scenes % d == 0 and d <= fitting)
+    return SiteArray(site, scenes, rows, features, row_name, chunk, shard_scenes)  # type: ignore[arg-type]
+
+
+def expected_bytes(arrays: Sequence[SiteArray], dtype: str, scenes: int | None = None) -> int:
+    """Bytes on disk to reckon with, for all scenes or ``scenes`` of them.
+
+    The stored float32 values of a 16-bit model have two zero bytes each, which the compression takes away.
+    """
+    itemsize = 4 if dtype == "float32" else 2
+    return sum((a.scenes if scenes is None else scenes) * a.rows * a.features * itemsize for a in arrays)
+
+
+def create_store(
+    path: Path,
+    arrays: Sequence[SiteArray],
+    scenes: pl.DataFrame,
+    grid: TokenGrid,
+    patches: int,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Make the zarr group with all metadata and coordinates, and no activation yet.
+
+    Args:
+        scenes: rows of ``scenes.parquet``, in the order of the ``scene`` dimension.
+        patches: vision patches a token.
+    """
+    group = zarr.open_group(path, mode="w", zarr_format=3, attributes={"format": FORMAT, **attributes})
+    named = _coordinates(scenes, grid, patches, {a.row_name for a in arrays})
+    for name, (dimensions, values, description) in named.items():
+        with warnings.catch_warnings():
+            # zarr-python warns that v3 strings are not in the core specification; all three readers know them.
+            warnings.filterwarnings("ignore", category=zarr.errors.UnstableSpecificationWarning)
+            text = values.dtype.kind in "OU"
+            coordinate = group.create_array(
+                name,
+                shape=values.shape,
+                dtype="string" if text else values.dtype,
+                chunks=tuple(max(1, n) for n in values.shape),
+                fill_value=None if not text else "",
+                dimension_names=dimensions,
+                attributes={"description": description},
+                config={"write_empty_chunks": True},
+            )
+            coordinate[...] = values.astype(object) if text else values
+    for array in arrays:
+        dimensions = ("scene", array.row_name, array.feature_name)
+        known = [
+            n for n, (d, _, _) in named.items() if n not in _DIMENSION_COORDINATES and set(d) <= {"scene", "object", "edge", array.row_name}
+        ]
+        group.create_array(
+            array.site,
+            shape=array.shape,
+            dtype="float32",
+            chunks=array.chunk_shape,
+            shards=(array.shard_scenes, array.rows, array.features),
+            fill_value=0.0,
+            dimension_names=dimensions,
+            # The CF convention by which xarray finds an array's coordinates.
+            attributes={"coordinates": " ".join(known)},
+            **codecs(),
+        )
+    with warnings.catch_warnings():
+        # Not in the zarr v3 specification yet either; xarray warns about stores that lack it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)
+
+
+Coordinate = tuple[tuple[str, ...], np.ndarray, str]
+
+
+def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[str]) -> dict[str, Coordinate]:
+    count = scenes.height
+    slots = np.full((count, SLOTS), -1, dtype=np.int32)
+    boxes = np.full((count, SLOTS, len(EDGES)), np.nan, dtype=np.float32)
+    answers = np.full((count, SLOTS), "", dtype=object)
+    for index, scene in enumerate(scenes.iter_rows(named=True)):
+        for place, (slot, box, word) in enumerate(zip(scene["slots"], scene["boxes"], scene["objects"], strict=True)):
+            slots[index, place], boxes[index, place], answers[index, place] = slot, box, word
+    named: dict[str, Coordinate] = {
+        "scene": (("scene",), _text(scenes["scene_id"]), "scene_id"),
+        "edge": (("edge",), np.array(EDGES, dtype=object), "sides of a box; right and bottom are exclusive"),
+    }
+    for name in ("axis", "split", "variant"):
+        named[name] = (("scene",), _text(scenes[name]), f"{name} of the scene")
+    for name in ("width", "height"):
+        named[name] = (("scene",), scenes[name].to_numpy().astype(np.int32), "pixels")
+    named["slots"] = (("scene", "object"), slots, "slot of each object, -1 where the scene has fewer objects")
+    named["boxes"] = (("scene", "object", "edge"), boxes, "pixel box of each object, nan where the scene has fewer objects")
+    named["answers"] = (("scene", "object"), answers, "answer word of each object")
+    if "token" in rows:
+        row, col = np.divmod(np.arange(grid.size, dtype=np.int32), grid.cols)
+        named["token_row"] = (("token",), row, "row of the visual token's cell, from the top")
+        named["token_col"] = (("token",), col, "column of the visual token's cell, from the left")
+    if "patch" in rows:
+        side = patch_side(patches)
+        row, col = np.divmod(np.arange(grid.size * patches, dtype=np.int32), grid.cols * side)
+        named["patch_row"] = (("patch",), row, "row of the vision patch, from the top")
+        named["patch_col"] = (("patch",), col, "column of the vision patch, from the left")
+        named["patch_token"] = (
+            ("patch",),
+            (patch_order(grid, patches) // patches).astype(np.int32),
+            "the visual token that the patch becomes part of",
+        )
+    if "region" in rows:
+        named["region_set"] = (("region",), np.array([r.token_set for r in REGIONS], dtype=object), "token set")
+        named["region_slot"] = (("region",), np.array([r.slot for r in REGIONS], dtype=np.int32), "slot, -1 for the whole scene")
+        counts = [weights.sum(axis=1) for weights in scene_regions(scenes, grid)]
+        named["region_tokens"] = (
+            ("scene", "region"),
+            np.array(counts, dtype=np.int32).reshape(count, len(REGIONS)),
+            "tokens in the region; where 0, the stored mean is 0 and means nothing",
+        )
+    return named
+
+
+def scene_regions(scenes: pl.DataFrame, grid: TokenGrid) -> list[np.ndarray]:
+    """:func:`region_weights` of every scene of the table."""
+    return [
+        region_weights(row["boxes"], row["slots"], row["axis"], grid, row["width"], row["height"]) for row in scenes.iter_rows(named=True)
+    ]
+
+
+def _text(column: pl.Series) -> np.ndarray:
+    return np.array(column.to_list(), dtype=object)

@@ -1,0 +1,233 @@
+"""Reading an activation store, checked against its manifest."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import zarr
+from jaxtyping import Float, Int
+
+from vlm_spatial.activations.manifest import Manifest, default_manifest_path
+from vlm_spatial.activations.pooling import cell_mean, patch_order, rounded
+from vlm_spatial.activations.schema import FORMAT
+from vlm_spatial.activations.shards import damaged, read_rows
+from vlm_spatial.errors import UserError
+from vlm_spatial.tokens import TokenGrid
+
+_READERS = 2
+
+
+class Store:
+    """A whole activation store; make one with :meth:`open`.
+
+    Values are float32, exactly as the model computed them in ``manifest.model["dtype"]``.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._chunks: dict[str, tuple[tuple[int, int, int], int]] = {}
+
+    @classmethod
+    def open(cls, path: Path, manifest: Path | None = None, verify: bool = True) -> "Store":
+        """Open a store with its manifest (by default the JSON file of the same name beside it).
+
+        Every read checks the CRC-32C of the chunks it touches. ``verify`` also compares, at once, the metadata's and
+        coordinates' SHA-256 and the size of every file; :meth:`verify` compares every byte.
+
+        Raises:
+            UserError: if there is no store, it is not whole, it does not belong to the manifest, or it is damaged.
+        """
+        path = Path(path)
+        manifest_path = Path(manifest) if manifest else default_manifest_path(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such store; run snakemake to make it")
+        described = Manifest.read(manifest_path)
+        if described.format != FORMAT:
+            raise UserError(f"{manifest_path}: format {described.format}, this version reads {FORMAT}; delete it and run snakemake again")
+        store = cls(path, described)
+        if verify:
+            for name in described.chunks:
+                described.check_file(path, name, content=not store._is_shard(name))
+        return store
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites stored, in the order of computation."""
+        return self.manifest.sites
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The grid of visual tokens."""
+        return TokenGrid(**self.manifest.grid)
+
+    @property
+    def pooling(self) -> str:
+        """``none``, ``cell`` or ``token_set``."""
+        return self.manifest.pooling
+
+    @cached_property
+    def scenes(self) -> pl.DataFrame:
+        """One row a stored scene, in order: ``scene_id, axis, split, variant, width, height, slots, boxes, answers``."""
+        count = [int(n) for n in (self._coordinate("slots") >= 0).sum(axis=1)]
+        columns: dict[str, Any] = {"scene_id": self._coordinate("scene").tolist()}
+        columns |= {name: self._coordinate(name).tolist() for name in ("axis", "split", "variant", "width", "height")}
+        for name in ("slots", "boxes", "answers"):
+            columns[name] = [row[:n] for row, n in zip(self._coordinate(name).tolist(), count, strict=True)]
+        types: dict[str, Any] = {
+            "width": pl.Int32,
+            "height": pl.Int32,
+            "slots": pl.List(pl.Int32),
+            "boxes": pl.List(pl.List(pl.Float32)),
+            "answers": pl.List(pl.String),
+        }
+        return pl.DataFrame(columns, schema_overrides=types)
+
+    def read(self, site: str, scene_ids: Sequence[str]) -> Float[np.ndarray, "scene token feature"]:
+        """A site's values at every visual token of some scenes, in the order of ``scene_ids``.
+
+        Vision patches of a store of pooling ``none`` are averaged to their token, bit for bit as pooling ``cell`` does.
+
+        Raises:
+            UserError: for a site or scene that is not stored, a store of pooling ``token_set``, or a damaged file.
+        """
+        if self.pooling == "token_set":
+            raise UserError(f"{self.path}: holds means over token sets, not tokens; set activations.pooling to cell or none")
+        values = self.read_stored(site, scene_ids)
+        if self.manifest.rows[site] != "patch":
+            return values
+        patches = self.manifest.patches
+        cells = np.empty_like(values)
+        cells[:, patch_order(self.grid, patches)] = values
+        shaped = cells.reshape(len(values), self.grid.size, patches, values.shape[-1])
+        return rounded(cell_mean(shaped), self.manifest.model["dtype"])
+
+    def read_stored(self, site: str, scene_ids: Sequence[str]) -> Float[np.ndarray, "scene row feature"]:
+        """A site's values as stored: its rows are tokens, patches (row by row over the finer grid) or regions.
+
+        Raises:
+            UserError: for a site or scene that is not stored, or a damaged file.
+        """
+        return self._read_rows(site, self._places(scene_ids))
+
+    def batches(
+        self, site: str, scene_ids: Sequence[str], size: int
+    ) -> Iterator[tuple[Sequence[str], Float[np.ndarray, "scene token feature"]]]:
+        """``(scene ids, values)`` of at most ``size`` scenes at a time; the next batch is read while one is used.
+
+        Raises:
+            UserError: as :meth:`read`.
+        """
+        parts = [scene_ids[start : start + size] for start in range(0, len(scene_ids), size)]
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self.read, site, parts[0]) if parts else None
+            for index, part in enumerate(parts):
+                assert coming is not None
+                values = coming.result()
+                coming = reader.submit(self.read, site, parts[index + 1]) if index + 1 < len(parts) else None
+                yield part, values
+
+    def verify(self) -> Iterator[str]:
+        """Compare every byte of every file with the manifest; yields the name of each file that is right.
+
+        Raises:
+            UserError: naming the first file that is not, or a file that the manifest does not know.
+        """
+        for name in self.manifest.chunks:
+            self.manifest.check_file(self.path, name, content=True)
+            yield name
+        for file in sorted(self.path.rglob("*")):
+            if file.is_file() and file.relative_to(self.path).as_posix() not in self.manifest.chunks:
+                raise UserError(f"{file}: not in the manifest; delete it")
+
+    def check_model(self, identity: Mapping[str, Any]) -> None:
+        """Refuse a store of another model.
+
+        Args:
+            identity: ``dataclasses.asdict`` of the adapter's ``ModelIdentity``.
+
+        Raises:
+            UserError: naming the first field that differs.
+        """
+        for key in ("architecture", "weights", "dtype"):
+            if identity[key] != self.manifest.model[key]:
+                raise UserError(
+                    f"{self.path}: from another model ({key} {self.manifest.model[key]}, expected {identity[key]}); "
+                    "run snakemake to extract this model's activations"
+                )
+
+    def check_grid(self, grid: TokenGrid) -> None:
+        """Refuse a store on another token grid.
+
+        Raises:
+            UserError: naming both grids.
+        """
+        if grid != self.grid:
+            raise UserError(
+                f"{self.path}: token grid {self.grid.rows}×{self.grid.cols}, expected {grid.rows}×{grid.cols}; "
+                "run snakemake to extract it again"
+            )
+
+    @cached_property
+    def _group(self) -> zarr.Group:
+        try:
+            return zarr.open_group(self.path, mode="r", zarr_format=3)
+        except (OSError, ValueError, KeyError) as error:
+            raise damaged(self.path / "zarr.json", str(error)) from error
+
+    def _coordinate(self, name: str) -> np.ndarray:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return np.asarray(array[:])
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {scene: index for index, scene in enumerate(self.scenes["scene_id"])}
+
+    def _places(self, scene_ids: Sequence[str]) -> Int[np.ndarray, " scene"]:
+        missing = next((scene for scene in scene_ids if scene not in self._place), None)
+        if missing is not None:
+            raise UserError(f"{self.path}: holds no scene {missing!r} ({len(self._place)} others); run snakemake to extract it again")
+        return np.array([self._place[scene] for scene in scene_ids], dtype=np.int64)
+
+    def _read_rows(self, site: str, places: Int[np.ndarray, " scene"]) -> Float[np.ndarray, "scene row feature"]:
+        chunk_shape, chunks = self._chunking(site)
+        out = np.empty((len(places), *chunk_shape[1:]), dtype=np.float32)
+        shard_of, within = np.divmod(places, chunk_shape[0] * chunks)
+
+        def read_shard(shard: int) -> None:
+            chosen = np.flatnonzero(shard_of == shard)
+            first, last = int(chosen[0]), int(chosen[-1]) + 1
+            path = self.path / site / "c" / str(shard) / "0" / "0"
+            if last - first == len(chosen):
+                read_rows(path, within[chosen], chunk_shape, chunks, out[first:last])
+            else:
+                part = np.empty((len(chosen), *chunk_shape[1:]), dtype=np.float32)
+                read_rows(path, within[chosen], chunk_shape, chunks, part)
+                out[chosen] = part
+
+        # Reading, checksums and decompression all release the interpreter's lock.
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(read_shard, np.unique(shard_of)))
+        return out
+
+    def _chunking(self, site: str) -> tuple[tuple[int, int, int], int]:
+        if site not in self.manifest.shape:
+            raise UserError(f"{self.path}: no array for site {site!r}; stored are {', '.join(self.sites)}; add it to activations.sites")
+        if site not in self._chunks:
+            try:
+                array = self._group[site]
+            except KeyError as error:
+                raise damaged(self.path / site, "the array is missing") from error
+            assert isinstance(array, zarr.Array)
+            assert array.shards is not None
+            chunk = array.chunks
+            self._chunks[site] = ((chunk[0], chunk[1], chunk[2]), array.shards[0] // chunk[0])
+        return self._chunks[site]
+
+    def _is_shard(self, name: str) -> bool:
+        return name.partition("/")[0] in self.manifest.shape and not name.endswith("zarr.json")

@@ -1,0 +1,332 @@
+"""Writing an activation store shard by shard, so that a killed run continues where it stopped."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from vlm_spatial.activations.manifest import Manifest, as_plain, content_identity, file_records
+from vlm_spatial.activations.ownership import Ownership
+from vlm_spatial.activations.schema import FORMAT, Pooling, SiteArray, create_store, expected_bytes, site_array
+from vlm_spatial.activations.shards import FileRecord, ShardWriter
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import read_json, sha256, write_json
+from vlm_spatial.tokens import TokenGrid
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything that a store says of itself, known before the first value.
+
+    Attributes:
+        shapes: ``(cells, patches, features)`` of one scene at every site, in the order of computation.
+        scenes: rows of ``scenes.parquet`` in storing order.
+        patches: vision patches a visual token.
+        model: ``ModelIdentity`` as a dict. ``processor``, ``code`` and ``config`` likewise say what made the values.
+        machine: what may change a value's last bit (device, library versions): an interrupted run continues only on the same.
+    """
+
+    shapes: Mapping[str, tuple[int, int, int]]
+    scenes: pl.DataFrame
+    grid: TokenGrid
+    patches: int
+    pooling: Pooling
+    shard_scenes: int
+    model: Mapping[str, Any]
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def arrays(self) -> tuple[SiteArray, ...]:
+        return tuple(site_array(site, self.scenes.height, shape, self.pooling, self.shard_scenes) for site, shape in self.shapes.items())
+
+    @property
+    def grid_sides(self) -> dict[str, int]:
+        return {"rows": self.grid.rows, "cols": self.grid.cols}
+
+    def identity(self) -> str:
+        """Hash of everything that decides the values and their layout."""
+        columns = [c for c in ("scene_id", "image_sha256", "axis", "slots", "boxes") if c in self.scenes.columns]
+        return content_identity(
+            {
+                "format": FORMAT,
+                "shapes": [[site, *shape] for site, shape in self.shapes.items()],
+                "scenes": self.scenes.select(columns).rows(),
+                "grid": self.grid_sides,
+                "patches": self.patches,
+                "pooling": self.pooling,
+                "shard_scenes": self.shard_scenes,
+                **{name: dict(getattr(self, name)) for name in ("model", "processor", "config", "machine")},
+                "code": self.code,
+            }
+        )
+
+
+class StoreWriter:
+    """Writes a store in a progress folder beside its target and renames it there when it is whole; a context manager.
+
+    The folder's name carries the identity, so that only a run of the same model, scenes and settings continues it.
+    Shards are written one after another: :meth:`append` values of every site in scene order, then :meth:`commit`.
+
+    Raises:
+        UserError: on entering, if another process writes this store; in any call, if there is no space left.
+    """
+
+    def __init__(self, target: Path, manifest: Path, description: Description) -> None:
+        self.target = Path(target)
+        self.manifest = Path(manifest)
+        self.description = description
+        self.arrays = {array.site: array for array in description.arrays}
+        self.identity = description.identity()
+        self.folder = self.target.with_name(f".{self.target.name}.{self.identity[:16]}.progress")
+        self._store = self.folder / self.target.name
+        self._journal = self.folder / "journal.json"
+        self._ownership = Ownership(self.target)
+        self._open: dict[str, ShardWriter] = {}
+        self._done: dict[int, dict[str, FileRecord]] = {}
+        self._metadata: dict[str, FileRecord] = {}
+        self._batch: int | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._ownership)
+            with self._space():
+                self._begin_or_continue()
+            stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for shard in self._open.values():
+            shard.abandon()
+        self._ownership.__exit__(kind, error, trace)
+
+    @property
+    def shards(self) -> int:
+        return -(-self.description.scenes.height // self.description.shard_scenes)
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Shards still to be written, in order."""
+        return tuple(shard for shard in range(self.shards) if shard not in self._done)
+
+    @property
+    def batch(self) -> int | None:
+        """Batch size of the run that this one continues: another one could change last bits."""
+        return self._batch
+
+    @batch.setter
+    def batch(self, size: int) -> None:
+        self._batch = size
+        with self._space():
+            self._write_journal()
+
+    def scenes(self, shard: int) -> pl.DataFrame:
+        """The scenes of a shard."""
+        return self.description.scenes.slice(shard * self.description.shard_scenes, self.description.shard_scenes)
+
+    def expected_bytes(self) -> int:
+        """Bytes still to be written, at most (see ``schema.expected_bytes``)."""
+        scenes = sum(self.scenes(shard).height for shard in self.pending)
+        return expected_bytes(self.description.arrays, self.description.model["dtype"], scenes)
+
+    def check_space(self) -> int:
+        """Free bytes on the target's disk.
+
+        Raises:
+            UserError: if they do not hold what is still to be written.
+        """
+        free = shutil.disk_usage(self.folder).free
+        needed = self.expected_bytes()
+        if needed > free:
+            raise UserError(
+                f"{self.target}: needs {readable_bytes(needed)}, free are {readable_bytes(free)}; "
+                "free space, or choose fewer activations.sites, pooling token_set, or another results folder"
+            )
+        return free
+
+    def append(self, shard: int, site: str, values: Float[np.ndarray, "scene row feature"]) -> None:
+        """Add the next scenes of a shard at one site.
+
+        Raises:
+            UserError: naming site and scene, for a value that is not finite.
+        """
+        array = self.arrays[site]
+        if values.shape[1:] != array.shape[1:]:
+            raise ValueError(f"{site}: values of shape {values.shape}, the array is {array.shape}")
+        with self._space():
+            if site not in self._open:
+                self._ownership.check()
+                self._open[site] = ShardWriter(self._store / array.shard_path(shard), array.chunk_shape, array.chunks_a_shard)
+            if not np.isfinite(values).all():
+                bad = ~np.isfinite(values).all(axis=(1, 2))
+                scene = self.scenes(shard)["scene_id"][self._open[site].scenes + int(np.argmax(bad))]
+                raise UserError(
+                    f"{site}: NaN or infinite activations in scene {scene!r} ({int(bad.sum())} of {len(bad)} scenes of its "
+                    f"batch); try models.*.dtype float32, and check the checkpoint"
+                )
+            self._open[site].append(values)
+
+    def commit(self, shard: int) -> None:
+        """Finish a shard: from now on a killed run need not compute it again."""
+        self._ownership.check()
+        with self._space():
+            self._done[shard] = {self.arrays[site].shard_path(shard): writer.close() for site, writer in self._open.items()}
+            self._open = {}
+            self._write_journal()
+
+    def abandon(self) -> None:
+        """Drop what was appended since the last commit."""
+        for shard in self._open.values():
+            shard.abandon()
+        self._open = {}
+
+    def finish(self) -> Manifest:
+        """Write the manifest and rename the store to its target.
+
+        Raises:
+            ValueError: if shards are pending.
+        """
+        if self.pending:
+            raise ValueError(f"shards {self.pending} are not written")
+        self._ownership.check()
+        described = self.description
+        shards = {name: record for shard in sorted(self._done) for name, record in self._done[shard].items()}
+        manifest = Manifest(
+            format=FORMAT,
+            identity=self.identity,
+            sites=tuple(self.arrays),
+            shape={site: array.shape for site, array in self.arrays.items()},
+            rows={site: array.row_name for site, array in self.arrays.items()},
+            dtype="float32",
+            pooling=described.pooling,
+            grid=described.grid_sides,
+            patches=described.patches,
+            model=dict(described.model),
+            processor=dict(described.processor),
+            code=described.code,
+            config={**described.config, "machine": dict(described.machine), "batch": self._batch},
+            chunks={**self._metadata, **shards},
+        )
+        # The store comes last: killed in between, the next run finds every shard written and only renames.
+        with self._space():
+            self.manifest.unlink(missing_ok=True)
+            if self.target.exists():
+                shutil.rmtree(self.target)
+            manifest.write(self.manifest)
+        self._store.replace(self.target)
+        for stale in self.target.parent.glob(f".{self.target.name}.*.progress"):
+            shutil.rmtree(stale)
+        return manifest
+
+    def _begin_or_continue(self) -> None:
+        recorded = self._recorded() if self._journal.exists() else None
+        if recorded is None:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            described = self.description
+            create_store(
+                self._store,
+                described.arrays,
+                described.scenes,
+                described.grid,
+                described.patches,
+                {
+                    "identity": self.identity,
+                    "sites": list(self.arrays),
+                    "pooling": described.pooling,
+                    "grid": described.grid_sides,
+                    "patches": described.patches,
+                    "model": dict(described.model),
+                    "processor": dict(described.processor),
+                    "code": described.code,
+                    "config": dict(described.config),
+                    "machine": dict(described.machine),
+                },
+            )
+            self._metadata = file_records(self._store)
+            self._write_journal()
+            return
+        self._metadata, self._batch, self._done = recorded
+        whole = {name for files in self._done.values() for name in files}
+        for site in self.arrays:
+            for file in (self._store / site / "c").rglob("*"):
+                if file.is_file() and file.relative_to(self._store).as_posix() not in whole:
+                    file.unlink()
+
+    def _recorded(self) -> tuple[dict[str, FileRecord], int | None, dict[int, dict[str, FileRecord]]] | None:
+        """Metadata, batch size and whole shards of an interrupted run, checked byte by byte; None if its metadata are not whole."""
+        journal = read_json(self._journal)
+        metadata = {name: FileRecord(**record) for name, record in journal["metadata"].items()}
+        if not all(_as_recorded(self._store / name, record) for name, record in metadata.items()):
+            return None
+        done = {}
+        for shard, files in journal["shards"].items():
+            records = {name: FileRecord(**record) for name, record in files.items()}
+            if records.keys() == {a.shard_path(int(shard)) for a in self.arrays.values()} and all(
+                _as_recorded(self._store / name, record) for name, record in records.items()
+            ):
+                done[int(shard)] = records
+        return metadata, journal["batch"], done
+
+    def _write_journal(self) -> None:
+        write_json(
+            {
+                "identity": self.identity,
+                "batch": self._batch,
+                "metadata": as_plain(self._metadata),
+                "shards": {str(shard): as_plain(files) for shard, files in self._done.items()},
+            },
+            self._journal,
+        )
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{self.target}: no space left on the disk; what is written is kept in {self.folder}: "
+                f"free about {readable_bytes(self.expected_bytes())} and run again"
+            ) from error
+
+
+def _as_recorded(path: Path, record: FileRecord) -> bool:
+    return path.is_file() and path.stat().st_size == record.bytes and sha256(path) == record.sha256
+
+
+def readable_bytes(count: float) -> str:
+    """``1.2 GB``: decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def write_arrays(
+    target: Path, manifest: Path, description: Description, values: Mapping[str, Float[np.ndarray, "scene row feature"]]
+) -> Manifest:
+    """Write a whole store from arrays in memory, one a site.
+
+    Raises:
+        UserError: as :class:`StoreWriter`.
+    """
+    with StoreWriter(target, manifest, description) as writer:
+        for shard in writer.pending:
+            start = shard * description.shard_scenes
+            for site, array in values.items():
+                writer.append(shard, site, array[start : start + description.shard_scenes])
+            writer.commit(shard)
+        return writer.finish()

@@ -11,7 +11,17 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, INTENDED, LANGUAGE_ERASED, joined
-from vlm_spatial.statistics import EMPTY, Interval, bootstrap, cluster_bootstrap, holm, mcnemar_exact, wilson
+from vlm_spatial.statistics import (
+    EMPTY,
+    Interval,
+    bootstrap,
+    cluster_bootstrap,
+    holm,
+    mcnemar_exact,
+    percentile_interval,
+    resample_counts,
+    wilson,
+)
 
 DRAWS = 2000
 
@@ -77,7 +87,7 @@ def ordering_rate(
 def ordering_peak(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
     """Highest ordering rate over the language layers; the interval resamples pairs and takes the maximum anew each time."""
     pairs = _Ordering(_blocks(table, condition, axis).filter(pl.col("included")))
-    return _over_pairs(pairs, lambda weights: pairs.layer_rates(weights).max(-1), draws, seed)
+    return _over_pairs(pairs.n, lambda weights: pairs.layer_rates(weights).max(-1), draws, seed)
 
 
 def ordering_peak_layer(
@@ -93,7 +103,7 @@ def ordering_peak_layer(
         layer_rates = pairs.layer_rates(weights)
         return np.where(layer_rates.max(-1) > 0, pairs.layers[layer_rates.argmax(-1)], np.nan)
 
-    return _over_pairs(pairs, peak, draws, seed)
+    return _over_pairs(pairs.n, peak, draws, seed)
 
 
 def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -114,7 +124,7 @@ def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | 
         added = [pairs.layer_rates(weights).max(-1) - pairs.connector_rate(weights) for pairs in (ablated, intact)]
         return added[0] - added[1]
 
-    found = bootstrap(len(names), lambda index: gain(_weights(index, len(names))), draws=draws, seed=seed)
+    found = _over_pairs(len(names), gain, draws, seed)
     return Interval(found.estimate, found.low, found.high, int((intact.included | ablated.included).sum()))
 
 
@@ -228,6 +238,11 @@ class _Ordering:
             elif layer in column:
                 self.hits[row[name], column[layer]] = hit
 
+    @property
+    def n(self) -> int:
+        """Number of pairs; 0 if there is no language layer to tell of."""
+        return len(self.names) if len(self.layers) else 0
+
     def layer_rates(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, "draws layers"]:
         return _divided(weights @ self.hits, weights @ self.included[:, None])
 
@@ -239,15 +254,11 @@ def _divided(part: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) ->
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
 
 
-def _weights(index: Int[np.ndarray, "draws pairs"], n: int) -> Float[np.ndarray, "draws pairs"]:
-    """How often each pair was drawn, in each draw."""
-    draws = len(index)
-    return np.bincount((index + n * np.arange(draws)[:, None]).ravel(), minlength=draws * n).reshape(draws, n).astype(float)
-
-
 def _over_pairs(
-    pairs: _Ordering, statistic: Callable[[Float[np.ndarray, "draws pairs"]], Float[np.ndarray, " draws"]], draws: int, seed: int
+    n: int, statistic: Callable[[Float[np.ndarray, "draws pairs"]], Float[np.ndarray, " draws"]], draws: int, seed: int
 ) -> Interval:
-    if not len(pairs.layers):
+    """A statistic of how often each of ``n`` pairs counts: once for the estimate, as often as it is drawn for the interval."""
+    if n == 0:
         return EMPTY
-    return bootstrap(len(pairs.names), lambda index: statistic(_weights(index, len(pairs.names))), draws=draws, seed=seed)
+    low, high = percentile_interval(statistic(resample_counts(n, draws=draws, seed=seed)))
+    return Interval(float(statistic(np.ones((1, n)))[0]), float(low), float(high), n)

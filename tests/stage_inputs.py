@@ -1,0 +1,34 @@
+"""A tiny dataset and tiny random models that know its words, to run whole stages on."""
+
+from pathlib import Path
+from typing import Any
+
+from vlm_spatial.config import DatasetSettings
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.scenes.questions import vocabulary
+from vlm_spatial.stages.scenes import scenes
+from vlm_spatial.stages.stage import Job
+
+SETTINGS: dict[str, Any] = {
+    "kind": "squares",
+    "scenes": {"train": 6, "validation": 1, "test": 2},
+    "variants": {"decorrelated": {"train": 1, "validation": 1, "test": 1}},
+    "pairs": {"vision": 4, "language": 4, "conflict": 4},
+}
+
+
+def make_scenes(folder: Path) -> Path:
+    """The dataset's folder, written by the scenes stage."""
+    scenes(Job({"dataset": SETTINGS, "name": "tiny", "seed": 0}, {}, {"folder": folder}))
+    return folder
+
+
+def make_reader(folder: Path, family: str) -> Path:
+    """A random checkpoint of ``family`` whose tokenizer has the dataset's words."""
+    return new_checkpoint(folder, family, vocabulary(DatasetSettings.model_validate(SETTINGS)), seed=3)  # type: ignore[arg-type]
+
+
+def job(checkpoint: Path, scenes_folder: Path, out: Path, output: str, stage: dict[str, Any], **inputs: Path) -> Job:
+    """One model stage on the CPU; its output is ``<out>/<output>.parquet``."""
+    settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": stage}
+    return Job(settings, {"scenes": scenes_folder, **inputs}, {output: out / f"{output}.parquet"})

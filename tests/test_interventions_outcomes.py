@@ -1,0 +1,193 @@
+"""The plans of the experiments against symbolic models whose mechanism is known: what reads the place must be reported to, and so on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stage_inputs import make_scenes
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.cases import read_cases
+from vlm_spatial.interventions.language import conflict_plan, exchangeable, language_plan
+from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch
+from vlm_spatial.interventions.sweep import run_sweep
+from vlm_spatial.interventions.vision import cells, vision_plan
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.tokens import SceneTokens, TokenGrid
+
+GRID = TokenGrid(8, 8)
+
+
+class NamedDataset(Dataset):
+    """Hands out images that remember which scene they are of."""
+
+    def image(self, scene_id: str) -> Image.Image:
+        image = Image.new("RGB", (1, 1))
+        image.info["scene"] = scene_id
+        return image
+
+
+@dataclass(frozen=True)
+class State:
+    """What a symbolic model holds at every visual token: a content and an ordering code, -1 where it holds none."""
+
+    content: np.ndarray
+    code: np.ndarray
+
+
+Reader = Callable[[State, SceneTokens, int], int]
+
+
+def by_code(state: State, tokens: SceneTokens, slot: int) -> int:
+    """The content of the object tokens that carry the code of the slot asked for, wherever they stand."""
+    return int(state.content[tokens.objects.any(axis=0) & (state.code == slot)][0])
+
+
+def by_place(state: State, tokens: SceneTokens, slot: int) -> int:
+    return int(state.content[tokens.objects[slot]][0])
+
+
+def by_strip(state: State, tokens: SceneTokens, slot: int) -> int:
+    """What most tokens of the strip hold."""
+    return int(np.bincount(state.content[tokens.strips[slot]]).argmax())
+
+
+class SymbolicEngine:
+    """Answers with ``reader`` from the symbols at the visual tokens."""
+
+    def __init__(self, dataset: Dataset, reader: Reader, spread: bool = False) -> None:
+        self.dataset = dataset
+        self.reader = reader
+        self.spread = spread
+        self.words = sorted({word for row in dataset.scenes["objects"] for word in row})
+        self.adapter: Any = SimpleNamespace(
+            grid=lambda *_size: GRID,
+            answer_tokens=lambda answers: [self.words.index(answer) for answer in answers],
+            vocabulary=len(self.words),
+        )
+
+    def state(self, scene: str) -> State:
+        tokens = self.dataset.tokens(scene, GRID)
+        state = State(np.full(GRID.size, -1), np.full(GRID.size, -1))
+        for slot, word in enumerate(self.dataset.row(scene)["objects"]):  # type: ignore[arg-type, var-annotated]
+            held = tokens.strips[slot] if self.spread else tokens.objects[slot]
+            state.content[held] = self.words.index(word)
+            state.code[held] = slot
+        return state
+
+    def clean(self, pairs: Sequence[PairRuns]) -> Tensor:
+        return torch.stack([self._answer(pair, self.state(pair.clean.image.info["scene"])) for pair in pairs])
+
+    def run(self, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Tensor:
+        rows = []
+        for patch in patches:
+            pair = pairs[patch.pair]
+            source = pair.clean if patch.source == CLEAN else pair.sources[patch.source]
+            before, other = self.state(pair.clean.image.info["scene"]), self.state(source.image.info["scene"])
+            from_cells = patch.to_cells if patch.from_cells is None else patch.from_cells
+            before.content[patch.to_cells] = other.content[from_cells]
+            before.code[patch.to_cells] = other.code[from_cells]
+            rows.append(self._answer(pair, before))
+        return torch.stack(rows)
+
+    def _answer(self, pair: PairRuns, state: State) -> Tensor:
+        row = self.dataset.pairs.row(by_predicate=pl.col("pair_id") == pair.pair_id, named=True)
+        tokens = self.dataset.tokens(row["clean_scene"], GRID)
+        logits = torch.zeros(len(self.words))
+        logits[self.reader(state, tokens, row["slots"][0])] = 5.0
+        return logits
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> NamedDataset:
+    """Only pairs that ask for the object in a slot, which is all that the symbolic models understand."""
+    opened = Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
+    return NamedDataset(opened.folder, opened.scenes, opened.questions, opened.pairs.filter(pl.col("template") == "slot_to_object"))
+
+
+@pytest.mark.parametrize(("reader", "found"), [(by_code, "ordering"), (by_place, "content")])
+def test_language_exchange_tells_code_from_place(dataset: NamedDataset, reader: Reader, found: str) -> None:
+    engine = SymbolicEngine(dataset, reader)
+    cases = exchangeable(read_cases(dataset, engine.adapter, "language"))
+    assert cases
+    table = run_sweep(engine, dataset, cases, language_plan(["language.0", "language.1"], seed=0))
+    assert table["included"].all()
+    assert set(table.filter(pl.col("token_set") == "object")["outcome"]) == {found}
+    assert set(table.filter(pl.col("token_set") == "random")["outcome"]) == {"stay"}
+    assert table["layer"].to_list() == [0, 0, 1, 1] * len(cases)
+
+
+@pytest.mark.parametrize(("reader", "found"), [(by_code, "stay"), (by_place, "move")])
+def test_conflict_tells_code_from_place(dataset: NamedDataset, reader: Reader, found: str) -> None:
+    engine = SymbolicEngine(dataset, reader)
+    cases = exchangeable(read_cases(dataset, engine.adapter, "conflict"))
+    assert cases
+    table = run_sweep(engine, dataset, cases, conflict_plan(("object", "strip")))
+    assert set(table["outcome"]) == {found}
+    assert (np.sign(table["log_odds"]) == (1 if found == "move" else -1)).all()
+
+
+def test_vision_exchange_finds_a_layout_spread_over_the_strip(dataset: NamedDataset) -> None:
+    engine = SymbolicEngine(dataset, by_strip, spread=True)
+    cases = read_cases(dataset, engine.adapter, "vision")
+    table = run_sweep(engine, dataset, cases, vision_plan(["connector"], ("object", "strip", "rim", "all"), ("counterfactual",), 0))
+    outcomes = {key[0]: set(group["outcome"]) for key, group in table.group_by("token_set")}
+    assert outcomes == {"object": {"stay"}, "strip": {"flip"}, "rim": {"flip"}, "all": {"flip"}}
+
+
+def test_vision_exchange_finds_a_layout_held_by_the_objects_alone(dataset: NamedDataset) -> None:
+    engine = SymbolicEngine(dataset, by_place)
+    cases = read_cases(dataset, engine.adapter, "vision")
+    table = run_sweep(engine, dataset, cases, vision_plan(["connector"], ("object", "rim", "background"), ("counterfactual",), 0))
+    outcomes = {key[0]: set(group["outcome"]) for key, group in table.group_by("token_set")}
+    assert outcomes == {"object": {"flip"}, "rim": {"stay"}, "background": {"stay"}}
+
+
+def test_pairs_that_the_model_gets_wrong_are_kept_but_not_included(dataset: NamedDataset) -> None:
+    engine = SymbolicEngine(dataset, lambda state, tokens, slot: by_place(state, tokens, (slot + 1) % 3))
+    cases = read_cases(dataset, engine.adapter, "conflict")
+    table = run_sweep(engine, dataset, cases, conflict_plan(("object",)))
+    assert table.height == len(cases)
+    assert not table["included"].any()
+
+
+def test_random_cells_depend_on_seed_and_pair_alone(dataset: NamedDataset) -> None:
+    engine = SymbolicEngine(dataset, by_place)
+    first, second = read_cases(dataset, engine.adapter, "vision")[:2]
+    drawn = cells(first, "random", 0)
+    assert len(set(drawn)) == len(drawn) == len(cells(first, "strip", 0))
+    np.testing.assert_array_equal(drawn, cells(first, "random", 0))
+    assert list(drawn) != list(cells(first, "random", 1))
+    assert list(drawn) != list(cells(second, "random", 0))
+
+
+def test_objects_on_unlike_cells_are_set_aside_and_counted(dataset: NamedDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = SymbolicEngine(dataset, by_place)
+    cases = read_cases(dataset, engine.adapter, "conflict")
+    objects = cases[0].tokens.objects.copy()
+    objects[cases[0].slots[0], :] = False
+    objects[cases[0].slots[0], 0] = True
+    odd = SceneTokens(GRID, objects, cases[0].tokens.strips)
+    bent = cases[0].__class__(**{**cases[0].__dict__, "tokens": odd, "counterfactual_tokens": odd})
+    assert exchangeable([bent, *cases[1:]]) == cases[1:]
+    assert f"1 of {len(cases)} conflict pairs set aside" in capsys.readouterr().err
+
+
+def test_hypotheses_that_agree_are_refused(dataset: NamedDataset) -> None:
+    engine = SymbolicEngine(dataset, by_place)
+    same = pl.struct(
+        *[
+            pl.col("hypotheses").struct.field("stay").alias(name) if name == "move" else pl.col("hypotheses").struct.field(name)
+            for name in ("stay", "flip", "ordering", "content", "move")
+        ]
+    )
+    wrong = Dataset(dataset.folder, dataset.scenes, dataset.questions, dataset.pairs.with_columns(hypotheses=same))
+    with pytest.raises(UserError, match=r"pair conflict-.*hypotheses"):
+        read_cases(wrong, engine.adapter, "conflict")

@@ -1,0 +1,225 @@
+"""Summaries of hand-made intervention tables, whose numbers can be counted by eye."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from vlm_spatial.interventions import summaries
+
+COLUMNS = {
+    "pair_id": pl.String,
+    "experiment": pl.String,
+    "axis": pl.String,
+    "condition": pl.String,
+    "site": pl.String,
+    "layer": pl.Int32,
+    "token_set": pl.String,
+    "source": pl.String,
+    "included": pl.Boolean,
+    "outcome": pl.String,
+}
+
+
+def rows(
+    experiment: str,
+    outcomes: Sequence[str],
+    *,
+    site: str = "connector",
+    token_set: str = "object",
+    condition: str = "intact",
+    source: str = "counterfactual",
+    axis: str = "horizontal",
+    included: Sequence[bool] | None = None,
+) -> pl.DataFrame:
+    """One row a pair: pair number k of the experiment has outcome k."""
+    count = len(outcomes)
+    return pl.DataFrame(
+        {
+            "pair_id": [f"{experiment}-{axis}-{index:05d}" for index in range(count)],
+            "experiment": experiment,
+            "axis": axis,
+            "condition": condition,
+            "site": site,
+            "layer": None if site == "connector" else int(site.split(".")[1]),
+            "token_set": token_set,
+            "source": source,
+            "included": [True] * count if included is None else list(included),
+            "outcome": list(outcomes),
+        },
+        schema=COLUMNS,
+    )
+
+
+def language(rates: dict[str, Sequence[int]], condition: str = "intact", pairs: int = 10) -> pl.DataFrame:
+    """At each site the pairs listed follow the ordering, the others stay."""
+    return pl.concat(
+        rows("language", ["ordering" if pair in hits else "stay" for pair in range(pairs)], site=site, condition=condition)
+        for site, hits in rates.items()
+    )
+
+
+def test_flip_rate_counts_included_pairs_of_one_cell_of_the_table() -> None:
+    table = pl.concat(
+        [
+            rows("vision", ["flip", "flip", "stay", "other", "flip"], token_set="strip", included=[True, True, True, True, False]),
+            rows("vision", ["flip"] * 5, token_set="object"),
+            rows("vision", ["stay"] * 5, token_set="strip", source="unrelated"),
+            rows("vision", ["stay"] * 5, token_set="strip", site="vision.0"),
+        ]
+    )
+    found = summaries.flip_rate(table, "strip")
+    assert (found.estimate, found.n) == (0.5, 4)
+    assert found.low == pytest.approx(0.1500, abs=1e-4)  # Wilson, 2 of 4
+    assert found.high == pytest.approx(0.8500, abs=1e-4)
+    assert summaries.flip_rate(table, "object").estimate == 1
+    assert summaries.flip_rate(table, "strip", source="unrelated").estimate == 0
+    assert summaries.flip_rate(table, "strip", site="vision.0").estimate == 0
+    assert summaries.flip_rate(table, "rim").n == 0
+    assert summaries.excluded(table, "vision") == 1
+
+
+def test_rates_has_one_row_a_group_and_agrees_with_flip_rate() -> None:
+    table = pl.concat(
+        [rows("vision", ["flip", "stay"], token_set="strip"), rows("conflict", ["move", "stay", "stay", "other"], token_set="strip")]
+    )
+    found = summaries.rates(table, by=("token_set",))
+    assert found.select("experiment", "token_set", "estimate", "n").rows() == [("vision", "strip", 0.5, 2), ("conflict", "strip", 0.25, 4)]
+    assert found["low"][0] == summaries.flip_rate(table, "strip").low
+
+
+def test_dominance() -> None:
+    table = rows("conflict", ["stay"] * 6 + ["move"] * 2 + ["other"] * 2 + ["move"], token_set="strip", included=[True] * 10 + [False])
+    found = summaries.dominance(table)
+    assert (found.estimate, found.n) == (0.5, 8)
+    assert -1 <= found.low < 0.5 < found.high <= 1
+    vision = summaries.dominance(rows("conflict", ["stay"] * 50, token_set="strip"))
+    assert (vision.estimate, vision.low, vision.high) == (1, 1, 1)
+    assert summaries.dominance(rows("conflict", ["move"] * 50, token_set="object"), "object").estimate == -1
+    assert summaries.dominance(rows("conflict", ["other"] * 5, token_set="strip")).n == 0
+
+
+def test_ordering_peak_is_the_best_layer_not_the_connector() -> None:
+    table = language({"connector": range(10), "language.0": [0], "language.1": [0, 1, 2, 3, 4, 5], "language.10": [0, 1]})
+    rate = summaries.ordering_peak(table)
+    assert (rate.estimate, rate.n) == (0.6, 10)
+    assert rate.low < 0.6 < rate.high
+    layer = summaries.ordering_peak_layer(table)
+    assert layer.estimate == 1
+    assert layer.low >= 0
+    assert layer.high <= 10
+    assert summaries.ordering_rate(table, "connector").estimate == 1
+    assert summaries.ordering_rate(table, "language.10").estimate == 0.2
+
+
+def test_peak_layer_is_certain_where_one_layer_alone_orders() -> None:
+    layer = summaries.ordering_peak_layer(language({"language.0": [], "language.3": range(10), "language.5": []}))
+    assert (layer.estimate, layer.low, layer.high) == (3, 3, 3)
+
+
+def test_no_ordering_means_no_peak_layer() -> None:
+    layer = summaries.ordering_peak_layer(language({"language.0": [], "language.1": []}))
+    assert np.isnan(layer.estimate)
+    assert layer.n == 10
+
+
+def test_random_cells_do_not_count_as_ordering() -> None:
+    table = pl.concat([language({"language.0": []}), rows("language", ["ordering"] * 10, site="language.0", token_set="random")])
+    assert summaries.ordering_peak(table).estimate == 0
+    assert summaries.ordering_rate(table, "language.0", token_set="random").estimate == 1
+
+
+def test_backup_gain_is_what_the_layers_add_ablated_minus_intact() -> None:
+    table = pl.concat(
+        [
+            language({"connector": [0, 1, 2, 3], "language.0": [0], "language.1": [0, 1, 2, 3, 4]}),  # adds 0.1
+            language({"connector": [0], "language.0": range(7), "language.1": [1]}, "neutral"),  # adds 0.6
+        ]
+    )
+    found = summaries.backup_gain(table)
+    assert found.estimate == pytest.approx(0.5)
+    assert found.n == 10
+    assert found.low < 0.5 < found.high
+    assert summaries.backup_gain(table, "erasure").n == 0
+
+
+def test_backup_gain_counts_a_pair_where_it_is_included() -> None:
+    ablated = language({"connector": [], "language.0": [0, 1]}, "neutral").with_columns(
+        included=pl.col("pair_id") < "language-horizontal-00004"
+    )
+    table = pl.concat([language({"connector": range(10), "language.0": range(10)}), ablated])
+    assert summaries.backup_gain(table).estimate == pytest.approx(0.5)
+
+
+def test_compare_sites_pairs_the_same_pairs() -> None:
+    table = language({"connector": [0], "language.0": [0, *range(2, 10)], "language.1": []})
+    found = {row["site"]: row for row in summaries.compare_sites(table).iter_rows(named=True)}
+    assert (found["language.0"]["gained"], found["language.0"]["lost"]) == (8, 0)
+    assert found["language.0"]["p"] == pytest.approx(2 / 2**8)
+    assert found["language.0"]["p_holm"] == pytest.approx(4 / 2**8)
+    assert (found["language.1"]["gained"], found["language.1"]["lost"], found["language.1"]["p_holm"]) == (0, 1, 1.0)
+
+
+def accuracies(right: dict[str, Sequence[int]], scenes: int = 20) -> pl.DataFrame:
+    """One question a scene; under each condition the scenes listed are answered right."""
+    parts = [
+        rows("accuracy", ["right" if scene in hits else "wrong" for scene in range(scenes)], condition=condition).with_columns(
+            pair_id=pl.Series([f"main-horizontal-test-{scene:05d}/slot_to_object/0" for scene in range(scenes)])
+        )
+        for condition, hits in right.items()
+    ]
+    return pl.concat(parts)
+
+
+def test_accuracy_drop_and_redundancy() -> None:
+    table = accuracies({"intact": range(20), "neutral": range(18), "ordering_erased": range(16), "neutral+ordering_erased": range(4)})
+    assert summaries.accuracy(table).estimate == 1
+    assert summaries.accuracy(table, "neutral").estimate == 0.9
+    drop = summaries.ablation_drop(table)
+    assert drop.estimate == pytest.approx(0.1)
+    assert drop.n == 20
+    # Alone they lose 0.1 and 0.2, together 0.8: each stands in for the other.
+    found = summaries.redundancy(table)
+    assert found.estimate == pytest.approx(0.5)
+    assert found.low > 0
+
+
+def test_questions_asked_under_one_condition_only_do_not_count() -> None:
+    table = accuracies({"intact": range(20), "neutral": range(10)})
+    fewer = table.filter((pl.col("condition") == "intact") | (pl.col("pair_id") < "main-horizontal-test-00010"))
+    assert summaries.ablation_drop(fewer).estimate == 0
+    assert summaries.ablation_drop(fewer).n == 10
+
+
+def test_one_axis_only() -> None:
+    table = pl.concat(
+        [rows("conflict", ["stay"] * 3, token_set="strip"), rows("conflict", ["move"] * 3, token_set="strip", axis="vertical")]
+    )
+    assert summaries.dominance(table).estimate == 0
+    assert summaries.dominance(table, axis="vertical").estimate == -1
+
+
+def test_an_empty_table_gives_nothing_not_an_error() -> None:
+    empty = rows("vision", [])
+    for found in (
+        summaries.flip_rate(empty, "strip"),
+        summaries.dominance(empty),
+        summaries.ordering_peak(empty),
+        summaries.ordering_peak_layer(empty),
+        summaries.backup_gain(empty),
+        summaries.accuracy(empty),
+        summaries.ablation_drop(empty),
+        summaries.redundancy(empty),
+    ):
+        assert found.n == 0
+        assert np.isnan(found.estimate)
+    assert summaries.rates(empty).is_empty()
+    assert summaries.compare_sites(empty).is_empty()
+
+
+def test_the_report_can_use_it_without_torch() -> None:
+    code = "import sys, vlm_spatial.interventions.summaries; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

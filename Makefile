@@ -10,7 +10,7 @@ help:
 	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
 	@echo "make test   set up $(VENV) and run every test"
 	@echo "make check  linters, formatters, type checker"
-	@echo "make lock   write requirements.lock anew from pyproject.toml"
+	@echo "make lock   write requirements.lock and envs/ anew from pyproject.toml"
 	@echo "make clean  remove $(VENV) and results"
 
 run: $(READY)
@@ -40,6 +40,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --disable-pip-version-check --quiet -e '.[test]'
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > requirements.lock
+	$(VENV)-lock/bin/python envs/update.py
 	rm -rf $(VENV)-lock
 
 clean:

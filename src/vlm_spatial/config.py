@@ -263,7 +263,10 @@ class Config(Settings):
     """The whole of ``workflow_config.yaml``."""
 
     seed: Count = 0
-    results: str = "results"
+    results: Annotated[str, Field(pattern=r"^/?[\w-][\w.-]*(/[\w-][\w.-]*)*$")] = Field(
+        "results",
+        description="folder of everything that is made; letters, digits, -, _ and . in its names, no ..",
+    )
     datasets: dict[Name, DatasetSettings]
     organisms: dict[Name, OrganismSettings] = {}
     models: dict[Name, ModelSettings]
@@ -319,6 +322,11 @@ def parse_config(values: Any, source: str = "workflow_config.yaml") -> Config:
             raise UserError(
                 f"{source}: models.{name}.checkpoint: no folder {model.checkpoint!r}; give a checkpoint folder, or a hub id owner/name"
             )
+    for name, dataset in config.datasets.items():
+        if dataset.root is not None and not Path(dataset.root, "data").is_dir():
+            raise UserError(f"{source}: datasets.{name}.root: no folder {str(Path(dataset.root, 'data'))!r}; give the folder that holds it")
+        if dataset.boxes is not None and not Path(dataset.boxes).is_file():
+            raise UserError(f"{source}: datasets.{name}.boxes: no file {dataset.boxes!r}")
     return config
 
 

@@ -1,0 +1,64 @@
+"""The lock, pyproject.toml and envs/*.yaml name the same packages at the same versions, and enough of them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from vlm_spatial.config import MODEL_STAGES
+from vlm_spatial.identity import stage_identity
+
+REPOSITORY = Path(__file__).parents[1]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]]
+LOCK = {
+    canonicalize_name(name): version
+    for name, version in (line.split("==") for line in (REPOSITORY / "requirements.lock").read_text().split())
+}
+STAGES = ("scenes", "organism", *MODEL_STAGES, "figures")
+
+
+def environment(name: str) -> dict[str, str]:
+    [pip] = [
+        entry["pip"]
+        for entry in yaml.safe_load((REPOSITORY / "envs" / f"{name}.yaml").read_text())["dependencies"]
+        if isinstance(entry, dict)
+    ]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in pip)}
+
+
+def test_lock_holds_only_names_and_versions():
+    for line in (REPOSITORY / "requirements.lock").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
+def test_lock_satisfies_pyproject(requirement):
+    assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("name", ["light", "torch"])
+def test_environments_agree_with_the_lock_and_pyproject(name):
+    asked_for = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
+    packages = environment(name)
+    assert packages.items() <= LOCK.items()
+    assert packages.keys() <= asked_for
+
+
+def test_light_environment_is_light():
+    assert "torch" not in environment("light")
+    assert environment("light").items() <= environment("torch").items()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_rule_names_an_environment_that_holds_what_its_stage_imports(stage):
+    rule = (REPOSITORY / "rules" / f"{stage}.smk").read_text()
+    [name] = re.findall(r'"\.\./envs/(\w+)\.yaml"', rule)
+    imported = {canonicalize_name(package) for package in stage_identity(stage).packages}
+    declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
+    assert imported & declared <= environment(name).keys()
+    assert ("torch" in imported) == (name == "torch"), "the light environment is for stages that never import torch"

@@ -1,0 +1,167 @@
+"""Malformed configurations: each ends before any job, with one line that names the key, what was found and what is allowed."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlm_spatial.config import load_config, parse_config
+from vlm_spatial.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+GOOD = {
+    "datasets": {"squares": {"kind": "squares"}},
+    "organisms": {"small": {"family": "gemma3"}},
+    "models": {"small": {"organism": "small", "datasets": ["squares"]}},
+}
+HUB = {"checkpoint": "owner/name", "revision": "0" * 40, "datasets": ["squares"]}
+
+# (where, value to put there, what the line must say)
+CASES = [
+    ("sede", 1, "sede: unknown key; allowed are .*seed"),
+    ("seed", -1, "seed: .*greater than or equal to 0, found -1"),
+    ("seed", "one", "seed: .*valid integer.*found 'one'"),
+    ("seed", 1.5, "seed: .*integer.*found 1.5"),
+    ("seed", None, "seed: .*integer.*found None"),
+    ("results", 3, "results: .*string, found 3"),
+    ("results", "../elsewhere", r"results: .*'\.\./elsewhere'"),
+    ("results", "", "results: "),
+    ("results", "re{sults}", "results: "),
+    ("datasets", {}, "datasets: name at least one dataset"),
+    ("datasets", None, "datasets: .*dictionary"),
+    ("datasets", ["squares"], "datasets: .*dictionary"),
+    ("datasets.squares", None, "datasets.squares: .*"),
+    ("datasets.squares", {}, "datasets.squares.kind: Field required"),
+    ("datasets.squares.kind", "circles", "datasets.squares.kind: .*'squares', 'shapes', 'objects' or 'whatsup', found 'circles'"),
+    ("datasets.squares.kid", "squares", "datasets.squares.kid: unknown key; allowed are axes, boxes"),
+    ("datasets.squares.axes", [], "at least one"),
+    ("datasets.squares.axes", ["horizontal", "horizontal"], "at most once"),
+    ("datasets.squares.axes", ["diagonal"], r"datasets.squares.axes.0: .*'horizontal' or 'vertical', found 'diagonal'"),
+    ("datasets.squares.axes", "horizontal", "datasets.squares.axes: .*tuple, found 'horizontal'"),
+    ("datasets.squares.scenes", {"train": -5}, "datasets.squares.scenes.train: .*greater than or equal to 0, found -5"),
+    ("datasets.squares.scenes", {"train": 0}, "at least 1 .an empty dataset answers nothing"),
+    ("datasets.squares.scenes", {"test": "many"}, "datasets.squares.scenes.test: .*integer.*'many'"),
+    ("datasets.squares.scenes", 100, "datasets.squares.scenes: .*"),
+    ("datasets.squares.templates", [], "templates: name at least one"),
+    ("datasets.squares.templates", ["riddle"], "datasets.squares.templates.0: .*found 'riddle'"),
+    ("datasets.squares.wording", "verbose", "wording: .*'plain' or 'one_word', found 'verbose'"),
+    ("datasets.squares.difficulty", {"object_size": [0.3, 0.1]}, "object_size: .*smallest <= largest"),
+    ("datasets.squares.difficulty", {"noise": 2}, "noise: .*less than or equal to 1, found 2"),
+    ("datasets.squares.difficulty", {"noise": float("nan")}, "noise: .*nan"),
+    ("datasets.squares.pairs", {"vision": -1}, "pairs.vision: .*found -1"),
+    ("datasets.squares.root", "/tmp", "only a dataset of kind whatsup"),
+    ("datasets.photos", {"kind": "whatsup"}, "a whatsup dataset needs the folder"),
+    ("datasets.photos", {"kind": "whatsup", "root": "./no/such"}, "datasets.photos.root: no folder 'no/such/data'"),
+    ("datasets.../up", {"kind": "squares"}, "datasets.*should match pattern"),
+    ("datasets.a b", {"kind": "squares"}, "datasets.*should match pattern"),
+    ("organisms.small.family", "llava", "organisms.small.family: .*'gemma3' or 'qwen2_vl', found 'llava'"),
+    ("organisms.small.mechanism", "magic", "organisms.small.mechanism: .*found 'magic'"),
+    ("organisms.small.steps", 0, "organisms.small.steps: .*greater than or equal to 1, found 0"),
+    ("organisms.small.accuracy", 95, "organisms.small.accuracy: .*less than or equal to 1, found 95"),
+    ("organisms.small.datasets", ["sqares"], "organisms.small.datasets: 'sqares' is not defined; allowed are squares"),
+    ("models", {}, "models: name at least one model"),
+    ("models.small", {"datasets": ["squares"]}, "exactly one of organism and checkpoint"),
+    ("models.small.checkpoint", "owner/name", "exactly one of organism and checkpoint"),
+    ("models.small.organism", "large", "models.small.organism: 'large' is not defined; allowed are small"),
+    ("models.small.datasets", ["circles"], "models.small.datasets: 'circles' is not defined; allowed are squares"),
+    ("models.small.datasets", [], "models.small.datasets: name at least one of squares"),
+    ("models.small.dtype", "int8", "models.small.dtype: .*'float32', 'bfloat16' or 'float16', found 'int8'"),
+    ("models.small.device", "tpu", "models.small.device: .*found 'tpu'"),
+    ("models.hub", HUB | {"revision": "main"}, "40-digit commit"),
+    ("models.hub", HUB | {"revision": None}, "40-digit commit"),
+    ("models.hub", HUB | {"revision": "FILL-IN"}, "40-digit commit"),
+    ("models.folder", {"checkpoint": "./no/such/folder", "revision": "0" * 40}, "no folder './no/such/folder'"),
+    ("models.scenes", {"organism": "small"}, "models.scenes: .*choose another"),
+    ("models.Small", {"organism": "small"}, "models.*should match pattern"),
+    ("behaviour", {"batch": 0}, "behaviour.batch: .*found 0"),
+    ("behaviour", {"splits": ["holdout"]}, "behaviour.splits.0: .*found 'holdout'"),
+    ("activations", {"pooling": "max"}, "activations.pooling: .*'none', 'cell' or 'token_set', found 'max'"),
+    ("activations", {"batch": "all"}, "activations.batch"),
+    ("probes", {"strengths": [0]}, "probes.strengths.0: .*greater than 0, found 0"),
+    ("interchange", {"memory_gb": 0}, "interchange.memory_gb: .*greater than 0"),
+    ("interchange", {"token_sets": ["halo"]}, "interchange.token_sets.0: .*found 'halo'"),
+    ("ablation", {"methods": ["lesion"]}, "ablation.methods.0: .*found 'lesion'"),
+    ("amplification", {"random_draws": 1}, "amplification.random_draws: .*greater than or equal to 2, found 1"),
+    ("amplification", {"alphas": [1]}, "amplification.alphas: unknown key; allowed are control_alphas"),
+    ("figures", {"dpi": 10}, "figures.dpi: .*greater than or equal to 50, found 10"),
+    ("figures", {"palette": "jet"}, "figures.palette: .*'okabe-ito' or 'viridis', found 'jet'"),
+    ("figures", [], "figures: .*"),
+]
+
+
+def malformed(where: str, value: object) -> dict:
+    config = copy.deepcopy(GOOD)
+    section = config
+    *parents, key = where.split(".", 2)
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[key] = value
+    return config
+
+
+def test_the_good_configuration_is_good():
+    parse_config(copy.deepcopy(GOOD))
+
+
+@pytest.mark.parametrize(("where", "value", "says"), CASES, ids=[f"{where}={value!r}"[:60] for where, value, _ in CASES])
+def test_one_clear_line(where, value, says):
+    with pytest.raises(UserError, match=says) as error:
+        parse_config(malformed(where, value), "my.yaml")
+    line = str(error.value)
+    assert line.startswith("my.yaml: ")
+    assert "\n" not in line
+    assert "pydantic" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "must be a mapping of sections, found NoneType"),
+        ("[1, 2]", "must be a mapping of sections, found list"),
+        ("datasets: [a", "is not YAML"),
+        ("seed: 1\n\tresults: x", "is not YAML"),
+        ("seed: !!python/object/apply:os.system ['true']", "is not YAML .*could not determine a constructor"),
+    ],
+)
+def test_malformed_files(tmp_path, text, says):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"my.yaml: {says}") as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_binary_and_missing_files(tmp_path):
+    path = tmp_path / "my.yaml"
+    with pytest.raises(UserError, match=r"my\.yaml: cannot be read \(No such file"):
+        load_config(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"my\.yaml: is not YAML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [("datasets.squares.kind", "circles", "datasets.squares.kind:"), ("models.small.organism", "large", "models.small.organism:")],
+)
+def test_snakemake_ends_before_any_job(tmp_path, where, value, says):
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(malformed(where, value)))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", str(path), "--cores", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {path}: {says}")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_paper_preset_asks_for_what_it_needs(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command += ["--configfile", str(REPOSITORY / "presets" / "paper.yaml")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "needs the 40-digit commit it is pinned to" in done.stderr

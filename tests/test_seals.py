@@ -1,0 +1,101 @@
+"""Seals: every altered, missing or unexplained byte of a result is found and named."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.seals import break_seals, damage, read_seal, seal_path, verify, write_seal
+
+MADE_BY = {"stage": "scenes", "settings": {"seed": 0}, "modules": {}, "packages": {}, "content": {}}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "table.parquet"
+    path.write_bytes(bytes(range(256)))
+    write_seal(path, **MADE_BY)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "scenes"
+    (path / "images").mkdir(parents=True)
+    for number in range(5):
+        (path / "images" / f"{number}.png").write_bytes(bytes([number] * 100))
+    (path / "scenes.parquet").write_bytes(b"table")
+    write_seal(path, **MADE_BY)
+    return path
+
+
+def flip(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(data)
+    os.utime(path, ns=times)
+
+
+@pytest.mark.parametrize("position", np.random.default_rng(0).integers(0, 256, 20).tolist())
+def test_any_flipped_bit_is_found_even_under_the_old_time(file, position):
+    flip(file, position)
+    with pytest.raises(UserError, match=r"table\.parquet was altered after it was made; run snakemake again"):
+        verify(file)
+
+
+def test_quick_check_sees_new_times_and_sizes(file):
+    with file.open("ab") as stream:
+        stream.write(b"x")
+    assert "altered" in damage(file, thorough=False)
+
+
+def test_quick_check_of_touched_file_renews_the_times(file):
+    os.utime(file, (5, 5))
+    assert damage(file, thorough=False) is None
+    assert read_seal(file).files[""].mtime_ns == 5 * 10**9
+
+
+@pytest.mark.parametrize("name", ["images/3.png", "scenes.parquet"])
+def test_folder_members(folder, name):
+    verify(folder)
+    flip(folder / name, 2)
+    with pytest.raises(UserError, match=f"{name} was altered"):
+        verify(folder)
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        verify(folder)
+
+
+def test_missing_and_unreadable_seals(file, folder):
+    break_seals([file])
+    assert "no seal" in damage(file, thorough=False)
+    seal_path(folder).write_text('{"stage": "scenes"')
+    assert read_seal(folder) is None
+    with pytest.raises(UserError, match="no seal"):
+        verify(folder)
+
+
+def test_unsealed_files_from_elsewhere_are_let_through(tmp_path):
+    verify(tmp_path / "never-made")
+
+
+def test_seal_moves_with_its_result(folder, tmp_path):
+    elsewhere = tmp_path / "copy"
+    elsewhere.mkdir()
+    shutil.copytree(folder, elsewhere / "scenes")
+    shutil.copy(seal_path(folder), seal_path(elsewhere / "scenes"))
+    verify(elsewhere / "scenes")
+
+
+def test_sealing_what_was_not_made(tmp_path):
+    with pytest.raises(UserError, match="stage scenes ended without making it"):
+        write_seal(tmp_path / "nothing", **MADE_BY)
+
+
+def test_snakemakes_own_mark_is_no_part_of_a_folder(folder):
+    (folder / ".snakemake_timestamp").touch()
+    verify(folder)
+    assert ".snakemake_timestamp" not in read_seal(folder).files

@@ -1,0 +1,101 @@
+"""How many images go through the model at once, and how loading, computing and storing overlap."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+Computed = TypeVar("Computed")
+
+AHEAD = 2
+"""Batches loaded before they are needed, and batches computed before they are stored: memory holds no more."""
+
+LARGEST_BATCH = 32
+_MEMORY_SHARE = 0.5
+# Around one block, in units of positions × width: residual, queries, keys, values, scores in tiles, the wide MLP layer and its gate.
+_TRANSIENT = 24
+
+
+def automatic_batch(image_bytes: int, memory: int) -> int:
+    """The largest power of two up to 32 whose images take half of ``memory`` at most, and at least 1.
+
+    Args:
+        image_bytes: what one image takes, see :func:`image_bytes`.
+        memory: bytes free, see :func:`free_memory`.
+    """
+    batch = LARGEST_BATCH
+    while batch > 1 and batch * image_bytes > _MEMORY_SHARE * memory:
+        batch //= 2
+    return batch
+
+
+def image_bytes(stored: int, vision_values: int, language_values: int, pixels: int, itemsize: int) -> int:
+    """Bytes one image takes at once, estimated from above.
+
+    Args:
+        stored: values kept of it at all sites.
+        vision_values: positions × width in the vision encoder, and ``language_values`` in the language model.
+        pixels: values of its processed image.
+        itemsize: bytes of a value in the model's dtype.
+    """
+    # Stored values exist on the device, while they wait, and as float32 while they are compressed.
+    kept = stored * (itemsize * (1 + AHEAD) + 4)
+    return kept + _TRANSIENT * itemsize * max(vision_values, language_values) + 4 * pixels * (1 + AHEAD)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on a device; for the CPU, what this machine and this process's control group leave."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    available = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return max(available, 0)
+
+
+def overlapped(
+    items: Iterable[Item],
+    load: Callable[[Item], Loaded],
+    compute: Callable[[Item, Loaded], Computed],
+    store: Callable[[Item, Computed], None],
+) -> Iterator[Item]:
+    """Load, compute and store every item in order, each in its own thread; yields an item once it is computed.
+
+    ``compute`` runs in the caller's thread. At most ``AHEAD`` items are loaded and ``AHEAD`` wait to be stored, whatever
+    their number. When the iteration ends, everything is stored; the first error of any part ends it.
+    """
+    loader, storer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    loading: deque[tuple[Item, Future[Loaded]]] = deque()
+    storing: deque[Future[None]] = deque()
+    coming = iter(items)
+
+    def load_next() -> None:
+        for item in coming:
+            loading.append((item, loader.submit(load, item)))
+            return
+
+    try:
+        for _ in range(AHEAD):
+            load_next()
+        while loading:
+            item, future = loading.popleft()
+            computed = compute(item, future.result())
+            load_next()
+            while len(storing) >= AHEAD:
+                storing.popleft().result()
+            storing.append(storer.submit(store, item, computed))
+            del computed
+            yield item
+        while storing:
+            storing.popleft().result()
+    finally:
+        for pool in (loader, storer):
+            pool.shutdown(wait=True, cancel_futures=True)

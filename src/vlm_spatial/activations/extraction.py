@@ -1,0 +1,234 @@
+"""From images to an activation store: one forward pass an image serves all sites."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from vlm_spatial.activations.batching import automatic_batch, free_memory, image_bytes, overlapped
+from vlm_spatial.activations.manifest import Manifest
+from vlm_spatial.activations.pooling import cell_mean, patch_order
+from vlm_spatial.activations.schema import Pooling, scene_regions
+from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
+from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.progress import progress
+from vlm_spatial.tokens import TokenGrid
+
+PROMPT = "Describe the image."
+"""The one prompt of every image. It follows the image, which no supported model lets see what follows."""
+
+Reduced = Float[Tensor, "batch rows features"]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    shard: int
+    scenes: pl.DataFrame
+    last: bool
+
+
+class _LastSiteError(Exception):
+    """Ends a forward pass after the last site that is asked for."""
+
+
+@torch.inference_mode()
+def capture(
+    adapter: Adapter, prepared: Prepared, sites: Sequence[Site], reduce: Callable[[Site, SiteValues], Reduced]
+) -> dict[Site, Reduced]:
+    """Run the model no further than the last of ``sites`` and keep what ``reduce`` makes of each, on the CPU.
+
+    Args:
+        sites: in the order of computation.
+        reduce: must return a tensor of its own, not a view.
+    """
+    captured: dict[Site, Reduced] = {}
+
+    def hook_for(site: Site) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            # From a CUDA device this copy runs beside the next layers.
+            captured[site] = reduce(site, adapter.read(site, output, prepared)).to("cpu", non_blocking=True)
+            if site == sites[-1]:
+                raise _LastSiteError
+
+        return hook
+
+    handles = [adapter.module(site).register_forward_hook(hook_for(site)) for site in sites]
+    try:
+        adapter.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
+    except _LastSiteError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    if adapter.device.type == "cuda":
+        torch.cuda.synchronize()
+    return captured
+
+
+def reducer(pooling: Pooling, grid: TokenGrid, scenes: pl.DataFrame) -> Callable[[Site, SiteValues], Reduced]:
+    """What of a site's values is stored, for the batch of these scenes; means are taken in float32 and rounded back."""
+    weights = torch.from_numpy(np.stack(scene_regions(scenes, grid))) if pooling == "token_set" else None
+
+    def reduce(_site: Site, values: SiteValues) -> Reduced:
+        batch, cells, patches, features = values.shape
+        if weights is not None:
+            regions = weights.to(values.device)
+            tokens = cell_mean(values.float())
+            return (regions @ tokens / regions.sum(dim=2, keepdim=True).clamp(min=1)).to(values.dtype)
+        if patches == 1:
+            return values.squeeze(2).clone()
+        if pooling == "cell":
+            return cell_mean(values.float()).to(values.dtype)
+        order = torch.from_numpy(patch_order(grid, patches)).to(values.device)
+        return values.reshape(batch, cells * patches, features)[:, order]
+
+    return reduce
+
+
+def extract(
+    adapter: Adapter,
+    image: Callable[[str], Image.Image],
+    scenes: pl.DataFrame,
+    target: Path,
+    manifest: Path,
+    settings: ActivationsSettings,
+    code: str = "",
+) -> Manifest:
+    """Write the activations of all visual tokens of ``scenes`` at the sites that ``settings`` names.
+
+    A killed run's whole shards are used again. Memory does not grow with the number of scenes.
+
+    Args:
+        image: the image of a scene id.
+        scenes: rows of ``scenes.parquet``; the store keeps their order.
+        code: identity of the code; another one starts afresh.
+
+    Raises:
+        UserError: for no scenes, scenes on different grids, an unknown site, values that are not finite, too little
+            disk or memory, or another process that writes the same store.
+    """
+    described = describe(adapter, scenes, settings, code)
+    with StoreWriter(target, manifest, described) as writer:
+        free = writer.check_space()
+        batch = writer.batch or _batch_size(adapter, described, image, settings)
+        _say(
+            f"{scenes.height} scenes at {len(described.shapes)} sites, {readable_bytes(writer.expected_bytes())} to write at most "
+            f"({readable_bytes(free)} free), batches of {batch}, "
+            f"{writer.shards - len(writer.pending)} of {writer.shards} shards done before"
+        )
+        while writer.pending:
+            if batch != writer.batch:
+                writer.batch = batch
+            try:
+                _extract_pending(adapter, image, writer, batch)
+            except torch.OutOfMemoryError as error:
+                if batch == 1:
+                    raise UserError(f"{adapter.device}: out of memory with one image; use models.*.dtype bfloat16 or device_map") from error
+                writer.abandon()
+                torch.cuda.empty_cache()
+                batch //= 2
+                _say(f"out of memory, going on with batches of {batch}")
+        return writer.finish()
+
+
+def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettings, code: str = "") -> Description:
+    """What the store will say of itself.
+
+    Raises:
+        UserError: for no scenes, scenes on different grids, or an unknown site.
+    """
+    sites = adapter.matching_sites(settings.sites)
+    grid = _common_grid(adapter, scenes)
+    shapes = {site: (grid.size, *adapter.site_shape(site)) for site in sites}
+    return Description(
+        shapes=shapes,
+        scenes=scenes,
+        grid=grid,
+        patches=adapter.vision_shape[0],
+        pooling=settings.pooling,
+        shard_scenes=settings.shard_scenes,
+        model=asdict(adapter.identity),
+        processor=_processor_identity(adapter.processor),
+        code=code,
+        config={"prompt": PROMPT, "sites": list(settings.sites), "pooling": settings.pooling, "shard_scenes": settings.shard_scenes},
+        machine={"device": adapter.device.type},
+    )
+
+
+def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writer: StoreWriter, batch: int) -> None:
+    described = writer.description
+    sites = tuple(described.shapes)
+
+    def load(item: _Batch) -> Prepared:
+        return adapter.prepare([image(scene) for scene in item.scenes["scene_id"]], [PROMPT] * item.scenes.height)
+
+    def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
+        return capture(adapter, prepared, sites, reducer(described.pooling, described.grid, item.scenes))
+
+    def store(item: _Batch, captured: dict[Site, Reduced]) -> None:
+        for site in sites:
+            writer.append(item.shard, site, captured.pop(site).float().numpy())
+        if item.last:
+            writer.commit(item.shard)
+
+    items = list(_batches(writer, batch))
+    for _ in progress(overlapped(items, load, compute, store), "activations", total=len(items)):
+        pass
+
+
+def _batches(writer: StoreWriter, size: int) -> Iterator[_Batch]:
+    """Batches never cross shards, so that an interrupted run goes on with the same batches."""
+    for shard in writer.pending:
+        scenes = writer.scenes(shard)
+        for start in range(0, scenes.height, size):
+            yield _Batch(shard, scenes.slice(start, size), start + size >= scenes.height)
+
+
+def _common_grid(adapter: Adapter, scenes: pl.DataFrame) -> TokenGrid:
+    if scenes.is_empty():
+        raise UserError("scenes: none to extract activations from; ask for scenes in datasets.*.scenes")
+    grids: dict[TokenGrid, str] = {}
+    for width, height, scene in scenes.group_by("width", "height", maintain_order=True).agg(pl.first("scene_id")).iter_rows():
+        grids.setdefault(adapter.grid(width, height), scene)
+    if len(grids) > 1:
+        (one, first), (other, second) = list(grids.items())[:2]
+        raise UserError(
+            f"scenes {first!r} and {second!r}: token grids {one.rows}×{one.cols} and {other.rows}×{other.cols}; "
+            "a store has one grid: make all images of a dataset the same size"
+        )
+    return next(iter(grids))
+
+
+def _batch_size(adapter: Adapter, described: Description, image: Callable[[str], Image.Image], settings: ActivationsSettings) -> int:
+    if settings.batch != "auto":
+        return settings.batch
+    first = adapter.prepare([image(described.scenes["scene_id"][0])], [PROMPT])
+    patches, vision_width = adapter.vision_shape
+    needed = image_bytes(
+        stored=sum(a.rows * a.features for a in described.arrays),
+        vision_values=described.grid.size * patches * vision_width,
+        language_values=first.inputs["input_ids"].shape[1] * adapter.site_shape("connector")[1],
+        pixels=first.inputs["pixel_values"].numel(),
+        itemsize=adapter.dtype.itemsize,
+    )
+    return min(automatic_batch(needed, free_memory(adapter.device)), described.shard_scenes)
+
+
+def _processor_identity(processor: Any) -> dict[str, str]:
+    said = processor.image_processor.to_json_string() + processor.chat_template
+    return {"class": type(processor).__name__, "sha256": hashlib.sha256(said.encode()).hexdigest()}
+
+
+def _say(text: str) -> None:
+    print(f"activations: {text}", file=sys.stderr, flush=True)

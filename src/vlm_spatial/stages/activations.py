@@ -1,0 +1,23 @@
+"""Stage: extract the activations of every visual token into a zarr store."""
+
+import polars as pl
+
+from vlm_spatial.activations.extraction import extract
+from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.identity import stage_identity
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.stage import Job, run_stage
+
+
+def activations(job: Job) -> None:
+    """Write ``activations.zarr`` and its manifest for all scenes but those made for pairs only."""
+    settings = ActivationsSettings.model_validate(job.settings["stage"])
+    dataset = Dataset.open(job.inputs["scenes"])
+    adapter = load_adapter(**job.settings["model"])
+    scenes = dataset.scenes.filter(pl.col("variant") != "pair")
+    extract(adapter, dataset.image, scenes, job.outputs["store"], job.outputs["manifest"], settings, stage_identity("activations").digest)
+
+
+if __name__ == "__main__":
+    run_stage("activations", activations)

@@ -74,7 +74,7 @@ def resample_counts(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draw
     return _resampled(draws, seed, n, counted)
 
 
-def percentile_interval(samples: Float[np.ndarray, "draws *more"]) -> tuple[Float[np.ndarray, "*more"], Float[np.ndarray, "*more"]]:
+def percentile_interval(samples: Float[np.ndarray, "draws ..."]) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """95% percentile interval over the first dimension; ``nan`` where no resample has a value."""
     tail = 100 * (1 - CONFIDENCE) / 2
     with warnings.catch_warnings():

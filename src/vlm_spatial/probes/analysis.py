@@ -1,0 +1,297 @@
+"""The probing experiment: every site of a store in one pass, with all controls (experiment 2 of the design)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from vlm_spatial.config import ProbesSettings
+from vlm_spatial.probes.baselines import (
+    Images,
+    PixelFeatures,
+    cell_features,
+    control_labels,
+    control_labels_at_objects,
+    control_task,
+    shuffled_slots,
+)
+from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot, why_inconclusive
+from vlm_spatial.probes.geometry_table import GeometryTable
+from vlm_spatial.probes.layout import Features, Group, TokensOf, cell_counts, group, word_numbers
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.scores import CELL_SITE, PIXEL_SITE, Table, score_groups
+from vlm_spatial.probes.strips import STRIP_MAP, strip_map_rows
+from vlm_spatial.progress import progress
+from vlm_spatial.tokens import Axis, TokenGrid, TokenSet
+
+SLOTS = 3
+AXES: tuple[Axis, ...] = ("horizontal", "vertical")
+TRAINED_ON = ("main", "decorrelated")
+SCORED_ON = ("main", "decorrelated", "mirror", "single")
+# Scenes in memory at once, beside one site's training tokens.
+_BATCH = 32
+
+
+class Activations(Features, Protocol):
+    """What is asked of a store."""
+
+    @property
+    def sites(self) -> Sequence[str]: ...
+    @property
+    def grid(self) -> TokenGrid: ...
+    @property
+    def scenes(self) -> pl.DataFrame: ...
+
+
+class Scenes(TokensOf, Images, Protocol):
+    """What is asked of a dataset."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that the stage writes.
+
+    Attributes:
+        probes: logistic probes trained on main scenes, by ``(axis, site)``.
+        inconclusive: why a probe is missing, by ``axis/site``.
+    """
+
+    probes: dict[tuple[str, str], Probe]
+    inconclusive: dict[str, str]
+    table: pl.DataFrame
+    strip_map: pl.DataFrame
+    geometry: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One axis: its labelled scenes, blank canvases and random labels."""
+
+    axis: Axis
+    groups: dict[tuple[str, str], Group]
+    blank: tuple[str, ...]
+    token_sets: tuple[TokenSet, ...]
+    control: Int[np.ndarray, " words"] | None
+    shuffled: dict[str, Int[np.ndarray, "scenes tokens"]]
+
+    def trained_on(self) -> Iterator[str]:
+        return (variant for variant in TRAINED_ON if variant == "main" or self.groups[variant, "train"].size)
+
+    def tested(self) -> Iterator[tuple[str, Group]]:
+        return ((variant, self.groups[variant, "test"]) for variant in SCORED_ON if self.groups[variant, "test"].size)
+
+    def sets(self, scored_on: str) -> tuple[TokenSet, ...]:
+        return tuple(s for s in self.token_sets if s == "object") if scored_on == "single" else self.token_sets
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Probes of one site, axis and training variant by kind, or why there are none."""
+
+    trained_on: str
+    probes: dict[str, Probe] = field(default_factory=dict)
+    reason: str | None = None
+
+
+def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed: int) -> Analysis:
+    """Train and score probes for the slot at every site of ``store``, with their controls.
+
+    Memory is bounded by one site's object tokens of the training scenes of one axis and variant, and two batches.
+
+    Args:
+        store: activations of ``dataset``'s scenes; scenes that it does not hold are left out.
+        seed: of the random labels and the bootstrap.
+    """
+    stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
+    plans = [_plan(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
+    run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed))
+    needed = [scene for plan in plans for g in plan.groups.values() for scene in g.scene_ids]
+    pixels = PixelFeatures(dataset, store.grid, needed)
+    for plan in plans:
+        run.cells(plan, CELL_SITE, cell_features(store.grid))
+        run.pixels(plan, pixels)
+    for site in progress(store.sites, "probes", total=len(store.sites)):
+        for plan in plans:
+            run.site(plan, site)
+    strip_map = pl.concat([pl.DataFrame(schema=STRIP_MAP), *run.maps])
+    return Analysis(run.saved, run.inconclusive, run.table.frame(), strip_map, run.geometry.frame())
+
+
+def _plan(dataset: Scenes, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, settings: ProbesSettings, seed: int) -> _Plan:
+    words = word_numbers(scenes)
+    on_axis = scenes.filter(pl.col("axis") == axis)
+
+    def of(variant: str, split: str) -> Group:
+        return group(dataset, on_axis.filter((pl.col("variant") == variant) & (pl.col("split") == split)), grid, words, SLOTS)
+
+    def generator(purpose: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([seed, AXES.index(axis), purpose]))
+
+    groups = {(variant, split): of(variant, split) for variant in TRAINED_ON for split in ("train", "validation", "test")}
+    groups |= {(variant, "test"): of(variant, "test") for variant in SCORED_ON if variant not in TRAINED_ON}
+    return _Plan(
+        axis=axis,
+        groups=groups,
+        blank=tuple(on_axis.filter(pl.col("variant") == "blank")["scene_id"]),
+        token_sets=settings.token_sets,
+        control=control_task(len(words), SLOTS, generator(0)) if len(words) >= SLOTS else None,
+        shuffled={v: shuffled_slots(groups[v, "train"], SLOTS, generator(1 + i)) for i, v in enumerate(TRAINED_ON)},
+    )
+
+
+@dataclass
+class _Run:
+    """The pass over the sites: its inputs and what has been gathered so far."""
+
+    store: Activations
+    grid: TokenGrid
+    settings: ProbesSettings
+    table: Table
+    geometry: GeometryTable
+    saved: dict[tuple[str, str], Probe] = field(default_factory=dict)
+    inconclusive: dict[str, str] = field(default_factory=dict)
+    maps: list[pl.DataFrame] = field(default_factory=list)
+
+    def site(self, plan: _Plan, site: str) -> None:
+        """Train, score and map one site along one axis, reading each scene once."""
+        blank = self._blank(plan, site)
+        trained = [self._train(self.store, plan, site, variant, controls=True) for variant in plan.trained_on()]
+        main = trained[0]
+        if main.reason:
+            self.inconclusive[f"{plan.axis}/{site}"] = main.reason
+        else:
+            self.saved[plan.axis, site] = main.probes["logistic"]
+        for scored_on, scenes in plan.tested():
+            predicted, probability = self._predict(self.store, site, scenes, trained)
+            self._score(plan, site, trained, predicted, scored_on, scenes)
+            if probability is not None and scored_on != "single":
+                self.geometry.strip_index(plan.axis, site, scored_on, probability, self.grid)
+                if scored_on == "main":
+                    self.maps.append(strip_map_rows(scenes, self.settings.strip_map_scenes, probability, self.grid, plan.axis, site))
+        if blank is not None:
+            self._score_blank(plan, site, trained, blank)
+            self.cells(plan, site, blank)
+        for t in trained:
+            if t.probes:
+                self.geometry.slot_subspace(plan.axis, site, t.trained_on, t.probes["logistic"])
+
+    def cells(self, plan: _Plan, site: str, features: Float[np.ndarray, "tokens features"]) -> None:
+        """The position baseline: what is known of each cell whatever the scene, trained and scored as the probes are."""
+        for trained_on in plan.trained_on():
+            splits = [plan.groups[trained_on, split] for split in ("train", "validation")]
+            train, validation = [Rows(features, cell_counts(g, SLOTS), g.size) for g in splits]
+            reason = why_inconclusive(train, validation)
+            probe = None if reason else fit_probes(train, validation, self.settings.strengths, {})["logistic"]
+            for scored_on, scenes in plan.tested():
+                predicted = None if probe is None else np.broadcast_to(probe.predict(features), scenes.strips.shape)
+                names = self._names(plan, site, "position", trained_on, scored_on, probe)
+                self.table.add(score_groups(predicted, scenes, plan.sets(scored_on), SLOTS, reason=reason, **names))
+
+    def pixels(self, plan: _Plan, pixels: Features) -> None:
+        """The pixel baseline: the cells' mean colours in place of activations."""
+        for variant in plan.trained_on():
+            fitted = self._train(pixels, plan, PIXEL_SITE, variant, controls=False)
+            kept = _Trained(variant, {"pixels": fitted.probes["logistic"]} if fitted.probes else {}, fitted.reason)
+            for scored_on, scenes in plan.tested():
+                predicted, _ = self._predict(pixels, PIXEL_SITE, scenes, [kept])
+                self._score(plan, PIXEL_SITE, [kept], predicted, scored_on, scenes, kinds=("pixels",))
+
+    def _train(self, features: Features, plan: _Plan, site: str, trained_on: str, *, controls: bool) -> _Trained:
+        scenes = plan.groups[trained_on, "train"]
+        train = self._rows(features, site, scenes)
+        validation = self._rows(features, site, plan.groups[trained_on, "validation"])
+        reason = why_inconclusive(train, validation)
+        if reason:
+            return _Trained(trained_on, reason=reason)
+        extra = {}
+        if controls:
+            extra["shuffled"] = one_hot(scenes.at_objects(plan.shuffled[trained_on]), SLOTS)
+            if plan.control is not None:
+                extra["control_task"] = one_hot(scenes.at_objects(control_labels_at_objects(scenes, plan.control)), SLOTS)
+        if controls and trained_on == "main":
+            self.geometry.content(plan.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
+        return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra))
+
+    def _words(self, scenes: Group) -> Int[np.ndarray, " rows"]:
+        return scenes.at_objects(np.take_along_axis(scenes.words, np.maximum(scenes.objects, 0).astype(int), axis=1))
+
+    def _rows(self, features: Features, site: str, scenes: Group) -> Rows:
+        targets = one_hot(scenes.at_objects(scenes.objects), SLOTS)
+        parts, start = [], 0
+        for ids, values in features.batches(site, scenes.scene_ids, _BATCH):
+            parts.append(values[scenes.objects[start : start + len(ids)] >= 0])
+            start += len(ids)
+        return Rows(np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32), targets, scenes.size)
+
+    def _predict(
+        self, features: Features, site: str, scenes: Group, trained: Sequence[_Trained]
+    ) -> tuple[dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]], Float[np.ndarray, "scenes tokens slots"] | None]:
+        """Predicted slots of all probes by ``(trained_on, kind)``, and the first logistic probe's probabilities."""
+        probes = {(t.trained_on, kind): probe for t in trained for kind, probe in t.probes.items()}
+        predicted = {key: np.zeros(scenes.strips.shape, dtype=np.int8) for key in probes}
+        mapped = probes.get(("main", "logistic"))
+        probability = None if mapped is None else np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32)
+        start = 0
+        for ids, values in features.batches(site, scenes.scene_ids, _BATCH) if probes else ():
+            rows = slice(start, start + len(ids))
+            for key, probe in probes.items():
+                predicted[key][rows] = probe.predict(values)
+            if mapped is not None and probability is not None:
+                probability[rows] = mapped.predict_proba(values)
+            start += len(ids)
+        return predicted, probability
+
+    def _score(
+        self,
+        plan: _Plan,
+        site: str,
+        trained: Sequence[_Trained],
+        predicted: dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]],
+        scored_on: str,
+        scenes: Group,
+        kinds: Sequence[str] = ("logistic", "centroid", "difference", "shuffled", "control_task"),
+    ) -> None:
+        for t in trained:
+            for kind in kinds:
+                names = self._names(plan, site, kind, t.trained_on, scored_on, t.probes.get(kind))
+                labels: Callable[[TokenSet], np.ndarray] | None = None
+                reason = t.reason
+                if kind == "control_task":
+                    if plan.control is None:
+                        reason = reason or f"fewer than {SLOTS} answer words"
+                    else:
+                        labels = _control_labels(scenes, plan.control)
+                self.table.add(
+                    score_groups(predicted.get((t.trained_on, kind)), scenes, plan.sets(scored_on), SLOTS, labels, reason, **names)
+                )
+
+    def _score_blank(self, plan: _Plan, site: str, trained: Sequence[_Trained], blank: Float[np.ndarray, "tokens features"]) -> None:
+        """How often the probes name the strip that a cell has in the main test scenes when nothing is there."""
+        scenes = plan.groups["main", "test"]
+        for t in trained:
+            for kind in ("logistic", "centroid", "difference", "shuffled"):
+                probe = t.probes.get(kind)
+                predicted = None if probe is None else np.broadcast_to(probe.predict(blank), scenes.strips.shape)
+                names = self._names(plan, site, kind, t.trained_on, "blank", probe)
+                self.table.add(score_groups(predicted, scenes, plan.token_sets, SLOTS, reason=t.reason, **names))
+        if trained[0].probes:
+            self.geometry.strip_index(plan.axis, site, "blank", trained[0].probes["logistic"].predict_proba(blank)[None], self.grid)
+
+    def _blank(self, plan: _Plan, site: str) -> Float[np.ndarray, "tokens features"] | None:
+        """Mean activation of the blank canvases at every cell."""
+        if not plan.blank:
+            return None
+        batches = self.store.batches(site, plan.blank, _BATCH)
+        return np.sum([values.sum(axis=0) for _, values in batches], axis=0) / np.float32(len(plan.blank))
+
+    @staticmethod
+    def _names(plan: _Plan, site: str, kind: str, trained_on: str, scored_on: str, probe: Probe | None) -> dict[str, Any]:
+        strength = None if probe is None else probe.strength
+        return {"site": site, "kind": kind, "axis": plan.axis, "trained_on": trained_on, "scored_on": scored_on, "strength": strength}
+
+
+def _control_labels(scenes: Group, control: Int[np.ndarray, " words"]) -> Callable[[TokenSet], Int[np.ndarray, "scenes tokens"]]:
+    return lambda token_set: control_labels_at_objects(scenes, control) if token_set == "object" else control_labels(scenes, control)

@@ -1,0 +1,106 @@
+"""From tokens and labels to probes: logistic regression, its simpler rivals, and the label controls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.solver import LogisticSolver
+
+# A feature whose spread is within single precision's rounding of its mean does not vary.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled activations of one split.
+
+    Attributes:
+        x: ``[rows, features]``, raw.
+        targets: ``[rows, classes]``, how often each row has each class (one-hot for plain tokens).
+        scenes: how many scenes they come from.
+    """
+
+    x: Float[np.ndarray, "rows features"]
+    targets: Float[np.ndarray, "rows classes"]
+    scenes: int
+
+
+def one_hot(labels: Int[np.ndarray, " rows"], classes: int) -> Float[np.ndarray, "rows classes"]:
+    return np.eye(classes)[labels]
+
+
+def why_inconclusive(train: Rows, validation: Rows) -> str | None:
+    """Plain words for data that cannot support a probe, or None."""
+    classes = train.targets.shape[1]
+    if train.scenes < classes:
+        return f"{train.scenes} training scenes for {classes} slots"
+    for name, rows in (("training", train), ("validation", validation)):
+        missing = [str(slot) for slot in range(classes) if not rows.targets[:, slot].any()]
+        if missing:
+            return f"no object token of slot {', '.join(missing)} in the {name} split"
+    if not (np.isfinite(train.x).all() and np.isfinite(validation.x).all()):
+        return "activations are not finite"
+    if not _scaling(train)[2].any():
+        return "no feature varies over the training tokens"
+    return None
+
+
+def fit_probes(
+    train: Rows, validation: Rows, strengths: Sequence[float], extra: dict[str, Float[np.ndarray, "rows classes"]]
+) -> dict[str, Probe]:
+    """Fit ``logistic``, ``centroid``, ``difference``, and one more logistic probe for each of the ``extra`` targets.
+
+    The strength is the one with the best validation accuracy (the strongest regularisation among equals); the extra
+    targets, which are controls, are fitted at that same strength, so that they have the same capacity.
+    """
+    mean, scale, varies = _scaling(train)
+    totals = train.targets.sum(axis=0)
+    class_mean = (train.targets.T @ train.x) / totals[:, None]
+
+    def probe(weight: np.ndarray, bias: np.ndarray, strength: float | None = None) -> Probe:
+        single = [np.asarray(part, dtype=np.float32) for part in (weight * varies, bias, mean, scale, class_mean)]
+        return Probe(single[0], single[1], single[2], single[3], single[4], strength)
+
+    counts = train.targets.sum(axis=1)
+    z = ((train.x - mean.astype(np.float32)) / scale.astype(np.float32)) * varies.astype(np.float32)
+    solver = LogisticSolver(z, None if (counts == 1).all() else counts)
+    tried = sorted(strengths)
+    fit = solver.fit(np.repeat(train.targets[None], len(tried), axis=0), np.array(tried))
+    candidates = [probe(fit.weight[i], fit.bias[i], strength) for i, strength in enumerate(tried)]
+    best = int(np.argmax([_accuracy(candidate, validation) for candidate in candidates]))
+    probes = {"logistic": candidates[best]}
+
+    means = (class_mean - mean) / scale
+    probes["centroid"] = probe(means, -0.5 * (means**2).sum(axis=1))
+    rest = (totals @ means - totals[:, None] * means) / (totals.sum() - totals)[:, None]
+    direction = means - rest
+    direction = direction / np.maximum((direction**2).sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    probes["difference"] = probe(direction, -(direction * (means + rest) / 2).sum(axis=1))
+
+    if extra:
+        fit = solver.fit(np.stack(list(extra.values())), np.full(len(extra), tried[best]))
+        for index, name in enumerate(extra):
+            probes[name] = probe(fit.weight[index], fit.bias[index], tried[best])
+    return probes
+
+
+def _scaling(train: Rows) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
+    """Mean and standard deviation (1 where nothing varies) of each feature, and 1 where it varies, else 0."""
+    share = train.targets.sum(axis=1) / train.targets.sum()
+    mean = share @ train.x.astype(np.float64, copy=False)
+    variance = np.zeros_like(mean)
+    for start in range(0, len(train.x), 1024):
+        rows = slice(start, start + 1024)
+        variance += share[rows] @ (train.x[rows] - mean) ** 2
+    deviation = np.sqrt(variance)
+    # Rounding errors of one feature come from the others, too: a spread is also held against the usual size of a feature.
+    varies = deviation > _ROUNDING * np.maximum(np.abs(mean), np.median(np.hypot(mean, deviation)))
+    return mean, np.where(varies, deviation, 1.0), varies.astype(float)
+
+
+def _accuracy(probe: Probe, rows: Rows) -> float:
+    predicted = probe.predict(rows.x)
+    return float(rows.targets[np.arange(len(predicted)), predicted].sum() / rows.targets.sum())

@@ -1,0 +1,91 @@
+"""Which slot each visual token of each scene belongs to: the labels that probes are trained on and scored against."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from vlm_spatial.tokens import SceneTokens, TokenGrid, TokenSet
+
+
+class Features(Protocol):
+    """Where activations come from: the store, or a baseline that looks like one."""
+
+    def batches(
+        self, site: str, scene_ids: Sequence[str], size: int
+    ) -> Iterator[tuple[Sequence[str], Float[np.ndarray, "scene token feature"]]]: ...
+
+
+class TokensOf(Protocol):
+    """What is asked of a dataset here."""
+
+    @property
+    def scenes(self) -> pl.DataFrame: ...
+
+    def tokens(self, scene_id: str, grid: TokenGrid) -> SceneTokens: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """The scenes of one axis, variant and split, with a label for every token.
+
+    Attributes:
+        strips: ``[scenes, tokens]``, slot of the strip the cell lies in.
+        objects: ``[scenes, tokens]``, slot of the object on the cell, -1 where there is none.
+        words: ``[scenes, slots]``, number of the answer word of each slot's object.
+    """
+
+    scene_ids: tuple[str, ...]
+    strips: Int[np.ndarray, "scenes tokens"]
+    objects: Int[np.ndarray, "scenes tokens"]
+    words: Int[np.ndarray, "scenes slots"]
+
+    @property
+    def size(self) -> int:
+        return len(self.scene_ids)
+
+    def mask(self, token_set: TokenSet) -> Bool[np.ndarray, "scenes tokens"]:
+        """Cells of ``token_set``, over all slots: the strips then cover the image, and the rim is the background."""
+        if token_set in ("strip", "all"):
+            return np.ones(self.objects.shape, dtype=bool)
+        return self.objects >= 0 if token_set == "object" else self.objects < 0
+
+    def labels(self, token_set: TokenSet) -> Int[np.ndarray, "scenes tokens"]:
+        """Right answer for every cell: the object's slot in the object set, else the slot of the cell's strip."""
+        return self.objects if token_set == "object" else self.strips
+
+    def at_objects(self, values: Float[np.ndarray, "scenes tokens ..."]) -> Float[np.ndarray, "rows ..."]:
+        """``values`` of the object tokens, scene by scene."""
+        return values[self.objects >= 0]
+
+
+def word_numbers(scenes: pl.DataFrame) -> dict[str, int]:
+    """Every answer word of ``scenes``, numbered alphabetically."""
+    words = scenes.get_column("objects").explode().drop_nulls().unique().sort().to_list()
+    return {word: number for number, word in enumerate(words)}
+
+
+def group(dataset: TokensOf, scenes: pl.DataFrame, grid: TokenGrid, words: dict[str, int], slots: int) -> Group:
+    """Label the tokens of ``scenes``, rows of scenes.parquet with at least one object each.
+
+    Scenes with fewer objects than ``slots`` have no bands: only their object labels mean anything.
+    """
+    count = scenes.height
+    strips = np.zeros((count, grid.size), dtype=np.int8)
+    objects = np.full((count, grid.size), -1, dtype=np.int8)
+    numbers = np.zeros((count, slots), dtype=np.int32)
+    for index, (scene_id, names, places) in enumerate(scenes.select("scene_id", "objects", "slots").iter_rows()):
+        tokens = dataset.tokens(scene_id, grid)
+        slot = np.array(places)
+        strips[index] = slot[tokens.strips.argmax(axis=0)]
+        objects[index] = np.where(tokens.objects.any(axis=0), slot[tokens.objects.argmax(axis=0)], -1)
+        numbers[index, slot] = [words[name] for name in names]
+    return Group(tuple(scenes.get_column("scene_id")), strips, objects, numbers)
+
+
+def cell_counts(scenes: Group, slots: int) -> Float[np.ndarray, "tokens slots"]:
+    """How often an object of each slot covers each cell: all that a position-only baseline can learn from."""
+    return np.stack([(scenes.objects == slot).sum(axis=0) for slot in range(slots)], axis=1).astype(float)

@@ -1,0 +1,63 @@
+"""A fitted linear probe; needs numpy only."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of the slot on standardised activations, with scikit-learn's methods.
+
+    Attributes:
+        weight: ``[slots, features]``, on ``(x - mean) / scale``.
+        bias: ``[slots]``.
+        mean, scale: ``[features]``, of the training tokens; ``scale`` is 1 for a feature that did not vary (its weight is 0).
+        class_mean: ``[slots, features]``, mean raw activation of each slot's object tokens, training split.
+        strength: inverse regularisation ``C`` chosen on the validation split; None for rules that have none.
+    """
+
+    weight: Float[np.ndarray, "slots features"]
+    bias: Float[np.ndarray, " slots"]
+    mean: Float[np.ndarray, " features"]
+    scale: Float[np.ndarray, " features"]
+    class_mean: Float[np.ndarray, "slots features"]
+    strength: float | None = field(default=None)
+
+    @property
+    def classes_(self) -> Int[np.ndarray, " slots"]:
+        return np.arange(len(self.bias))
+
+    def decision_function(self, x: Float[np.ndarray, "*rows features"]) -> Float[np.ndarray, "*rows slots"]:
+        """Unnormalised log-probabilities of raw activations."""
+        # Centred first: language models have features of huge mean, which single precision could not subtract later.
+        return (x - self.mean) @ (self.weight / self.scale).T + self.bias
+
+    def predict_proba(self, x: Float[np.ndarray, "*rows features"]) -> Float[np.ndarray, "*rows slots"]:
+        scores = self.decision_function(x)
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return scores / scores.sum(axis=-1, keepdims=True)
+
+    def predict(self, x: Float[np.ndarray, "*rows features"]) -> Int[np.ndarray, "*rows"]:
+        return self.decision_function(x).argmax(axis=-1)
+
+    def score(self, x: Float[np.ndarray, "rows features"], y: Int[np.ndarray, " rows"]) -> float:
+        """Accuracy on raw activations ``x`` with slots ``y``."""
+        return float((self.predict(x) == np.asarray(y)).mean())
+
+    def subspace(self) -> Float[np.ndarray, "rank features"]:
+        """Orthonormal basis, in raw activation space, of the directions the probe tells slots apart by (rank: slots - 1)."""
+        return orthonormal_rows(self.weight / self.scale)
+
+    def mean_subspace(self) -> Float[np.ndarray, "rank features"]:
+        """Orthonormal basis, in raw activation space, of the differences between the slots' mean activations."""
+        return orthonormal_rows(self.class_mean)
+
+
+def orthonormal_rows(vectors: Float[np.ndarray, "classes features"]) -> Float[np.ndarray, "rank features"]:
+    """Orthonormal basis of the differences between the rows of ``vectors`` (their span after centring)."""
+    centred = np.asarray(vectors, dtype=np.float64)
+    centred = centred - centred.mean(axis=0)
+    _, values, basis = np.linalg.svd(centred, full_matrices=False)
+    return basis[values > max(values[0], np.finfo(float).tiny) * 1e-6] if len(values) else basis

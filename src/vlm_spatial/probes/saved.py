@@ -1,0 +1,88 @@
+"""Probes on disk: safetensors with metadata, loaded without torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import written_then_renamed
+from vlm_spatial.probes.probe import Probe
+
+Key = tuple[str, str]
+"""``(axis, site)``."""
+
+_TENSORS = ("weight", "bias", "mean", "scale", "class_mean")
+
+
+class Probes(dict[Key, Probe]):
+    """Probes by ``(axis, site)``. Asking for one that could not be fitted raises a UserError that says why.
+
+    Attributes:
+        metadata: classes, split, trained_on, identity, strengths and ``inconclusive`` reasons, as saved.
+    """
+
+    def __init__(self, probes: Mapping[Key, Probe], metadata: dict[str, Any], source: str = "probes") -> None:
+        super().__init__(probes)
+        self.metadata = metadata
+        self.source = source
+
+    def __missing__(self, key: Key) -> Probe:
+        reason = self.metadata.get("inconclusive", {}).get("/".join(key))
+        if reason is not None:
+            raise UserError(f"{self.source}: no probe for {key[1]}, {key[0]} axis: {reason}")
+        known = ", ".join(sorted({site for axis, site in self if axis == key[0]})) or "none on this axis"
+        raise UserError(f"{self.source}: no probe for {key[1]}, {key[0]} axis; there are {known}")
+
+
+def save_probes(probes: Mapping[Key, Probe], metadata: dict[str, Any], path: Path) -> None:
+    """Write ``{axis}/{site}/{tensor}`` as float32 with ``metadata`` and a digest of the tensors, whole or not at all."""
+    tensors = {
+        f"{axis}/{site}/{name}": np.ascontiguousarray(getattr(probe, name), dtype=np.float32)
+        for (axis, site), probe in probes.items()
+        for name in _TENSORS
+    }
+    strengths = {f"{axis}/{site}": probe.strength for (axis, site), probe in probes.items()}
+    described = json.dumps({**metadata, "strengths": strengths}, sort_keys=True)
+    with written_then_renamed(path) as temporary:
+        save_file(tensors, temporary, metadata={"probes": described, "sha256": _digest(tensors, described)})
+
+
+def load_probes(path: Path) -> Probes:
+    """Read probes that :func:`save_probes` wrote.
+
+    Raises:
+        UserError: if the file is missing, is no probes file, or does not hold what was written.
+    """
+    again = "delete it and run snakemake again"
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; run the probes stage first")
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            saved = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors ({error}); {again}") from error
+    if "probes" not in saved:
+        raise UserError(f"{path}: safetensors without this workflow's metadata; give the file that the probes stage wrote")
+    if saved.get("sha256") != _digest(tensors, saved["probes"]):
+        raise UserError(f"{path}: its tensors are not those that were written (digest differs); {again}")
+    metadata = json.loads(saved["probes"])
+    probes = {}
+    for joined, strength in metadata["strengths"].items():
+        axis, site = joined.split("/")
+        probes[axis, site] = Probe(**{name: tensors[f"{joined}/{name}"] for name in _TENSORS}, strength=strength)
+    return Probes(probes, metadata, str(path))
+
+
+def _digest(tensors: Mapping[str, np.ndarray], described: str) -> str:
+    digest = hashlib.sha256(described.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()

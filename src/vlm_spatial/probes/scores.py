@@ -1,0 +1,187 @@
+"""From predictions to probes.parquet: accuracies with scene-clustered intervals, each beside its controls."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from vlm_spatial.probes.layout import Group
+from vlm_spatial.statistics import percentile_interval, resample_counts
+from vlm_spatial.tokens import TokenSet
+
+SLOT_KINDS = ("logistic", "centroid", "difference")
+CELL_SITE, PIXEL_SITE = "cell", "pixels"
+
+SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("site", "kind", "axis", "trained_on", "scored_on", "split", "token_set"), pl.String),
+    **dict.fromkeys(("strength", "accuracy", "low", "high"), pl.Float64),
+    "n": pl.Int64,
+    "chance": pl.Float64,
+    "control": pl.String,
+    **dict.fromkeys(("control_accuracy", "margin", "margin_low", "margin_high"), pl.Float64),
+    **dict.fromkeys(("selectivity", "selectivity_low", "selectivity_high"), pl.Float64),
+    **dict.fromkeys(("position_share", "position_share_low", "position_share_high"), pl.Float64),
+    **dict.fromkeys(("blank_share", "blank_share_low", "blank_share_high"), pl.Float64),
+    "verdict": pl.String,
+    "note": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers of one probe on one group of scenes, scene by scene.
+
+    Attributes:
+        correct, total: ``[scenes]``, tokens named right and tokens scored; None where the input cannot bear a score.
+        chance: accuracy of the best constant answer on these tokens.
+        note: why there is no score.
+    """
+
+    site: str
+    kind: str
+    axis: str
+    trained_on: str
+    scored_on: str
+    token_set: str
+    strength: float | None
+    correct: Int[np.ndarray, " scenes"] | None
+    total: Int[np.ndarray, " scenes"] | None
+    chance: float
+    note: str | None = None
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.sum() / self.total.sum()) if self.correct is not None and self.total is not None else float("nan")
+
+
+def score_groups(
+    predicted: Int[np.ndarray, "scenes tokens"] | None,
+    scenes: Group,
+    token_sets: Sequence[TokenSet],
+    slots: int,
+    labels: Callable[[TokenSet], Int[np.ndarray, "scenes tokens"]] | None = None,
+    reason: str | None = None,
+    **names: Any,
+) -> Iterable[Score]:
+    """One score for each token set; ``labels`` replaces the slot labels (for the control task)."""
+    for token_set in token_sets:
+        mask = scenes.mask(token_set)
+        right = (labels or scenes.labels)(token_set)
+        counts = np.bincount(right[mask], minlength=slots)
+        chance = float(counts.max() / counts.sum()) if counts.sum() else float("nan")
+        missing = [str(slot) for slot in range(slots) if not counts[slot]]
+        note = reason or (f"no {token_set} token of slot {', '.join(missing)} among the scored scenes" if missing else None)
+        if note or predicted is None:
+            yield Score(**names, token_set=token_set, correct=None, total=None, chance=chance, note=note or "no prediction")
+        else:
+            correct = ((predicted == right) & mask).sum(axis=1)
+            yield Score(**names, token_set=token_set, correct=correct, total=mask.sum(axis=1), chance=chance)
+
+
+class Table:
+    """Collects scores and lays out probes.parquet; every score of a row's scenes sees the same resamples (paired)."""
+
+    def __init__(self, *, draws: int, seed: int) -> None:
+        self._scores: dict[tuple[str, ...], Score] = {}
+        self._counts = cache(lambda n: resample_counts(n, draws=draws, seed=seed))
+        self._samples: dict[tuple[str, ...], Float[np.ndarray, " draws"]] = {}
+
+    def add(self, scores: Iterable[Score]) -> None:
+        for score in scores:
+            self._scores[_key(score)] = score
+
+    def frame(self) -> pl.DataFrame:
+        """One row a score, in the order in which they were added."""
+        return pl.DataFrame([self._row(score) for score in self._scores.values()], schema=SCHEMA)
+
+    def _row(self, score: Score) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(SCHEMA)
+        row |= {name: getattr(score, name) for name in ("site", "kind", "axis", "trained_on", "scored_on", "token_set", "strength")}
+        row |= {"split": "test", "chance": _number(score.chance), "note": score.note, "n": 0, "verdict": "inconclusive"}
+        if score.correct is None or score.total is None:
+            return row
+        samples = self._resampled(score)
+        row |= {"accuracy": score.accuracy, "n": int((score.total > 0).sum())} | _interval("", samples)
+        if score.scored_on == "blank":
+            # Resampling scenes says nothing of how another empty canvas would fare: a control, read through blank_share.
+            return row
+        if score.kind not in SLOT_KINDS:
+            return row | self._above(score, {"chance": None})
+        row |= self._above(score, self._controls(score))
+        task = self._find(score, kind="control_task")
+        if task is not None:
+            row |= _estimate("selectivity", score.accuracy - task.accuracy, samples - self._resampled(task))
+        if row["low"] > score.chance:
+            position = self._find(score, kind="position", site=CELL_SITE)
+            blank = self._find(score, scored_on="blank") if score.scored_on == "main" else None
+            for name, other in (("position_share", position), ("blank_share", blank)):
+                if other is not None:
+                    row |= self._share(name, score, other)
+        return row
+
+    def _controls(self, score: Score) -> dict[str, Score | None]:
+        found = {
+            "shuffled": self._find(score, kind="shuffled"),
+            "position": self._find(score, kind="position", site=CELL_SITE),
+            "position at the site": self._find(score, kind="position"),
+            "pixels": self._find(score, kind="pixels", site=PIXEL_SITE),
+        }
+        return {"chance": None} | {name: control for name, control in found.items() if control is not None}
+
+    def _above(self, score: Score, controls: dict[str, Score | None]) -> dict[str, Any]:
+        """Distance from the strongest control, with a paired interval, and the verdict that follows from it."""
+        accuracies = {name: score.chance if control is None else control.accuracy for name, control in controls.items()}
+        name = max(accuracies, key=lambda key: accuracies[key])
+        control = controls[name]
+        samples = self._resampled(score) - (score.chance if control is None else self._resampled(control))
+        row = _estimate("margin", score.accuracy - accuracies[name], samples)
+        low, high = percentile_interval(samples)
+        verdict = "supported" if low > 0 else "refuted" if high < 0 else "inconclusive"
+        return row | {"control": name, "control_accuracy": accuracies[name], "verdict": verdict}
+
+    def _share(self, name: str, score: Score, other: Score) -> dict[str, Any]:
+        """Share of the score above chance that ``other`` reaches, in [0, 1]."""
+
+        def share(theirs: Any, ours: Any) -> Any:
+            above = np.asarray(ours) - score.chance
+            ratio = (np.asarray(theirs) - score.chance) / np.where(above > 0, above, np.nan)
+            return np.clip(ratio, 0, 1)
+
+        return _estimate(name, float(share(other.accuracy, score.accuracy)), share(self._resampled(other), self._resampled(score)))
+
+    def _find(self, score: Score, **changed: str) -> Score | None:
+        found = self._scores.get(_key(score, **changed))
+        usable = found is not None and found.correct is not None and score.correct is not None and len(found.correct) == len(score.correct)
+        return found if usable else None
+
+    def _resampled(self, score: Score) -> Float[np.ndarray, " draws"]:
+        key = _key(score)
+        if key not in self._samples:
+            assert score.correct is not None
+            assert score.total is not None
+            counts = self._counts(len(score.correct))
+            total = counts @ score.total
+            self._samples[key] = (counts @ score.correct) / np.where(total > 0, total, np.nan)
+        return self._samples[key]
+
+
+def _key(score: Score, **changed: str) -> tuple[str, ...]:
+    names = ("site", "kind", "axis", "trained_on", "scored_on", "token_set")
+    return tuple(changed.get(name, getattr(score, name)) for name in names)
+
+
+def _interval(prefix: str, samples: Float[np.ndarray, " draws"]) -> dict[str, float | None]:
+    low, high = percentile_interval(samples)
+    return {f"{prefix}low": _number(float(low)), f"{prefix}high": _number(float(high))}
+
+
+def _estimate(name: str, value: float, samples: Float[np.ndarray, " draws"]) -> dict[str, float | None]:
+    return {name: _number(value)} | _interval(f"{name}_", samples)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

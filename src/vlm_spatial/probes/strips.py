@@ -1,0 +1,70 @@
+"""Strip maps: the predicted slot at every cell, and how column-like such a map is."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from vlm_spatial.probes.layout import Group
+from vlm_spatial.tokens import Axis, TokenGrid
+
+STRIP_MAP: dict[str, Any] = {
+    **dict.fromkeys(("scene_id", "axis", "site"), pl.String),
+    **dict.fromkeys(("token", "row", "col", "slot", "predicted"), pl.Int32),
+    "probability": pl.List(pl.Float32),
+    "token_set": pl.String,
+}
+
+
+def strip_index(maps: Float[np.ndarray, "*scenes tokens slots"], grid: TokenGrid, axis: Axis) -> Float[np.ndarray, "*scenes"]:
+    """How strip-like a map of slot probabilities is: 1 for perfect strips across ``axis``, about 0 for noise.
+
+    It is the share of the map's variance over cells that lies between lines (columns for the horizontal axis, rows for
+    the vertical one), adjusted for the number of lines as in an analysis of variance (epsilon squared, Kelley 1935): ``1 - (within /
+    (cells - lines)) / (total / (cells - 1))``, summed over the slots. Bands that run the other way give negative values.
+    ``nan`` for a map without variance, and for a grid with one cell a line.
+    """
+    table = maps.reshape(*maps.shape[:-2], grid.rows, grid.cols, maps.shape[-1])
+    lines, across = (grid.cols, -3) if axis == "horizontal" else (grid.rows, -2)
+    within = ((table - table.mean(axis=across, keepdims=True)) ** 2).sum(axis=(-3, -2, -1))
+    total = ((table - table.mean(axis=(-3, -2), keepdims=True)) ** 2).sum(axis=(-3, -2, -1))
+    if grid.size == lines:
+        return np.full(total.shape, np.nan)
+    flat = total <= 1e-12 * grid.size
+    adjusted = 1 - (within / (grid.size - lines)) / (np.where(flat, 1, total) / (grid.size - 1))
+    return np.where(flat, np.nan, adjusted)
+
+
+def strip_map_rows(
+    scenes: Group,
+    kept: int,
+    probability: Float[np.ndarray, "scenes tokens slots"],
+    grid: TokenGrid,
+    axis: Axis,
+    site: str,
+) -> pl.DataFrame:
+    """Rows of strip_map.parquet for the first ``kept`` of ``scenes``."""
+    count = min(kept, scenes.size)
+    shown = probability[:count].astype(np.float32)
+    token = np.arange(grid.size)
+
+    def cells(values: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " rows"]:
+        return np.tile(values.astype(np.int32), count)
+
+    slot = scenes.strips[:count].ravel().astype(np.int32)
+    return pl.DataFrame(
+        {
+            "scene_id": np.repeat(np.array(scenes.scene_ids[:count], dtype=object), grid.size).tolist(),
+            "axis": [axis] * (count * grid.size),
+            "site": [site] * (count * grid.size),
+            "token": cells(token),
+            "row": cells(token // grid.cols),
+            "col": cells(token % grid.cols),
+            "slot": slot,
+            "predicted": shown.argmax(axis=-1).ravel().astype(np.int32),
+            "probability": shown.reshape(-1, shown.shape[-1]).tolist(),
+            "token_set": np.where(scenes.objects[:count].ravel() >= 0, "object", "rim"),
+        },
+        schema=STRIP_MAP,
+    )

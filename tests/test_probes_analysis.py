@@ -1,0 +1,236 @@
+"""The experiment on worlds whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from probe_worlds import (
+    GRID,
+    SIZE,
+    MemoryStore,
+    World,
+    constant,
+    content_code,
+    layout_code,
+    noise,
+    nothing,
+    object_code,
+    position_code,
+    world,
+)
+from vlm_spatial.config import ProbesSettings
+from vlm_spatial.probes.analysis import Analysis, analyse
+from vlm_spatial.probes.layout import group, word_numbers
+from vlm_spatial.statistics import cluster_bootstrap
+
+SITES = {
+    "vision.0": layout_code,
+    "vision.1": position_code,
+    "connector": object_code,
+    "language.0": content_code,
+    "language.1": nothing,
+    "language.2": constant,
+}
+SETTINGS = ProbesSettings(bootstrap=300, strip_map_scenes=4)
+
+
+@pytest.fixture(scope="module")
+def store() -> MemoryStore:
+    return MemoryStore(world(), SITES)
+
+
+@pytest.fixture(scope="module")
+def found(store: MemoryStore) -> Analysis:
+    return analyse(store, store.world, SETTINGS, seed=0)
+
+
+def score(
+    analysis: Analysis, site: str, token_set: str, kind: str = "logistic", trained: str = "decorrelated", scored: str = "decorrelated"
+) -> dict:
+    where = {"site": site, "kind": kind, "token_set": token_set, "trained_on": trained, "scored_on": scored}
+    return analysis.table.row(by_predicate=pl.all_horizontal(*[pl.col(k) == v for k, v in where.items()]), named=True)
+
+
+def test_layout_in_the_background_is_found_and_not_put_down_to_position(found: Analysis) -> None:
+    row = score(found, "vision.0", "background")
+    assert row["accuracy"] > 0.97
+    assert row["verdict"] == "supported"
+    assert row["control"] == "position"
+    assert row["position_share"] < 0.97
+    assert row["selectivity"] > 0.5
+
+
+def test_a_pure_position_code_earns_no_credit(found: Analysis) -> None:
+    main = score(found, "vision.1", "background", trained="main", scored="main")
+    assert main["accuracy"] > 0.9
+    assert main["position_share"] > 0.95
+    assert main["blank_share"] > 0.95
+    assert main["verdict"] != "supported"
+    decorrelated = score(found, "vision.1", "background")
+    assert decorrelated["verdict"] != "supported"
+    assert decorrelated["position_share"] > 0.97
+
+
+def test_a_layout_code_is_silent_on_the_blank_canvas(found: Analysis) -> None:
+    assert score(found, "vision.0", "background", trained="main", scored="main")["blank_share"] < 0.3
+
+
+def test_a_code_on_objects_only_is_not_in_the_background(found: Analysis) -> None:
+    assert score(found, "connector", "object")["accuracy"] > 0.97
+    background = score(found, "connector", "background")
+    assert abs(background["accuracy"] - background["chance"]) < 0.1
+    assert background["verdict"] == "refuted"
+    assert background["position_share"] is None
+
+
+def test_content_is_told_from_slot_by_the_control_task(found: Analysis) -> None:
+    assert score(found, "language.0", "object", kind="control_task")["accuracy"] > 0.97
+    assert score(found, "language.0", "object")["selectivity"] < -0.4
+
+
+@pytest.mark.parametrize("token_set", ["object", "background"])
+def test_noise_and_shuffled_labels_stay_at_chance(found: Analysis, token_set: str) -> None:
+    assert abs(score(found, "language.1", token_set)["accuracy"] - 1 / 3) < 0.12
+    assert abs(score(found, "vision.0", token_set, kind="shuffled", trained="main", scored="main")["accuracy"] - 1 / 3) < 0.25
+
+
+@pytest.mark.parametrize("kind", ["centroid", "difference"])
+def test_the_simpler_rivals_read_a_plain_code_as_well(found: Analysis, kind: str) -> None:
+    assert score(found, "vision.0", "background", kind=kind)["accuracy"] > 0.9
+
+
+def test_a_score_is_the_plain_share_and_its_interval_that_of_the_statistics_module(store: MemoryStore, found: Analysis) -> None:
+    probe = found.probes["horizontal", "vision.0"]
+    scenes = store.scenes.filter((pl.col("variant") == "main") & (pl.col("split") == "test"))
+    labelled = group(store.world, scenes, GRID, word_numbers(store.scenes), 3)
+    values = np.concatenate([v for _, v in store.batches("vision.0", labelled.scene_ids, 100)])
+    mask = labelled.objects < 0
+    right = (probe.predict(values) == labelled.strips)[mask]
+    interval = cluster_bootstrap(right, np.nonzero(mask)[0], draws=SETTINGS.bootstrap, seed=0)
+    row = score(found, "vision.0", "background", trained="main", scored="main")
+    assert (row["accuracy"], row["low"], row["high"], row["n"]) == pytest.approx(
+        (interval.estimate, interval.low, interval.high, interval.n)
+    )
+
+
+def test_constant_features_are_said_to_be_inconclusive(found: Analysis) -> None:
+    rows = found.table.filter(pl.col("site") == "language.2")
+    assert rows["accuracy"].null_count() == rows.height
+    assert set(rows["verdict"]) == {"inconclusive"}
+    assert "no feature varies" in rows["note"][0]
+    assert "no feature varies" in found.inconclusive["horizontal/language.2"]
+    assert ("horizontal", "language.2") not in found.probes
+
+
+def test_each_scene_is_read_once_a_site_in_bounded_batches(store: MemoryStore, found: Analysis) -> None:
+    del found
+    fresh = MemoryStore(store.world, SITES)
+    analyse(fresh, store.world, SETTINGS, seed=0)
+    assert len(fresh.read) == len(set(fresh.read))
+    assert sum(site == "connector" for site, _ in fresh.read) == store.scenes.height
+    assert fresh.largest <= 32
+
+
+def test_same_seed_same_result(store: MemoryStore, found: Analysis) -> None:
+    again = analyse(store, store.world, SETTINGS, seed=0)
+    assert again.table.equals(found.table)
+    assert again.strip_map.equals(found.strip_map)
+    assert again.geometry.equals(found.geometry)
+
+
+def test_the_strip_map_holds_every_cell_of_the_scenes_kept(found: Analysis) -> None:
+    maps = found.strip_map.filter(pl.col("site") == "vision.0")
+    assert maps.height == SETTINGS.strip_map_scenes * GRID.size
+    assert (maps["predicted"] == maps["slot"]).mean() > 0.97
+    np.testing.assert_allclose(np.array(maps["probability"].to_list()).sum(axis=1), 1, atol=1e-5)
+    assert (maps["token"] == maps["row"] * GRID.cols + maps["col"]).all()
+    indices = found.geometry.filter((pl.col("measure") == "strip_index") & (pl.col("other") == "decorrelated"))
+    by_site = dict(zip(indices["site"], indices["estimate"], strict=True))
+    assert by_site["vision.0"] > 0.9
+    assert abs(by_site["connector"]) < 0.15
+
+
+def world_with(change: pl.Expr) -> World:
+    plain = world()
+    return World(plain.scenes.filter(change))
+
+
+DEGENERATE = {
+    "fewer scenes than slots": (
+        ~((pl.col("variant") == "main") & (pl.col("split") == "train") & (pl.col("scene_id").str.slice(-5).cast(pl.Int32) >= 2)),
+        "2 training scenes for 3 slots",
+    ),
+    "no training scenes": (~((pl.col("variant") == "main") & (pl.col("split") == "train")), "0 training scenes for 3 slots"),
+    "no validation scenes": (~((pl.col("variant") == "main") & (pl.col("split") == "validation")), "slot 0, 1, 2 in the validation split"),
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_scenes_too_few_are_said_plainly_and_never_scored(case: str) -> None:
+    change, words = DEGENERATE[case]
+    made = world_with(change)
+    found = analyse(MemoryStore(made, {"connector": layout_code}), made, SETTINGS, seed=0)
+    rows = found.table.filter(pl.col("trained_on") == "main")
+    assert rows["accuracy"].null_count() == rows.height > 0
+    assert set(rows["verdict"]) == {"inconclusive"}
+    assert rows["note"].str.contains(words).all()
+    assert words in found.inconclusive["horizontal/connector"]
+    assert not found.probes
+    assert found.strip_map.height == 0
+    assert score(found, "connector", "background")["accuracy"] > 0.9
+
+
+def test_a_class_missing_from_the_training_split_is_named() -> None:
+    made = world()
+
+    # Objects of slot 2 are reported by no token: their boxes are hidden from the label tables of the training split.
+    class Hidden(World):
+        def tokens(self, scene_id, grid):
+            tokens = super().tokens(scene_id, grid)
+            return replace(tokens, objects=tokens.objects & (np.arange(3) < 2)[:, None]) if "train" in scene_id else tokens
+
+    hidden = Hidden(made.scenes)
+    found = analyse(MemoryStore(hidden, {"connector": layout_code}), hidden, SETTINGS, seed=0)
+    assert "no object token of slot 2 in the training split" in found.inconclusive["horizontal/connector"]
+    assert found.table.filter(pl.col("kind") == "logistic")["accuracy"].is_null().all()
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    made = world()
+
+    def broken(row: dict, generator: np.random.Generator) -> np.ndarray:
+        del row
+        values = noise(generator)
+        values[:, 0] = np.inf
+        return values
+
+    found = analyse(MemoryStore(made, {"connector": broken}), made, SETTINGS, seed=0)
+    assert "not finite" in found.inconclusive["horizontal/connector"]
+
+
+def test_single_objects_are_scored_on_their_own_slot() -> None:
+    made = world()
+    rows = []
+    for index in range(9):
+        slot = index % 3
+        left = 10.0 + 40 * slot
+        rows.append(
+            {
+                "scene_id": f"single-horizontal-test-{index:05d}",
+                "axis": "horizontal",
+                "variant": "single",
+                "split": "test",
+                "boxes": [[left, 40.0, left + 20, 60.0]],
+                "objects": ["red"],
+                "slots": [slot],
+            }
+        )
+    scenes = pl.concat([made.scenes, pl.DataFrame(rows, schema=made.scenes.schema)])
+    both = World(scenes)
+    found = analyse(MemoryStore(both, {"connector": position_code}), both, SETTINGS, seed=0)
+    single = found.table.filter(pl.col("scored_on") == "single")
+    assert set(single["token_set"]) == {"object"}
+    assert score(found, "connector", "object", trained="main", scored="single")["accuracy"] > 0.97
+    assert SIZE == 120

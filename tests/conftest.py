@@ -10,31 +10,7 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 
-WORDS = [
-    "which",
-    "object",
-    "is",
-    "on",
-    "the",
-    "left",
-    "right",
-    "middle",
-    "top",
-    "bottom",
-    "of",
-    "?",
-    "what",
-    "where",
-    "red",
-    "green",
-    "blue",
-    "yellow",
-    "square",
-    "circle",
-    "and",
-    "or",
-    "not",
-]
+WORDS = ["which object is on the left right middle top bottom of ?", "what where red green blue yellow square circle and or not"]
 SIDE = 96
 """Pixels along one side of a test image: 6 × 6 visual tokens of 16 pixels in every family."""
 

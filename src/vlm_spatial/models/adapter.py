@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.models.inputs import ProcessorCache
 from vlm_spatial.tokens import TokenGrid
 
 Site = str
@@ -69,6 +70,9 @@ class Adapter(ABC):
     """The transformers class of that name."""
     causal_image: ClassVar[bool]
     """Whether an image token attends to earlier positions only (False for Gemma-3)."""
+
+    cache: ProcessorCache
+    """What the processor made of images and prompts; set by each family."""
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -218,6 +222,22 @@ class Adapter(ABC):
         written = output.clone()
         written[rows, prepared.visual_positions.to(output.device)] = values.squeeze(2).to(output)
         return written
+
+    def embed(
+        self, ids: Int[Tensor, "batch positions"], positions: Int[Tensor, "batch cells"], connector: SiteValues
+    ) -> Float[Tensor, "batch positions features"]:
+        """What enters the first language block: token embeddings, with the connector's values at the visual tokens."""
+        rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
+        # The image token's id may lie outside the vocabulary; its embedding is replaced in any case.
+        text = ids.clone()
+        text[rows, positions] = 0
+        embedded = self.model.get_input_embeddings()(text)
+        embedded[rows, positions] = connector.squeeze(2).to(embedded)
+        return embedded
+
+    def head(self, hidden: Float[Tensor, "batch features"]) -> Float[Tensor, "batch vocabulary"]:
+        """Logits, float32, from the last language block's output."""
+        return self.model.lm_head(self.model.model.language_model.norm(hidden)).float()
 
     @torch.inference_mode()
     def run(

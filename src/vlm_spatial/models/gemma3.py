@@ -29,7 +29,7 @@ class Gemma3Adapter(Adapter):
         super().__init__(model, processor, identity)
         # Pan-and-scan would add crops, and with them visual tokens that no cell of the image stands for.
         # processor.image_token_id is the begin-of-image token, not the one that visual tokens have.
-        self._cache = ProcessorCache(processor, model.config.image_token_id, {"do_pan_and_scan": False})
+        self.cache = ProcessorCache(processor, model.config.image_token_id, {"do_pan_and_scan": False})
 
     @property
     def vision_blocks(self) -> Sequence[nn.Module]:
@@ -62,9 +62,9 @@ class Gemma3Adapter(Adapter):
         return TokenGrid(side, side)
 
     def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Prepared:
-        rows = self._cache.rows(images, prompts)
+        rows = self.cache.rows(images, prompts)
         grid = self.grid(*images[0].size)
-        pixels = torch.cat([self._cache.image(image)["pixel_values"] for image in images])
+        pixels = torch.cat([self.cache.image(image)["pixel_values"] for image in images])
         inputs = {
             "input_ids": rows.ids,
             "attention_mask": rows.attention.long(),

@@ -20,6 +20,11 @@ _IMAGES_KEPT = 64
 _PROMPTS_KEPT = 4096
 
 
+def image_key(image: Image.Image) -> tuple[Any, ...]:
+    """Equal for images of equal content. Pixels can be changed in place, so the object itself is no key."""
+    return image.size, image.mode, hashlib.sha1(image.tobytes(), usedforsecurity=False).digest()
+
+
 @dataclass(frozen=True)
 class Rows:
     """Tokens of a batch, left-padded to the longest row.
@@ -52,9 +57,7 @@ class ProcessorCache:
 
     def image(self, image: Image.Image) -> dict[str, Tensor]:
         """What the image processor makes of one image; known images by their content, not by their identity."""
-        # Pixels can be changed in place, so the object itself is no key.
-        key = (image.size, image.mode, hashlib.sha1(image.tobytes(), usedforsecurity=False).digest())
-        return _remembered(self._images, key, _IMAGES_KEPT, lambda: self._process(image))
+        return _remembered(self._images, image_key(image), _IMAGES_KEPT, lambda: self._process(image))
 
     def _process(self, image: Image.Image) -> dict[str, Tensor]:
         made = self._processor.image_processor(images=[image.convert("RGB")], return_tensors="pt", **self._options)

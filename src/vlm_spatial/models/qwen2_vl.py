@@ -39,7 +39,7 @@ class Qwen2VLAdapter(Adapter):
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
-        self._cache = ProcessorCache(processor, model.config.image_token_id)
+        self.cache = ProcessorCache(processor, model.config.image_token_id)
         self._grids: dict[tuple[int, int], TokenGrid] = {}
 
     @classmethod
@@ -84,17 +84,17 @@ class Qwen2VLAdapter(Adapter):
     def grid(self, width: int, height: int) -> TokenGrid:
         if (width, height) not in self._grids:
             # Asked of the processor itself: its rounding rules change between releases.
-            made = self._cache.image(Image.new("RGB", (width, height)))["image_grid_thw"][0].tolist()
+            made = self.cache.image(Image.new("RGB", (width, height)))["image_grid_thw"][0].tolist()
             self._grids[width, height] = TokenGrid(made[1] // self._merge, made[2] // self._merge)
         return self._grids[width, height]
 
     def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Prepared:
-        rows = self._cache.rows(images, prompts)
+        rows = self.cache.rows(images, prompts)
         grids = sorted({(grid.rows, grid.cols) for grid in (self.grid(*image.size) for image in images)})
         if len(grids) > 1:
             raise UserError(f"inputs: images of token grids {grids} in one batch; batch only images of one grid")
         grid = TokenGrid(*grids[0])
-        made = [self._cache.image(image) for image in images]
+        made = [self.cache.image(image) for image in images]
         thw = torch.cat([one["image_grid_thw"] for one in made])
         kinds = rows.visual.int()
         inputs = {

@@ -1,0 +1,49 @@
+"""How much fits into one batch."""
+
+from dataclasses import dataclass
+
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.tokens import TokenGrid
+
+# On a CPU larger batches only push the activations out of the cache (measured on two cores, width 512).
+_CPU_POSITIONS = 4096
+_CPU_ROWS = 4
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A limit in GiB: half of it for the states of untouched runs, half for the batch that is running."""
+
+    gib: float
+
+    def rows(self, adapter: Adapter, positions: int, length: int) -> int:
+        """Language-model rows that fit into one batch, each computing ``positions`` of its ``length`` positions."""
+        text = adapter.model.config.get_text_config()
+        width = 3 * text.intermediate_size + 8 * text.hidden_size
+        row = (positions * width + 2 * length * _key_value_width(adapter)) * adapter.dtype.itemsize + 4 * adapter.vocabulary
+        fitting = int(self.gib * _GIB / 2 / row)
+        if adapter.device.type == "cpu":
+            fitting = min(fitting, max(_CPU_ROWS, _CPU_POSITIONS // positions))
+        return max(1, fitting)
+
+    def images(self, adapter: Adapter, grid: TokenGrid) -> int:
+        """Images that fit into one batch of the vision encoder."""
+        patches, features = adapter.vision_shape
+        # An MLP four times as wide, attention's queries, keys and values, and a few copies.
+        image = grid.size * patches * features * 20 * adapter.dtype.itemsize
+        fitting = int(self.gib * _GIB / 2 / image)
+        return max(1, min(fitting, 8) if adapter.device.type == "cpu" else fitting)
+
+    def pairs(self, adapter: Adapter, length: int, grid: TokenGrid, runs: int, vision_sites: int) -> int:
+        """Pairs, of ``runs`` runs each, whose untouched states fit."""
+        patches, features = adapter.vision_shape
+        depth = len(adapter.language_blocks)
+        language = length * depth * (adapter.model.config.get_text_config().hidden_size + 2 * _key_value_width(adapter))
+        vision = grid.size * patches * features * vision_sites
+        return max(1, int(self.gib * _GIB / 2 / (runs * (language + vision) * adapter.dtype.itemsize)))
+
+
+def _key_value_width(adapter: Adapter) -> int:
+    """Features of one position's keys in one block."""
+    return adapter.language_blocks[0].self_attn.k_proj.out_features  # type: ignore[return-value,union-attr]

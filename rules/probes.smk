@@ -8,6 +8,7 @@ rule probes:
         probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
         table=f"{RESULTS}/{{model}}/{{dataset}}/probes.parquet",
         strip_map=f"{RESULTS}/{{model}}/{{dataset}}/strip_map.parquet",
+        geometry=f"{RESULTS}/{{model}}/{{dataset}}/geometry.parquet",
     log:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/probes.log",
     benchmark:
@@ -31,4 +32,5 @@ rule probes:
         " --output probes={output.probes:q}"
         " --output table={output.table:q}"
         " --output strip_map={output.strip_map:q}"
+        " --output geometry={output.geometry:q}"
         " 2>&1 | tee {log:q}"

@@ -43,4 +43,10 @@ include: "rules/figures.smk"
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report.html",
+        rules.figures.output,
+        scenes=expand(rules.scenes.output, dataset=plan.config.datasets),
+        results=[
+            of_every_model(output)
+            for stage in MODEL_STAGES
+            for output in getattr(rules, stage).output
+        ],

@@ -21,6 +21,7 @@ class Plan:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.results = Path(config.results)
+        self._digests: dict[str, str | None] = {}
 
     def scenes(self, dataset: str) -> dict[str, Any]:
         """Settings of the scenes stage."""
@@ -121,8 +122,15 @@ class Plan:
         reasons += [f"code {difference}" for difference in _changed(seal.modules, identity.modules)]
         reasons += [f"package {difference}" for difference in _differences(seal.packages, identity.packages)]
         reasons += [f"file {difference}" for difference in _changed(seal.content, self.content(settings))]
+        reasons += [f"input {path} changed" for path, digest in seal.inputs.items() if self._digest(path) != digest]
         damaged = damage(result, thorough=False)
         return reasons + ([damaged] if damaged else [])
+
+    def _digest(self, path: str) -> str | None:
+        if path not in self._digests:
+            seal = read_seal(Path(path))
+            self._digests[path] = None if seal is None else seal.digest
+        return self._digests[path]
 
 
 def _visible(folder: Path) -> list[Path]:

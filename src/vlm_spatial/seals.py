@@ -5,6 +5,7 @@ the results, so they can be checked wherever they are copied, with or without Sn
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -25,18 +26,34 @@ class Record(BaseModel):
 
     size: int
     mtime_ns: int
+    ctime_ns: int
     sha256: str
 
 
-class Seal(BaseModel):
-    """What made a result, and what it holds; ``files`` is by path below a folder, or ``""`` for a single file."""
+class MadeBy(BaseModel):
+    """What made a result; ``modules``, ``packages`` and ``content`` are those of :mod:`vlm_spatial.identity`.
+
+    ``inputs`` has the digest of each sealed input, by its path.
+    """
 
     stage: str
     settings: dict[str, Any]
     modules: dict[str, str]
     packages: dict[str, str]
     content: dict[str, str]
+    inputs: dict[str, str]
+
+
+class Seal(MadeBy):
+    """What made a result, and what it holds; ``files`` is by path below a folder, or ``""`` for a single file."""
+
     files: dict[str, Record]
+
+    @property
+    def digest(self) -> str:
+        """One short hash over the names and bytes of all files."""
+        text = "".join(f"{name}\0{self.files[name].sha256}\n" for name in sorted(self.files))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def seal_path(result: Path) -> Path:
@@ -58,18 +75,16 @@ def break_seals(results: Iterable[Path]) -> None:
         seal_path(result).unlink(missing_ok=True)
 
 
-def write_seal(
-    result: Path, *, stage: str, settings: dict[str, Any], modules: dict[str, str], packages: dict[str, str], content: dict[str, str]
-) -> None:
+def write_seal(result: Path, made_by: MadeBy) -> None:
     """Seal a finished result.
 
     Raises:
         UserError: if the stage did not make it.
     """
     if not result.exists():
-        raise UserError(f"{result}: stage {stage} ended without making it")
+        raise UserError(f"{result}: stage {made_by.stage} ended without making it")
     files = {name: _record(path) for name, path in _files(result)}
-    _write(result, Seal(stage=stage, settings=settings, modules=modules, packages=packages, content=content, files=files))
+    _write(result, Seal(**made_by.model_dump(), files=files))
 
 
 def _write(result: Path, seal: Seal) -> None:
@@ -90,13 +105,14 @@ def _files(result: Path) -> Iterator[tuple[str, Path]]:
 
 def _record(path: Path) -> Record:
     stat = path.stat()
-    return Record(size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256(path))
+    return Record(size=stat.st_size, mtime_ns=stat.st_mtime_ns, ctime_ns=stat.st_ctime_ns, sha256=sha256(path))
 
 
 def damage(result: Path, *, thorough: bool) -> str | None:
     """What is wrong with a sealed result, in words; ``None`` if nothing is.
 
-    Quick, it reads only files whose size or time changed (and then renews the times in the seal); ``thorough``, every byte.
+    Quick, it reads only files whose size or times changed (and then renews the times in the seal); ``thorough``, every byte.
+    New bytes under an old modification time are seen all the same: the change time cannot be set back.
     """
     seal = read_seal(result)
     if seal is None:
@@ -106,22 +122,22 @@ def damage(result: Path, *, thorough: bool) -> str | None:
         path = result / name if name else result
         try:
             stat = path.stat()
-            changed = (stat.st_size, stat.st_mtime_ns) != (record.size, record.mtime_ns)
-            if (changed or thorough) and (stat.st_size != record.size or sha256(path) != record.sha256):
+            same_times = (stat.st_mtime_ns, stat.st_ctime_ns) == (record.mtime_ns, record.ctime_ns)
+            if stat.st_size != record.size or ((thorough or not same_times) and sha256(path) != record.sha256):
                 return f"{path} was altered after it was made"
         except FileNotFoundError:
             return f"{path} is missing"
-        if changed:
-            renewed[name] = record.model_copy(update={"mtime_ns": stat.st_mtime_ns})
+        if not same_times:
+            renewed[name] = record.model_copy(update={"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns})
     if renewed:
-        # Only a saving of time: results that cannot be written are checked in full each time.
+        # Only a saving of time: results that cannot be written are read in full each time.
         with contextlib.suppress(OSError):
             _write(result, seal.model_copy(update={"files": seal.files | renewed}))
     return None
 
 
-def verify(result: Path) -> None:
-    """Check every byte of a result that has a seal, before it is used.
+def verified_digest(result: Path) -> str | None:
+    """Digest of a sealed result after a check of every byte, made before it is used; ``None`` for a file without a seal.
 
     Activation stores are left to their reader, which checks each chunk against the manifest when it reads it.
 
@@ -129,7 +145,9 @@ def verify(result: Path) -> None:
         UserError: naming the file that is missing or altered.
     """
     if not seal_path(result).exists():
-        return
+        return None
     found = damage(result, thorough=result.suffix != ".zarr")
     if found is not None:
         raise UserError(f"{found}; run snakemake again, it makes it anew")
+    seal = read_seal(result)
+    return None if seal is None else seal.digest

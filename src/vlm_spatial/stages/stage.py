@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from vlm_spatial.config import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.seals import break_seals, verify, write_seal
+from vlm_spatial.seals import MadeBy, break_seals, verified_digest, write_seal
 
 Section = TypeVar("Section", bound=Settings)
 
@@ -47,13 +47,10 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
         settings = _literal(parsed.settings)
         job = Job(settings, _paths(_filled_in(parsed.input, settings)), _paths(parsed.output))
         break_seals(job.outputs.values())
-        checkpoint = settings.get("model", {}).get("checkpoint")
-        for path in [*job.inputs.values(), *([Path(checkpoint)] if checkpoint else [])]:
-            verify(path)
-        identity, content = stage_identity(name), external_content(settings, CONTENT_CACHE)
+        made_by = _made_by(name, job)
         stage(job)
         for path in job.outputs.values():
-            write_seal(path, stage=name, settings=settings, modules=identity.modules, packages=identity.packages, content=content)
+            write_seal(path, made_by)
     except UserError as error:
         print(f"error: {name}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
@@ -71,6 +68,22 @@ def section(job: Job, model: type[Section], key: str = "stage") -> Section:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"--settings: {'.'.join(map(str, (key, *first['loc'])))}: {first['msg']}") from error
+
+
+def _made_by(name: str, job: Job) -> MadeBy:
+    """What the outputs' seals will say; checks the sealed inputs, every byte of them."""
+    checkpoint = job.settings.get("model", {}).get("checkpoint")
+    inputs = [*job.inputs.values(), *([Path(checkpoint)] if checkpoint else [])]
+    digests = {str(path): verified_digest(path) for path in inputs}
+    identity = stage_identity(name)
+    return MadeBy(
+        stage=name,
+        settings=job.settings,
+        modules=identity.modules,
+        packages=identity.packages,
+        content=external_content(job.settings, CONTENT_CACHE),
+        inputs={path: digest for path, digest in digests.items() if digest is not None},
+    )
 
 
 def _literal(text: str) -> dict[str, Any]:

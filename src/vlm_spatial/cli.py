@@ -1,0 +1,32 @@
+"""The command line ``vlm-spatial``: what a user does beside running the workflow."""
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from vlm_spatial.commands.inspect import inspect
+from vlm_spatial.errors import UserError
+
+
+class _Commands(TyperGroup):
+    """Ends with status 1 and one line on a :class:`UserError`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Where does a vision-language model compute which object is where?"""
+
+
+app.command("inspect")(inspect)

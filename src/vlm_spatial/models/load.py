@@ -120,6 +120,7 @@ def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torc
             trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **placed,
         )
         if not device_map:
@@ -134,11 +135,12 @@ def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torc
         raise UserError(f"{folder}: cannot be loaded as {family.architecture} ({_first_line(error)})") from error
     finally:
         quiet.setLevel(level)
-    for problem, names in (("lacks", report["missing_keys"]), ("has the wrong shape for", report["mismatched_keys"])):
+    # Left alone, weights that are missing or of another shape would be random numbers.
+    missing = sorted(report["missing_keys"])
+    other = sorted(f"{name} ({list(found)} instead of {list(wanted)})" for name, found, wanted in report["mismatched_keys"])
+    for problem, names in (("lacks", missing), ("has other shapes for", other)):
         if names:
-            # Left alone, these weights would be random numbers.
-            first = sorted(map(str, names))[0]
-            raise UserError(f"{folder}: the weights file {problem} {len(names)} tensors that config.json calls for, such as {first}")
+            raise UserError(f"{folder}: the weights file {problem} {len(names)} tensors that config.json calls for, such as {names[0]}")
     return model
 
 

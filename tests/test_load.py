@@ -1,0 +1,254 @@
+"""Loading: what the identity of weights depends on, and one clear line for everything that can be wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import errors as hub
+from safetensors.torch import load_file, save_file
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.models import load, weights
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.weights import weights_identity
+
+Change = Callable[[Path], None]
+
+
+@pytest.fixture
+def folder(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint("qwen2_vl"), tmp_path / "model"))
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_folder_is_loaded_with_its_identity(folder: Path) -> None:
+    adapter = load_adapter(folder, device="cpu", dtype="bfloat16")
+    assert (adapter.identity.architecture, adapter.identity.dtype) == ("Qwen2VLForConditionalGeneration", "bfloat16")
+    assert adapter.dtype == torch.bfloat16
+    assert adapter.device.type == "cpu"
+    assert adapter.identity.weights == weights_identity(folder)
+
+
+def test_a_folder_saved_by_save_pretrained_is_loaded(folder: Path, tmp_path: Path) -> None:
+    """As a user has it: the model in several files, the processor beside it."""
+    adapter = load_adapter(folder, device="cpu")
+    adapter.model.save_pretrained(tmp_path / "saved", max_shard_size="100KB")
+    adapter.processor.save_pretrained(tmp_path / "saved")
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
+    again = load_adapter(tmp_path / "saved", device="cpu")
+    assert again.identity.weights == adapter.identity.weights, "the spread over files is no part of the identity"
+    for name, tensor in adapter.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor)
+
+
+def test_identity_depends_on_every_weight_and_name_but_not_on_the_place(folder: Path, tmp_path: Path) -> None:
+    before = weights_identity(folder)
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    assert weights_identity(moved) == before
+
+    def nudge(tensors: dict[str, torch.Tensor]) -> None:
+        name = sorted(tensors)[3]
+        tensors[name].view(-1)[-1] += 1e-3
+
+    edit_weights(moved, nudge)
+    assert weights_identity(moved) != before
+    renamed = Path(shutil.copytree(folder, tmp_path / "renamed"))
+    edit_weights(renamed, lambda tensors: tensors.update({"other": tensors.pop(sorted(tensors)[0])}))
+    assert weights_identity(renamed) != before
+
+
+def test_large_weights_are_sampled_at_both_ends(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_HASH_WHOLE_BELOW", 1)
+    before = weights_identity(folder)
+    for place in (0, -1):
+        changed = Path(shutil.copytree(folder, tmp_path / f"changed{place}"))
+
+        def nudge(tensors: dict[str, torch.Tensor], place: int = place) -> None:
+            largest = max(tensors.values(), key=torch.numel)
+            largest.view(-1)[place] += 1
+
+        edit_weights(changed, nudge)
+        assert weights_identity(changed) != before
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def no_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
+def empty_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}}))
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def other_architecture(folder: Path) -> None:
+    edit_config(folder, lambda config: config.update(architectures=["LlavaForConditionalGeneration"]))
+
+
+def fewer_weights(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors.pop(next(name for name in tensors if "layers.1.mlp.up_proj" in name)))
+
+
+def wrong_shape(folder: Path) -> None:
+    edit_config(folder, lambda config: config["text_config"].update(intermediate_size=80))
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def no_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def other_processor(folder: Path) -> None:
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 16}))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (truncate, r"model\.safetensors: truncated, \d+ bytes where its header promises \d+"),
+        (no_header, r"model\.safetensors: not a whole safetensors file"),
+        (empty_weights, r"model\.safetensors: not a whole safetensors file"),
+        (pickled, r"pickled weights .* save them as safetensors"),
+        (missing_shard, r"model-00002-of-00002\.safetensors: missing weight file"),
+        (no_config, r"not a checkpoint folder, it has no config\.json"),
+        (broken_config, r"config\.json: cannot be read as JSON"),
+        (other_architecture, r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one adapter"),
+        (fewer_weights, r"lacks 1 tensors that config\.json calls for, such as model\.language_model\.layers\.1\.mlp\.up_proj\.weight"),
+        (wrong_shape, r"has other shapes for 9 tensors .*down_proj\.weight \(\[32, 96\] instead of \[32, 80\]\)"),
+        (no_tokenizer, r"no complete processor"),
+        (no_template, r"no chat template"),
+        (other_processor, r"cuts patches of 16 px .* the model expects 8 px"),
+    ],
+)
+def test_a_bad_folder_is_one_clear_line(folder: Path, change: Change, says: str) -> None:
+    change(folder)
+    with pytest.raises(UserError, match=says) as error:
+        load_adapter(folder, device="cpu")
+    assert str(folder) in one_line(error)
+
+
+def test_wrong_names_are_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder, and not a hub id"):
+        load_adapter(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="dtype 'int8': allowed are float32"):
+        load_adapter(tmp_path, dtype="int8")
+    with pytest.raises(UserError, match="device 'tpu': allowed are auto"):
+        load_adapter(tmp_path, device="tpu")
+
+
+def test_cuda_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="this machine has none"):
+        load_adapter(folder, device="cuda")
+
+
+class Reply:
+    """Enough of a hub's answer for its exceptions."""
+
+    headers: dict[str, str] = {}  # noqa: RUF012
+    status_code = 403
+    request = None
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (lambda: hub.GatedRepoError("gated", response=Reply()), "gated; accept its licence"),
+        (lambda: hub.RepositoryNotFoundError("none", response=Reply()), "no such public hub repository"),
+        (lambda: hub.RevisionNotFoundError("none", response=Reply()), "revision abc not found"),
+        (lambda: hub.LocalEntryNotFoundError("offline"), "cannot be reached .*download it elsewhere"),
+        (lambda: ConnectionError("refused"), "cannot be reached"),
+    ],
+)
+def test_hub_failures_are_one_clear_line(raised: Callable[[], Exception], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise raised()
+
+    monkeypatch.setattr(load, "snapshot_download", fail)
+    with pytest.raises(UserError, match=says) as error:
+        load_adapter("someone/some-model", revision="abc")
+    assert "someone/some-model" in one_line(error)
+
+
+def test_hub_download_asks_for_safetensors_of_the_pinned_revision_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(repository: str, **options: Any) -> str:
+        asked.update(options, repository=repository)
+        return str(folder)
+
+    monkeypatch.setattr(load, "snapshot_download", download)
+    adapter = load_adapter("someone/some-model", revision="abc", device="cpu")
+    assert asked["repository"] == "someone/some-model"
+    assert asked["revision"] == "abc"
+    assert not any(pattern in ("*", "*.bin", "*.py", "*.pt") for pattern in asked["allow_patterns"])
+    assert (adapter.identity.checkpoint, adapter.identity.revision) == ("someone/some-model", "abc")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_one_clear_line(folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(load.Qwen2VLAdapter.model_class, "from_pretrained", fail)
+    with pytest.raises(UserError, match="does not fit into the memory of cpu; set dtype to bfloat16") as raised:
+        load_adapter(folder, device="cpu")
+    one_line(raised)
+
+
+def test_a_module_of_another_class_is_refused(folder: Path) -> None:
+    adapter = load_adapter(folder, device="cpu")
+    adapter.language_blocks[1] = torch.nn.Identity()  # type: ignore[index]
+    with pytest.raises(UserError, match="language block 1 is a Identity, expected Qwen2VLDecoderLayer"):
+        adapter.verify()

@@ -94,6 +94,7 @@ TABLES = {
     "manifest": "activations.json",
     "probes": "probes.parquet",
     "strip_map": "strip_map.parquet",
+    "geometry": "geometry.parquet",
     "interchange": "interchange.parquet",
     "conflict": "conflict.parquet",
     "ablation": "ablation.parquet",

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlm_spatial.commands.inspect import inspect
+from vlm_spatial.commands.why import why
 from vlm_spatial.errors import UserError
 
 
@@ -30,3 +31,4 @@ def main() -> None:
 
 
 app.command("inspect")(inspect)
+app.command("why")(why)

@@ -107,10 +107,6 @@ class Plan:
             if (self.results / name).exists():
                 yield self.results / name, ()
 
-    def stale(self) -> dict[Path, list[str]]:
-        """Existing results that are not what the configuration and the code would make, each with the reasons."""
-        return {path: reasons for path, names in self.existing() if (reasons := self.reasons(path, names))}
-
     def reasons(self, result: Path, names: tuple[str, ...]) -> list[str]:
         """Why ``result`` has to be made anew, in words that name the setting, module, package or file; empty if it does not."""
         seal = read_seal(result)

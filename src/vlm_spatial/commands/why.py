@@ -1,0 +1,33 @@
+"""``vlm-spatial why``: why a result would be made again, in words."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def why(
+    result: Annotated[Path | None, typer.Argument(help="one result, such as results/report.html; by default all")] = None,
+    config: Annotated[Path, typer.Option(help="the configuration file")] = Path("workflow_config.yaml"),
+) -> None:
+    """Name the setting, code module, package or file that changed since a result was made.
+
+    Shows what changed itself; what is made of it follows (``snakemake --dry-run`` shows all jobs).
+    """
+    from vlm_spatial.config import load_config
+    from vlm_spatial.errors import UserError
+    from vlm_spatial.plan import Plan
+
+    plan = Plan(load_config(config))
+    existing = dict(plan.existing())
+    if result is not None and result not in existing:
+        raise UserError(f"{result}: no such result of {config}; there are {', '.join(map(str, existing)) or 'none yet'}")
+    chosen = existing if result is None else {result: existing[result]}
+    grouped: dict[tuple[str, ...], list[Path]] = {}
+    for path, names in chosen.items():
+        grouped.setdefault(tuple(plan.reasons(path, names)), []).append(path)
+    unchanged = grouped.pop((), [])
+    for reasons, paths in grouped.items():
+        for line in (*paths, *(f"  {reason}" for reason in reasons)):
+            typer.echo(str(line))
+    typer.echo(f"{len(unchanged)} of {len(chosen)} results are what {config} and the code would make")

@@ -113,6 +113,8 @@ class DatasetSettings(Settings):
             raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))
         if self.kind == "whatsup" and self.root is None:
             raise ValueError("root: a whatsup dataset needs the folder that holds data/controlled_*_dataset.json")
+        if self.kind == "whatsup" and "horizontal" not in self.axes:
+            raise ValueError("axes: photos can be merged along the horizontal axis only; name horizontal")
         if self.kind != "whatsup" and (self.root or self.boxes):
             raise ValueError("root and boxes: only a dataset of kind whatsup has them")
         if self.kind != "whatsup" and not (self.scenes.train and self.scenes.validation and self.scenes.test):
@@ -222,12 +224,21 @@ class ConflictSettings(Settings):
     """Exchange of two slots' visual tokens at the connector."""
 
     token_sets: tuple[Literal["object", "strip"], ...] = ("object", "strip")
+    memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")
 
 
 class AblationSettings(Settings):
     """Removal of the layout from the vision output."""
 
-    methods: tuple[Literal["erasure", "neutral"], ...] = ("erasure", "neutral")
+    methods: tuple[Literal["erasure", "neutral"], ...] = Field(
+        ("erasure", "neutral"),
+        description="erasure: LEACE at the connector; neutral: every object encoded alone at the canvas centre",
+    )
+    language_sites: tuple[str, ...] = ("connector", "language.*")
+    questions: PositiveCount = Field(150, description="test questions of an axis asked under every condition, whole scenes drawn at random")
+    fit_scenes: PositiveCount = Field(150, description="training scenes of an axis on which the language ordering is fitted, to be erased")
+    batch: PositiveCount = 32
+    memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")
 
 
 class AmplificationSettings(Settings):

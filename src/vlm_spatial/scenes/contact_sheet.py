@@ -23,17 +23,19 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
         for key, group in dataset.scenes.sort("axis", "scene_id").group_by("axis", "variant", "split", maintain_order=True)
         if key[2] == "test"
     ]
-    rows = len(groups)
-    sheet = Image.new("RGB", (_COLUMNS * (_THUMBNAIL + _GAP) + _GAP, rows * (_THUMBNAIL + _LABEL + _GAP) + _GAP), "white")
+    height = max(
+        (round(row[1] * _THUMBNAIL / max(row)) for row in dataset.scenes.select("width", "height").unique().iter_rows()), default=0
+    )
+    sheet = Image.new("RGB", (_COLUMNS * (_THUMBNAIL + _GAP) + _GAP, len(groups) * (height + _LABEL + _GAP) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (key, group) in enumerate(groups):
-        top = _GAP + row * (_THUMBNAIL + _LABEL + _GAP)
+        top = _GAP + row * (height + _LABEL + _GAP)
         for column, scene in enumerate(group.iter_rows(named=True)):
             left = _GAP + column * (_THUMBNAIL + _GAP)
             sheet.paste(_thumbnail(dataset, scene), (left, top + 14))
             if column == 0:
                 draw.text((left, top), " · ".join(str(part) for part in key), fill="black", font=font)
-            draw.text((left, top + 16 + _THUMBNAIL), ", ".join(scene["objects"]) or "(empty)", fill="#444444", font=font)
+            draw.text((left, top + 16 + height), ", ".join(scene["objects"]) or "(empty)", fill="#444444", font=font)
     return sheet
 
 

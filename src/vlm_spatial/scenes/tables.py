@@ -7,6 +7,7 @@ import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from vlm_spatial.scenes.pairs import HYPOTHESES, Pair
+from vlm_spatial.scenes.photos import SetAside
 from vlm_spatial.scenes.plan import Planned
 from vlm_spatial.scenes.questions import Template, Wording, ask
 
@@ -62,6 +63,8 @@ PAIRS_SCHEMA: Columns = {
     "counterfactual_answer": pl.String,
     "hypotheses": pl.Struct(dict.fromkeys(HYPOTHESES, pl.String)),
 }
+
+SET_ASIDE_SCHEMA: Columns = {"file": pl.String, "reason": pl.String}
 
 
 def image_path(scene_id: str) -> str:
@@ -125,3 +128,8 @@ def pairs_table(pairs: Iterable[Pair]) -> pl.DataFrame:
     """``pairs.parquet``; hypotheses that an experiment does not have are null."""
     rows = [asdict(pair) | {"hypotheses": {name: pair.hypotheses.get(name) for name in HYPOTHESES}} for pair in pairs]
     return pl.DataFrame(rows, schema=PAIRS_SCHEMA)
+
+
+def set_aside_table(set_aside: Iterable[SetAside]) -> pl.DataFrame:
+    """``set_aside.parquet``: photos (or pairs of photos) that are not used, and why."""
+    return pl.DataFrame([asdict(item) for item in set_aside], schema=SET_ASIDE_SCHEMA)

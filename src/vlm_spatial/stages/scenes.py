@@ -1,7 +1,10 @@
 """Stage ``scenes``: draw (or cut from photos) a dataset's images and write its tables."""
 
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from PIL import Image
 from pydantic import ValidationError
 
 from vlm_spatial.config import DatasetSettings, Settings
@@ -10,9 +13,11 @@ from vlm_spatial.files import write_parquet, written_then_renamed
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.contact_sheet import write_contact_sheet
 from vlm_spatial.scenes.images import write_images
-from vlm_spatial.scenes.pairs import plan_pairs
-from vlm_spatial.scenes.plan import plan_scenes
-from vlm_spatial.scenes.tables import pairs_table, questions_table, scenes_table
+from vlm_spatial.scenes.pairs import Pair, plan_pairs
+from vlm_spatial.scenes.photos import SetAside
+from vlm_spatial.scenes.plan import Planned, plan_scenes
+from vlm_spatial.scenes.tables import pairs_table, questions_table, scenes_table, set_aside_table
+from vlm_spatial.scenes.whatsup import draw_photo, plan_whatsup
 from vlm_spatial.stages.stage import Job, run_stage
 
 
@@ -25,13 +30,12 @@ class ScenesJob(Settings):
 
 
 def scenes(job: Job) -> None:
-    """Write one dataset's folder: images, scenes.parquet, questions.parquet, pairs.parquet and contact_sheet.png."""
+    """Write one dataset's folder: images, scenes.parquet, questions.parquet, pairs.parquet, set_aside.parquet and contact_sheet.png."""
     settings = _settings(job.settings)
     dataset = settings.dataset
-    pair_scenes, pairs = plan_pairs(dataset, settings.seed)
-    planned = [*plan_scenes(dataset, settings.seed), *pair_scenes]
+    planned, pairs, drawings, draw, set_aside = _plan(dataset, settings.seed)
     with written_then_renamed(job.outputs["folder"]) as folder:
-        checksums = write_images(folder, {item.scene_id: item.scene for item in planned}, render)
+        checksums = write_images(folder, drawings, draw)
         tables = {
             "scenes": scenes_table(planned, checksums),
             "questions": questions_table(planned, dataset.templates, dataset.wording),
@@ -39,7 +43,22 @@ def scenes(job: Job) -> None:
         }
         for name, table in tables.items():
             write_parquet(table, folder / f"{name}.parquet")
+        write_parquet(set_aside_table(set_aside), folder / "set_aside.parquet")
         write_contact_sheet(folder, **tables)
+    if set_aside:
+        print(f"scenes: {len(set_aside)} files set aside, listed in set_aside.parquet; {len(planned)} scenes made", file=sys.stderr)
+
+
+def _plan(
+    dataset: DatasetSettings, seed: int
+) -> tuple[list[Planned], list[Pair], Mapping[str, Any], Callable[[Any], Image.Image], list[SetAside]]:
+    """Scenes, pairs, what to draw and how, and what is not used."""
+    if dataset.kind == "whatsup":
+        photos = plan_whatsup(dataset, seed)
+        return photos.scenes, photos.pairs, photos.drawings, draw_photo, photos.set_aside
+    pair_scenes, pairs = plan_pairs(dataset, seed)
+    planned = [*plan_scenes(dataset, seed), *pair_scenes]
+    return planned, pairs, {item.scene_id: item.scene for item in planned}, render, []
 
 
 def _settings(values: dict[str, Any]) -> ScenesJob:

@@ -1,0 +1,150 @@
+"""Loading What'sUp (Kamath et al., EMNLP 2023) in its published format: a JSON list of photos and captions.
+
+Format: ``{"image_path": "data/controlled_clevr/mug_left_of_plate.jpeg", "caption_options": [right, wrong, ...]}``; the
+file's name is ``object_relation_reference``. A damaged entry never ends a run: it is set aside with its reason.
+"""
+
+import json
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vlm_spatial.errors import UserError
+
+HEIGHT = 448
+"""Photos are scaled to this height; boxes and merges are in pixels of that scale."""
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+Subset = Literal["A", "B"]
+_FILES: dict[Subset, str] = {"A": "data/controlled_images_dataset.json", "B": "data/controlled_clevr_dataset.json"}
+RELATIONS = {
+    "left_of": "to the left of",
+    "right_of": "to the right of",
+    "in-front_of": "in front of",
+    "behind": "behind",
+    "on": "on",
+    "under": "under",
+}
+_NAME = re.compile(rf"(?P<object>.+?)_(?P<relation>{'|'.join(RELATIONS)})_(?P<reference>.+)")
+_CAPTION = re.compile(rf"(?:an?|the) (?P<object>.+?) (?P<relation>{'|'.join(RELATIONS.values())}) (?:an?|the) (?P<reference>.+?)\.?")
+# A photo of the data set has about 12 million pixels; beyond this a file is a mistake or an attack.
+_MOST_PIXELS = 60_000_000
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One usable entry: ``name`` is its path in the JSON, ``path`` the file, words have spaces."""
+
+    name: str
+    path: Path
+    object: str
+    relation: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A file (or pair of files) that is not used, and why."""
+
+    file: str
+    reason: str
+
+
+def load_entries(root: Path, subset: Subset) -> tuple[list[Photo], list[SetAside]]:
+    """Read and check the list of photos; the files themselves are not opened yet.
+
+    Raises:
+        UserError: if the JSON file is missing, not JSON, or not a list.
+    """
+    source = Path(root) / _FILES[subset]
+    try:
+        entries = json.loads(source.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{source}: cannot be read ({error.strerror}); datasets root must be the folder that holds {_FILES[subset]}"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{source}: is not JSON ({error}); download it again") from error
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{source}: must be a list of photos with image_path and caption_options, found {type(entries).__name__}")
+    photos, set_aside, seen = [], [], set()
+    for index, entry in enumerate(entries):
+        found = _entry(Path(root), index, entry)
+        if isinstance(found, Photo) and found.name in seen:
+            found = SetAside(found.name, "is listed twice in the JSON file")
+        if isinstance(found, Photo):
+            seen.add(found.name)
+            photos.append(found)
+        else:
+            set_aside.append(found)
+    return photos, set_aside
+
+
+def _entry(root: Path, index: int, entry: Any) -> Photo | SetAside:
+    if not isinstance(entry, dict) or not isinstance(entry.get("image_path"), str):
+        return SetAside(f"entry {index}", "has no image_path")
+    name, captions = entry["image_path"], entry.get("caption_options")
+    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+        return SetAside(name, "has no caption_options (a list of captions, the right one first)")
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        return SetAside(name, "lies outside the data set's folder")
+    parts = _NAME.fullmatch(Path(name).stem)
+    if parts is None:
+        return SetAside(name, f"is not named object_relation_reference with a relation of {', '.join(RELATIONS)}")
+    caption = _CAPTION.fullmatch(captions[0].strip().lower())
+    if caption is None:
+        return SetAside(name, f"caption {captions[0]!r} does not say which object is where")
+    said = (caption["object"], caption["relation"], caption["reference"])
+    shown = (_words(parts["object"]), RELATIONS[parts["relation"]], _words(parts["reference"]))
+    if tuple(map(_letters, said)) != tuple(map(_letters, shown)):
+        return SetAside(name, f"caption {captions[0]!r} contradicts the file name")
+    if not path.is_file():
+        return SetAside(name, "no such file")
+    return Photo(name, path, shown[0], parts["relation"], shown[2])
+
+
+def _words(part: str) -> str:
+    return re.sub(r"[-_ ]+", " ", part).strip().lower()
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text)
+
+
+def open_photo(path: Path, width: int | None = None) -> Pixels:
+    """A photo as RGB pixels, upright, ``HEIGHT`` high.
+
+    Args:
+        width: pixels to scale to; by default the photo keeps its shape.
+
+    Raises:
+        UserError: naming the file if it is missing, unreadable, cut short, or far too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of a decompression bomb up to twice its limit.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                if file.width * file.height > _MOST_PIXELS:
+                    raise UserError(f"{path}: {file.width}×{file.height} pixels are more than the {_MOST_PIXELS:,} allowed")
+                # A JPEG can be decoded at a fraction of its size, which is several times faster.
+                file.draft("RGB", (3 * HEIGHT, 3 * HEIGHT))
+                image = ImageOps.exif_transpose(file).convert("RGB")
+    except (
+        OSError,
+        UnidentifiedImageError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise UserError(f"{path}: is not a readable photo ({error})") from error
+    size = (width or max(1, round(image.width * HEIGHT / image.height)), HEIGHT)
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))

@@ -23,6 +23,7 @@ from probe_worlds import (
 from vlm_spatial.config import ProbesSettings
 from vlm_spatial.probes.analysis import Analysis, analyse
 from vlm_spatial.probes.layout import group, word_numbers
+from vlm_spatial.probes.scores import exchanged
 from vlm_spatial.statistics import cluster_bootstrap
 
 SITES = {
@@ -57,8 +58,8 @@ def test_layout_in_the_background_is_found_and_not_put_down_to_position(found: A
     row = score(found, "vision.0", "background")
     assert row["accuracy"] > 0.97
     assert row["verdict"] == "supported"
-    assert row["control"] == "position"
-    assert row["position_share"] < 0.97
+    assert row["control"] == "other_scene"
+    assert row["position_share"] < 0.9
     assert row["selectivity"] > 0.5
 
 
@@ -71,6 +72,37 @@ def test_a_pure_position_code_earns_no_credit(found: Analysis) -> None:
     decorrelated = score(found, "vision.1", "background")
     assert decorrelated["verdict"] != "supported"
     assert decorrelated["position_share"] > 0.97
+
+
+def test_the_exchange_control_is_the_mean_over_all_other_scenes() -> None:
+    generator = np.random.default_rng(0)
+    predicted, right = generator.integers(0, 3, (2, 7, 5))
+    mask = generator.random((7, 5)) < 0.6
+    mask[1:, 4] = False
+    mask[0, 4] = True
+    expected = np.zeros(7)
+    for scene, cell in np.argwhere(mask):
+        others = [s for s in range(7) if s != scene and mask[s, cell]]
+        expected[scene] += np.mean(predicted[others, cell] == right[scene, cell]) if others else 1 / 3
+    np.testing.assert_allclose(exchanged(predicted, right, mask, 3), expected)
+
+
+def test_half_position_half_layout_is_told_apart() -> None:
+    """Half of the features are a place code, half a layout code that is absent from half of the scenes."""
+    made = world(decorrelated=(120, 40, 120))
+
+    def mixed(row: dict, generator: np.random.Generator) -> np.ndarray:
+        silent = generator.random() < 0.5
+        layout = noise(generator) if silent else layout_code(row, generator)
+        return np.concatenate([layout, position_code(row, generator)], axis=1)
+
+    found = analyse(MemoryStore(made, {"connector": mixed}), made, SETTINGS, seed=0)
+    row = score(found, "connector", "background")
+    assert row["verdict"] == "supported"
+    assert 0.6 < row["position_share"] < 0.99
+    other = score(found, "connector", "background", kind="other_scene")
+    share = (other["accuracy"] - row["chance"]) / (row["accuracy"] - row["chance"])
+    assert row["position_share"] == pytest.approx(share)
 
 
 def test_a_layout_code_is_silent_on_the_blank_canvas(found: Analysis) -> None:

@@ -1,7 +1,7 @@
 """The probing experiment: every site of a store in one pass, with all controls (experiment 2 of the design)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -163,7 +163,7 @@ class _Run:
         if main.reason:
             self.inconclusive[f"{plan.axis}/{site}"] = main.reason
         else:
-            self.saved[plan.axis, site] = main.probes["logistic"]
+            self.saved[plan.axis, site] = replace(main.probes["logistic"], shuffled_weight=main.probes["shuffled"].weight)
         for scored_on, scenes in plan.tested():
             predicted, probability = self._predict(self.store, site, scenes, trained)
             self._score(plan, site, trained, predicted, scored_on, scenes)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
+from vlm_spatial.errors import UserError
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -16,6 +18,7 @@ class Probe:
         mean, scale: ``[features]``, of the training tokens; ``scale`` is 1 for a feature that did not vary (its weight is 0).
         class_mean: ``[slots, features]``, mean raw activation of each slot's object tokens, training split.
         strength: inverse regularisation ``C`` chosen on the validation split; None for rules that have none.
+        shuffled_weight: ``[slots, features]``, weights of the same fit to shuffled slots (a control); None where not fitted.
     """
 
     weight: Float[np.ndarray, "slots features"]
@@ -24,6 +27,7 @@ class Probe:
     scale: Float[np.ndarray, " features"]
     class_mean: Float[np.ndarray, "slots features"]
     strength: float | None = field(default=None)
+    shuffled_weight: Float[np.ndarray, "slots features"] | None = field(default=None)
 
     @property
     def classes_(self) -> Int[np.ndarray, " slots"]:
@@ -49,6 +53,16 @@ class Probe:
     def subspace(self) -> Float[np.ndarray, "rank features"]:
         """Orthonormal basis, in raw activation space, of the directions the probe tells slots apart by (rank: slots - 1)."""
         return orthonormal_rows(self.weight / self.scale)
+
+    def shuffled_subspace(self) -> Float[np.ndarray, "rank features"]:
+        """As :meth:`subspace`, for the fit to shuffled slots.
+
+        Raises:
+            UserError: if there was none.
+        """
+        if self.shuffled_weight is None:
+            raise UserError("probe: saved without its shuffled-label control; make the probes again")
+        return orthonormal_rows(self.shuffled_weight / self.scale)
 
     def mean_subspace(self) -> Float[np.ndarray, "rank features"]:
         """Orthonormal basis, in raw activation space, of the differences between the slots' mean activations."""

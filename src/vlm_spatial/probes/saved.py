@@ -18,6 +18,7 @@ Key = tuple[str, str]
 """``(axis, site)``."""
 
 _TENSORS = ("weight", "bias", "mean", "scale", "class_mean")
+_OPTIONAL = "shuffled_weight"
 
 
 class Probes(dict[Key, Probe]):
@@ -45,7 +46,8 @@ def save_probes(probes: Mapping[Key, Probe], metadata: dict[str, Any], path: Pat
     tensors = {
         f"{axis}/{site}/{name}": np.ascontiguousarray(getattr(probe, name), dtype=np.float32)
         for (axis, site), probe in probes.items()
-        for name in _TENSORS
+        for name in (*_TENSORS, _OPTIONAL)
+        if getattr(probe, name) is not None
     }
     strengths = {f"{axis}/{site}": probe.strength for (axis, site), probe in probes.items()}
     described = json.dumps({**metadata, "strengths": strengths}, sort_keys=True)
@@ -76,7 +78,8 @@ def load_probes(path: Path) -> Probes:
     probes = {}
     for joined, strength in metadata["strengths"].items():
         axis, site = joined.split("/")
-        probes[axis, site] = Probe(**{name: tensors[f"{joined}/{name}"] for name in _TENSORS}, strength=strength)
+        required = {name: tensors[f"{joined}/{name}"] for name in _TENSORS}
+        probes[axis, site] = Probe(**required, strength=strength, shuffled_weight=tensors.get(f"{joined}/{_OPTIONAL}"))
     return Probes(probes, metadata, str(path))
 
 

@@ -1,13 +1,13 @@
 """From predictions to probes.parquet: accuracies with scene-clustered intervals, each beside its controls."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.probes.layout import Group
 from vlm_spatial.statistics import percentile_interval, resample_counts
@@ -15,6 +15,7 @@ from vlm_spatial.tokens import TokenSet
 
 SLOT_KINDS = ("logistic", "centroid", "difference")
 CELL_SITE, PIXEL_SITE = "cell", "pixels"
+OTHER_SCENE = "other_scene"
 
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("site", "kind", "axis", "trained_on", "scored_on", "split", "token_set"), pl.String),
@@ -37,6 +38,8 @@ class Score:
 
     Attributes:
         correct, total: ``[scenes]``, tokens named right and tokens scored; None where the input cannot bear a score.
+        exchanged: ``[scenes]``, tokens expected to be named right by the probe's answers for the same cells of another scene:
+            what it would score if it went by absolute position alone.
         chance: accuracy of the best constant answer on these tokens.
         note: why there is no score.
     """
@@ -48,9 +51,10 @@ class Score:
     scored_on: str
     token_set: str
     strength: float | None
-    correct: Int[np.ndarray, " scenes"] | None
+    correct: Float[np.ndarray, " scenes"] | Int[np.ndarray, " scenes"] | None
     total: Int[np.ndarray, " scenes"] | None
     chance: float
+    exchanged: Float[np.ndarray, " scenes"] | None = None
     note: str | None = None
 
     @property
@@ -79,7 +83,26 @@ def score_groups(
             yield Score(**names, token_set=token_set, correct=None, total=None, chance=chance, note=note or "no prediction")
         else:
             correct = ((predicted == right) & mask).sum(axis=1)
-            yield Score(**names, token_set=token_set, correct=correct, total=mask.sum(axis=1), chance=chance)
+            elsewhere = exchanged(predicted, right, mask, slots)
+            yield Score(**names, token_set=token_set, correct=correct, total=mask.sum(axis=1), chance=chance, exchanged=elsewhere)
+
+
+def exchanged(
+    predicted: Int[np.ndarray, "scenes tokens"],
+    right: Int[np.ndarray, "scenes tokens"],
+    mask: Bool[np.ndarray, "scenes tokens"],
+    slots: int,
+) -> Float[np.ndarray, " scenes"]:
+    """Expected right answers of each scene if every cell's answer came from another scene, drawn at random, that scores this cell.
+
+    It keeps how often the probe gives each answer at each place and breaks the tie to the scene (a permutation test's
+    null, in expectation). A cell that no other scene scores gets a guess.
+    """
+    answers = np.stack([((predicted == slot) & mask).sum(axis=0) for slot in range(slots)])
+    agreeing = np.take_along_axis(answers, np.where(mask, right, 0).astype(np.int64), axis=0) - ((predicted == right) & mask)
+    others = mask.sum(axis=0) - mask
+    share = np.where(others > 0, agreeing / np.maximum(others, 1), 1 / slots)
+    return (share * mask).sum(axis=1)
 
 
 class Table:
@@ -95,8 +118,13 @@ class Table:
             self._scores[_key(score)] = score
 
     def frame(self) -> pl.DataFrame:
-        """One row a score, in the order in which they were added."""
-        return pl.DataFrame([self._row(score) for score in self._scores.values()], schema=SCHEMA)
+        """One row a score, in the order in which they were added; ``other_scene`` follows the logistic score it belongs to."""
+        rows = []
+        for score in self._scores.values():
+            rows.append(self._row(score))
+            if score.kind == "logistic" and score.scored_on != "blank":
+                rows.append(self._row(_of_other_scene(score)) | {"kind": OTHER_SCENE})
+        return pl.DataFrame(rows, schema=SCHEMA)
 
     def _row(self, score: Score) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(SCHEMA)
@@ -116,21 +144,19 @@ class Table:
         if task is not None:
             row |= _estimate("selectivity", score.accuracy - task.accuracy, samples - self._resampled(task))
         if row["low"] > score.chance:
-            position = self._find(score, kind="position", site=CELL_SITE)
+            row |= self._share("position_share", score, _of_other_scene(score))
             blank = self._find(score, scored_on="blank") if score.scored_on == "main" else None
-            for name, other in (("position_share", position), ("blank_share", blank)):
-                if other is not None:
-                    row |= self._share(name, score, other)
+            if blank is not None:
+                row |= self._share("blank_share", score, blank)
         return row
 
     def _controls(self, score: Score) -> dict[str, Score | None]:
         found = {
             "shuffled": self._find(score, kind="shuffled"),
-            "position": self._find(score, kind="position", site=CELL_SITE),
-            "position at the site": self._find(score, kind="position"),
+            OTHER_SCENE: _of_other_scene(score),
             "pixels": self._find(score, kind="pixels", site=PIXEL_SITE),
         }
-        return {"chance": None} | {name: control for name, control in found.items() if control is not None}
+        return {"chance": None} | {name: control for name, control in found.items() if control is not None and control.correct is not None}
 
     def _above(self, score: Score, controls: dict[str, Score | None]) -> dict[str, Any]:
         """Distance from the strongest control, with a paired interval, and the verdict that follows from it."""
@@ -167,6 +193,10 @@ class Table:
             total = counts @ score.total
             self._samples[key] = (counts @ score.correct) / np.where(total > 0, total, np.nan)
         return self._samples[key]
+
+
+def _of_other_scene(score: Score) -> Score:
+    return replace(score, kind=f"{score.kind}/{OTHER_SCENE}", correct=score.exchanged, exchanged=None)
 
 
 def _key(score: Score, **changed: str) -> tuple[str, ...]:

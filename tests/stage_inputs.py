@@ -6,6 +6,7 @@ from typing import Any
 from vlm_spatial.config import DatasetSettings
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
+from vlm_spatial.stages.activations import activations
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 
@@ -32,3 +33,11 @@ def job(checkpoint: Path, scenes_folder: Path, out: Path, output: str, stage: di
     """One model stage on the CPU; its output is ``<out>/<output>.parquet``."""
     settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": stage}
     return Job(settings, {"scenes": scenes_folder, **inputs}, {output: out / f"{output}.parquet"})
+
+
+def make_store(checkpoint: Path, scenes_folder: Path, out: Path) -> dict[str, Path]:
+    """The activations stage's two outputs, connector only: inputs of the stages that read a store."""
+    settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": {"sites": ["connector"]}}
+    outputs = {"store": out / "activations.zarr", "manifest": out / "activations.json"}
+    activations(Job(settings, {"scenes": scenes_folder}, outputs))
+    return outputs

@@ -17,7 +17,8 @@ def conflict(job: Job) -> None:
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
     cases = exchangeable(read_cases(dataset, adapter, "conflict"))
-    table = run_sweep(PatchEngine(adapter), dataset, cases, conflict_plan(settings.token_sets), description="conflict")
+    engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
+    table = run_sweep(engine, dataset, cases, conflict_plan(settings.token_sets), description="conflict")
     write_parquet(table, job.outputs["table"])
 
 

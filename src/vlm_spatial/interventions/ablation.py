@@ -1,0 +1,94 @@
+"""Removal of the layout from the vision output, and of the ordering from the language model, each fitted on training scenes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from vlm_spatial.activations.store import Store
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.accuracy import EditsOf, merged
+from vlm_spatial.interventions.erasure import Erasure, fit_erasure
+from vlm_spatial.interventions.labels import CONNECTOR
+from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.progress import progress
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.tokens import SceneTokens
+
+_STORE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A dataset on one model's token grid: what the ablations must know of a scene."""
+
+    adapter: Adapter
+    dataset: Dataset
+
+    def tokens(self, scene_id: str) -> SceneTokens:
+        return self.dataset.tokens(scene_id, self.adapter.grid(*self.dataset.size(scene_id)))
+
+    def axis(self, scene_id: str) -> str:
+        return str(self.dataset.row(scene_id)["axis"])
+
+    def of(self, axis: str, split: str, limit: int | None = None) -> list[str]:
+        """The first ``limit`` main scenes of a split and axis, in the order of the table (scenes are independent draws)."""
+        chosen = self.dataset.scenes.filter(pl.col("variant") == "main", pl.col("split") == split, pl.col("axis") == axis)["scene_id"]
+        return chosen.to_list()[:limit]
+
+    @property
+    def axes(self) -> list[str]:
+        return sorted(set(self.dataset.scenes.filter(pl.col("variant") == "main")["axis"]))
+
+
+def check_store(scenes: Scenes, store: Store) -> None:
+    """Refuse a store that is not of this model and dataset, or holds no single tokens.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    store.check_model(asdict(scenes.adapter.identity))
+    if store.pooling == "token_set":
+        raise UserError(f"{store.path}: holds means over token sets; ablation needs tokens: set activations.pooling to cell or none")
+
+
+def vision_erasures(scenes: Scenes, store: Store) -> dict[str, Erasure]:
+    """For each axis, the erasure of the slot from the connector's output, fitted on all training scenes of the store."""
+    found = {}
+    for axis in scenes.axes:
+        names = scenes.of(axis, "train")
+        found[axis] = fit_erasure(_stored(store, names), [scenes.tokens(name) for name in names], background=True)
+    return found
+
+
+def _stored(store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "cells features"]]:
+    for _, values in store.batches(CONNECTOR, names, _STORE_BATCH):
+        yield from values
+
+
+def language_erasures(scenes: Scenes, site: Site, edits_of: EditsOf, *, limit: int, batch: int, condition: str) -> dict[str, Erasure]:
+    """For each axis, the erasure of the slot from the object tokens' residual at a language layer.
+
+    Fitted on training scenes run under the same vision condition (``edits_of``): with the vision signal gone, the language model may
+    write the ordering in other directions.
+    """
+    found = {}
+    for axis in scenes.axes:
+        names = scenes.of(axis, "train", limit)
+        tokens = [scenes.tokens(name) for name in names]
+        found[axis] = fit_erasure(_residuals(scenes, names, site, edits_of, batch, condition), tokens, background=False)
+    return found
+
+
+def _residuals(
+    scenes: Scenes, names: Sequence[str], site: Site, edits_of: EditsOf, batch: int, condition: str
+) -> Iterator[Float[np.ndarray, "cells features"]]:
+    prompts = dict(scenes.dataset.questions.unique("scene_id", keep="first").select("scene_id", "prompt").iter_rows())
+    groups = [names[start : start + batch] for start in range(0, len(names), batch)]
+    for group in progress(groups, f"ordering at {site}, {condition}"):
+        edits = merged([edits_of(name) for name in group])
+        prepared = scenes.adapter.prepare([scenes.dataset.image(name) for name in group], [prompts[name] for name in group])
+        captured = scenes.adapter.run(prepared, edits=edits, capture=[site])[1][site]
+        yield from captured[:, :, 0].float().cpu().numpy()

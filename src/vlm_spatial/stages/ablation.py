@@ -1,0 +1,106 @@
+"""Stage: the layout removed from the vision output, the ordering removed from the language model; what is lost, what takes over."""
+
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from vlm_spatial.activations.store import Store
+from vlm_spatial.config import AblationSettings
+from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions import summaries
+from vlm_spatial.interventions.ablation import Scenes, check_store, language_erasures, vision_erasures
+from vlm_spatial.interventions.accuracy import EditsOf, ask, sample_questions
+from vlm_spatial.interventions.cases import Case, EditOf, read_cases
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.erasure import Erasure
+from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
+from vlm_spatial.interventions.language import exchangeable, language_plan
+from vlm_spatial.interventions.neutral import NeutralEncoder
+from vlm_spatial.interventions.sweep import Condition, run_sweep
+from vlm_spatial.models.adapter import Edit, Site
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.stage import Job, run_stage, section
+
+
+def ablation(job: Job) -> None:
+    """Write ``ablation.parquet``: language sweep and accuracy under every condition, and the 2×2 of both ablations."""
+    settings = section(job, AblationSettings)
+    dataset = Dataset.open(job.inputs["scenes"])
+    store = Store.open(job.inputs["store"], job.inputs["manifest"])
+    scenes = Scenes(load_adapter(**job.settings["model"]), dataset)
+    check_store(scenes, store)
+    questions = sample_questions(dataset, settings.questions, job.settings["seed"])
+    cases = exchangeable(read_cases(dataset, scenes.adapter, "language"))
+    conditions = _conditions(scenes, store, settings, questions, cases)
+
+    engine = PatchEngine(scenes.adapter, memory_gb=settings.memory_gb)
+    plan = language_plan(scenes.adapter.matching_sites(settings.language_sites), job.settings["seed"])
+    sweeps = pl.concat(
+        run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}") for condition in conditions
+    )
+    answers = []
+    for condition in conditions:
+        edits_of = _at_connector(condition)
+        answers.append(ask(scenes.adapter, dataset, questions, condition.name, edits_of, batch=settings.batch))
+        site = ordering_site(sweeps, condition.name)
+        if site is None:
+            print(f"ablation: no answer follows the ordering at any layer ({condition.name}), so there is none to erase", file=sys.stderr)
+            continue
+        both = _with_language(scenes, site, edits_of, settings, condition.name)
+        name = joined(condition.name, LANGUAGE_ERASED)
+        answers.append(ask(scenes.adapter, dataset, questions, name, both, site=site, batch=settings.batch))
+    write_parquet(pl.concat([sweeps, *answers]), job.outputs["table"])
+
+
+def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, cases: list[Case]) -> list[Condition]:
+    found = [Condition()]
+    for method in settings.methods:
+        if method == "erasure":
+            found.append(Condition(method, _by_axis(scenes, vision_erasures(scenes, store))))
+        else:
+            encoder = NeutralEncoder(scenes.adapter, scenes.dataset, questions["prompt"][0], settings.batch)
+            of_pairs = [scene for case in cases for scene in (case.clean_scene, case.counterfactual_scene)]
+            of_fit = [scene for axis in scenes.axes for scene in scenes.of(axis, "train", settings.fit_scenes)]
+            encoder.make([*questions["scene_id"], *of_pairs, *of_fit])
+            found.append(Condition(method, encoder.edit))
+    return found
+
+
+def _by_axis(scenes: Scenes, erasures: Mapping[str, Erasure]) -> EditOf:
+    return lambda scene: erasures[scenes.axis(scene)]
+
+
+def ordering_site(sweeps: pl.DataFrame, condition: str) -> Site | None:
+    """The language layer whose residual the ordering is erased from: the peak under the same condition, else that of the intact model."""
+    for name in (condition, INTACT):
+        peak = summaries.ordering_peak_layer(sweeps, condition=name, draws=1).estimate
+        if peak == peak:
+            return f"language.{int(peak)}"
+    return None
+
+
+def _at_connector(condition: Condition) -> EditsOf:
+    edit = condition.edit
+    return lambda scene: {} if edit is None else {CONNECTOR: _given(edit(scene))}
+
+
+def _given(edit: Edit | None) -> Edit:
+    assert edit is not None
+    return edit
+
+
+def _with_language(scenes: Scenes, site: Site, edits_of: EditsOf, settings: AblationSettings, condition: str) -> EditsOf:
+    erasures = language_erasures(scenes, site, edits_of, limit=settings.fit_scenes, batch=settings.batch, condition=condition)
+
+    def both(scene: str) -> Mapping[Site, Edit]:
+        objects = np.any(scenes.tokens(scene).objects, axis=0)
+        return {**edits_of(scene), site: erasures[scenes.axis(scene)].at(objects)}
+
+    return both
+
+
+if __name__ == "__main__":
+    run_stage("ablation", ablation)

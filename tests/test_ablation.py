@@ -1,0 +1,163 @@
+"""Position-neutral re-encoding, and the ablation stage from end to end."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from stage_inputs import job, make_reader, make_scenes, make_store
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
+from vlm_spatial.interventions.sweep import SCHEMA
+from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.ablation import ablation, ordering_site
+from vlm_spatial.tokens import TokenGrid, object_tokens
+
+SIDE = 96
+GRID = TokenGrid(6, 6)
+
+
+@given(
+    left=st.integers(0, 60),
+    top=st.integers(0, 60),
+    width=st.integers(8, 36),
+    height=st.integers(8, 36),
+    cells=st.integers(-5, 5),
+)
+def test_boxes_that_lie_alike_in_their_cells_come_to_lie_on_the_same_cells(
+    left: int, top: int, width: int, height: int, cells: int
+) -> None:
+    box = (left, top, left + width, top + height)
+    moved = (left + 16 * cells, top, left + 16 * cells + width, top + height)
+    rows, cols = centring(box, GRID, SIDE, SIDE)
+    for edge, steps in ((box[0], cols), (box[1], rows)):
+        assert edge + 16 * steps >= 0
+    assert box[2] + 16 * cols <= SIDE
+    assert box[3] + 16 * rows <= SIDE
+    # At most half a cell from the centre, which whole cells can always reach here.
+    assert abs((box[0] + box[2]) / 2 + 16 * cols - SIDE / 2) <= 8 + 1e-4
+    assert abs((box[1] + box[3]) / 2 + 16 * rows - SIDE / 2) <= 8 + 1e-4
+    if moved[0] >= 0 and moved[2] <= SIDE:
+        assert centring(moved, GRID, SIDE, SIDE) == (rows, cols - cells)
+        # The object's tokens are the same cells of the canvas.
+        before = np.flatnonzero(object_tokens(box, GRID, SIDE, SIDE)) + rows * 6 + cols
+        after = np.flatnonzero(object_tokens(moved, GRID, SIDE, SIDE)) + rows * 6 + cols - cells
+        np.testing.assert_array_equal(before, after)
+
+
+def test_an_object_is_moved_pixel_by_pixel_onto_a_plain_canvas() -> None:
+    image = Image.new("RGB", (SIDE, SIDE), (200, 210, 220))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((3, 20, 18, 40), fill=(255, 0, 0))
+    draw.rectangle((60, 20, 80, 40), fill=(0, 0, 255))
+    boxes = [(3.0, 20.0, 19.0, 41.0), (60.0, 20.0, 81.0, 41.0)]
+    colour = background_colour(image, boxes)
+    assert colour == (200, 210, 220)
+    canvas, (rows, cols) = alone(image, boxes[0], GRID, colour)
+    assert (rows, cols) == (1, 2)
+    expected = Image.new("RGB", (SIDE, SIDE), (200, 210, 220))
+    ImageDraw.Draw(expected).rectangle((3 + 32, 20 + 16, 18 + 32, 40 + 16), fill=(255, 0, 0))
+    assert np.array_equal(np.asarray(canvas), np.asarray(expected))
+
+
+def test_a_box_as_large_as_the_canvas_stays_where_it_is() -> None:
+    assert centring((0.0, 0.0, 96.0, 95.0), GRID, SIDE, SIDE) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
+
+
+@pytest.fixture(scope="module", params=[family.family for family in FAMILIES])
+def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
+
+
+def test_neutral_tokens_hold_the_object_alone_and_nothing_of_where_it_stood(tiny_scenes: Path, reader: Path) -> None:
+    dataset = Dataset.open(tiny_scenes)
+    adapter = load_adapter(reader, device="cpu")
+    encoder = NeutralEncoder(adapter, dataset, dataset.questions["prompt"][0], batch=4)
+    scene = dataset.scenes.filter(pl.col("variant") == "main")["scene_id"][0]
+    grid = adapter.grid(*dataset.size(scene))
+    made = encoder.edit(scene)(torch.zeros(2, grid.size, *adapter.site_shape("connector")))
+    assert torch.equal(made[0], made[1])
+    image, boxes = dataset.image(scene), dataset.boxes(scene)
+    colour = background_colour(image, boxes)
+    plain = adapter.run_vision(adapter.prepare([Image.new("RGB", image.size, colour)], ["?"]))["connector"][0]
+    tokens = dataset.tokens(scene, grid)
+    empty = ~tokens.objects.any(axis=0)
+    torch.testing.assert_close(made[0][empty], plain[empty], rtol=1e-4, atol=1e-5)
+    for slot, box in enumerate(boxes):
+        canvas, (rows, cols) = alone(image, box, grid, colour)
+        encoded = adapter.run_vision(adapter.prepare([canvas], ["?"]))["connector"][0]
+        cells = np.flatnonzero(tokens.objects[slot])
+        torch.testing.assert_close(made[0][cells], encoded[cells + rows * grid.cols + cols], rtol=1e-4, atol=1e-5)
+
+
+def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
+    inputs = make_store(reader, tiny_scenes, tmp_path)
+    stage = {"questions": 9, "fit_scenes": 4, "language_sites": ["connector", "language.0"]}
+    ablation(job(reader, tiny_scenes, tmp_path, "table", stage, **inputs))
+    table = pl.read_parquet(tmp_path / "table.parquet")
+    assert dict(table.schema) == SCHEMA
+    sweep = table.filter(pl.col("experiment") == "language")
+    assert set(sweep["condition"]) == {"intact", "erasure", "neutral"}
+    assert sweep.group_by("condition").len()["len"].n_unique() == 1
+    asked = table.filter(pl.col("experiment") == "accuracy")
+    assert {"intact", "erasure", "neutral"} <= set(asked["condition"])
+    dataset = Dataset.open(tiny_scenes)
+    answers = dict(dataset.questions.select("question_id", "answer").iter_rows())
+    for row in asked.iter_rows(named=True):
+        assert row["outcome"] == ("right" if row["predicted"] == answers[row["pair_id"]] else "wrong")
+        assert (row["log_odds"] > 0) == (row["outcome"] == "right")
+    # Each condition answers the same questions; the ablations do something, and the intact model is the untouched one.
+    odds = asked.filter(pl.col("condition").is_in(["intact", "erasure", "neutral"])).pivot("condition", index="pair_id", values="log_odds")
+    assert odds.null_count().sum_horizontal().item() == 0
+    assert (odds["intact"] != odds["erasure"]).all()
+    assert (odds["intact"] != odds["neutral"]).all()
+    adapter = load_adapter(reader, device="cpu")
+    question = dataset.questions.row(by_predicate=pl.col("question_id") == asked["pair_id"][0], named=True)
+    logits = adapter.run(adapter.prepare([dataset.image(question["scene_id"])], [question["prompt"]]))[0][0]
+    tokens = adapter.answer_tokens(question["candidates"])
+    assert asked["predicted"][0] == question["candidates"][int(logits[tokens].argmax())]
+
+
+def test_a_store_of_another_model_is_refused(tiny_scenes: Path, tmp_path: Path) -> None:
+    inputs = make_store(make_reader(tmp_path / "one", "gemma3"), tiny_scenes, tmp_path)
+    other = make_reader(tmp_path / "two", "qwen2_vl")
+    with pytest.raises(UserError, match="another model"):
+        ablation(job(other, tiny_scenes, tmp_path, "table", {}, **inputs))
+
+
+def sweep_rows(condition: str, layers: dict[int, bool]) -> pl.DataFrame:
+    rows = [
+        {
+            "pair_id": "language-horizontal-00000",
+            "experiment": "language",
+            "axis": "horizontal",
+            "condition": condition,
+            "site": f"language.{layer}",
+            "layer": layer,
+            "token_set": "object",
+            "included": True,
+            "outcome": "ordering" if follows else "stay",
+        }
+        for layer, follows in layers.items()
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_the_ordering_is_erased_at_the_peak_of_its_own_condition_or_else_of_the_intact_model() -> None:
+    intact = sweep_rows("intact", {0: False, 3: True, 5: False})
+    none = sweep_rows("neutral", {0: False, 3: False, 5: False})
+    own = sweep_rows("neutral", {0: False, 3: False, 5: True})
+    assert ordering_site(pl.concat([intact, own]), "neutral") == "language.5"
+    assert ordering_site(pl.concat([intact, none]), "neutral") == "language.3"
+    assert ordering_site(none, "neutral") is None

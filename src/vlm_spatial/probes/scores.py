@@ -16,6 +16,8 @@ from vlm_spatial.tokens import TokenSet
 SLOT_KINDS = ("logistic", "centroid", "difference")
 CELL_SITE, PIXEL_SITE = "cell", "pixels"
 OTHER_SCENE = "other_scene"
+RELEVANT = 0.05
+"""Smallest margin over the controls that would matter; an interval that excludes it refutes."""
 
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("site", "kind", "axis", "trained_on", "scored_on", "split", "token_set"), pl.String),
@@ -166,7 +168,7 @@ class Table:
         samples = self._resampled(score) - (score.chance if control is None else self._resampled(control))
         row = _estimate("margin", score.accuracy - accuracies[name], samples)
         low, high = percentile_interval(samples)
-        verdict = "supported" if low > 0 else "refuted" if high < 0 else "inconclusive"
+        verdict = "supported" if low > 0 else "refuted" if high < RELEVANT else "inconclusive"
         return row | {"control": name, "control_accuracy": accuracies[name], "verdict": verdict}
 
     def _share(self, name: str, score: Score, other: Score) -> dict[str, Any]:

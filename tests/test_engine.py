@@ -1,0 +1,253 @@
+"""The engine equals the plain hooked forward pass, for every family, site and kind of patch; and really saves work."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.decoder import Layout
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
+from vlm_spatial.interventions.plan import Row, batches, plan
+from vlm_spatial.interventions.reference import run_plain
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.load import FAMILIES, load_adapter
+
+NAMES = [family.family for family in FAMILIES]
+PROMPTS = ["which object is on the left ?", "what is left ?", "where is the red square ?", "which object is on the right ?"]
+CELLS = 36
+# Of the largest logit; sums of a few hundred float32 terms in another order.
+RELATIVE = 1e-5
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+
+
+def pair(number: int, ablated: bool = False) -> PairRuns:
+    prompt = PROMPTS[number % len(PROMPTS)]
+    edit = (lambda values: values.flip(1) * 1.1) if ablated else None
+    sources = {"counterfactual": Run(noise(3 * number + 1), prompt, edit), "unrelated": Run(noise(3 * number + 2), prompt)}
+    return PairRuns(f"vision-{number}", Run(noise(3 * number), prompt, edit), sources)
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().amax(dim=1) / expected.abs().amax(dim=1)).max().item()
+
+
+def double(clean: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    return 2 * source - 0.5 * clean
+
+
+@st.composite
+def patch_of(draw: st.DrawFn, pairs: int, sites: tuple[str, ...]) -> Patch:
+    """Any patch; stretches from the first cell on, whole images and untouched copies come up often."""
+    first_cells = st.integers(1, CELLS).map(np.arange)
+    some_cells = st.lists(st.integers(0, CELLS - 1), min_size=1, max_size=CELLS, unique=True).map(np.array)
+    to_cells = draw(st.one_of(first_cells, some_cells))
+    exchanged = st.permutations(range(CELLS)).map(lambda order: np.array(order[: len(to_cells)]))
+    return Patch(
+        pair=draw(st.integers(0, pairs - 1)),
+        site=draw(st.sampled_from(sites)),
+        to_cells=to_cells,
+        source=draw(st.sampled_from(["counterfactual", "unrelated", CLEAN])),
+        from_cells=draw(st.one_of(st.none(), st.just(to_cells), exchanged)),
+        transform=draw(st.sampled_from([None, None, double])),
+    )
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data(), ablated=st.lists(st.booleans(), min_size=1, max_size=4))
+@pytest.mark.parametrize("family", NAMES)
+def test_equal_to_the_plain_forward_pass(
+    adapter_of: Callable[[str], Adapter], family: str, data: st.DataObject, ablated: list[bool]
+) -> None:
+    adapter = adapter_of(family)
+    pairs = [pair(number, flag) for number, flag in enumerate(ablated)]
+    patches = data.draw(st.lists(patch_of(len(pairs), adapter.sites), min_size=1, max_size=8))
+    assert difference(PatchEngine(adapter).run(pairs, patches), run_plain(adapter, pairs, patches)) <= RELATIVE
+
+
+def sweep(adapter: Adapter, pairs: int) -> list[Patch]:
+    sets = [np.arange(CELLS), np.arange(12), np.array([7, 8, 13, 14]), np.arange(2, CELLS, 6), np.array([CELLS - 1])]
+    return [Patch(number, site, cells) for number in range(pairs) for site in adapter.sites for cells in sets]
+
+
+def test_a_whole_sweep_is_equal_and_in_order(adapter: Adapter) -> None:
+    pairs = [pair(number, ablated=number == 1) for number in range(3)]
+    patches = sweep(adapter, len(pairs))
+    expected = run_plain(adapter, pairs, patches)
+    assert difference(PatchEngine(adapter).run(pairs, patches), expected) <= RELATIVE
+    back = PatchEngine(adapter).run(pairs, patches[::-1])
+    assert difference(back.flip(0), expected) <= RELATIVE
+    # For this test to mean anything, patches must matter and differ from each other.
+    clean = PatchEngine(adapter).clean(pairs)[[patch.pair for patch in patches]]
+    matters = (expected - clean).abs().amax(dim=1) > 0.01 * expected.abs().amax()
+    assert matters.float().mean() > 0.5
+
+
+def test_too_little_memory_only_makes_smaller_batches(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [pair(0), pair(3)]
+    patches = sweep(adapter, len(pairs))[::3]
+    expected = PatchEngine(adapter).run(pairs, patches)
+    largest = []
+    real = adapter.head
+    monkeypatch.setattr(adapter, "head", lambda hidden: largest.append(len(hidden)) or real(hidden))
+    found = PatchEngine(adapter, memory_gb=1e-6).run(pairs, patches)
+    assert max(largest) == 1
+    assert difference(found, expected) <= RELATIVE
+
+
+def test_clean_is_the_plain_run(adapter: Adapter) -> None:
+    pairs = [pair(0), pair(1, ablated=True), pair(2)]
+    rows = []
+    for one in pairs:
+        edits = {"connector": one.clean.connector} if one.clean.connector else {}
+        rows.append(adapter.run(adapter.prepare([one.clean.image], [one.clean.prompt]), edits=edits)[0])
+    assert difference(PatchEngine(adapter).clean(pairs), torch.cat(rows)) <= RELATIVE
+    assert PatchEngine(adapter).clean([]).shape == (0, adapter.vocabulary)
+    assert PatchEngine(adapter).run(pairs, []).shape == (0, adapter.vocabulary)
+
+
+def test_bfloat16_agrees_as_far_as_it_can(checkpoint: Callable[[str], Path]) -> None:
+    adapter = load_adapter(checkpoint("gemma3"), dtype="bfloat16", device="cpu")
+    pairs = [pair(0), pair(1)]
+    patches = sweep(adapter, 2)[::4]
+    assert difference(PatchEngine(adapter).run(pairs, patches), run_plain(adapter, pairs, patches)) < 0.05
+
+
+def test_images_and_untouched_runs_are_computed_once(adapter: Adapter) -> None:
+    """Two pairs share their images; all patches enter after block 1, so block 0 sees untouched runs only."""
+    prompt = PROMPTS[0]
+    clean, other = Run(noise(0), prompt), Run(noise(1), prompt)
+    pairs = [
+        PairRuns("vision-0", clean, {"counterfactual": other}),
+        PairRuns("vision-1", Run(noise(1), prompt), {"counterfactual": clean}),
+    ]
+    patches = [Patch(number, "language.1", np.array([cell])) for number in range(2) for cell in range(10)]
+    engine = PatchEngine(adapter)
+    engine.run(pairs, patches[:1])  # records the blocks' arguments, once a layout
+    images, rows = [], []
+    handles = [
+        adapter.connector.register_forward_hook(lambda _m, _i, output: images.append(output.shape[0])),
+        adapter.language_blocks[0].register_forward_hook(lambda _m, _i, output: rows.append(output.shape[0])),
+    ]
+    engine.run(pairs, patches)
+    for handle in handles:
+        handle.remove()
+    assert images == [2 if adapter.family == "gemma3" else 2 * CELLS]
+    assert rows == [2]
+
+
+def test_positions_computed_are_those_the_patch_can_reach(adapter: Adapter) -> None:
+    computed = []
+    engine = PatchEngine(adapter)
+    pairs = [pair(0)]
+    engine.clean(pairs)
+    layout = next(iter(engine._decoders))
+    handle = adapter.language_blocks[1].register_forward_hook(lambda _m, _i, output: computed.append(output.shape[1]))
+    engine.run(pairs, [Patch(0, "language.0", np.array([20]))])
+    engine.run(pairs, [Patch(0, "language.0", np.arange(CELLS))])
+    handle.remove()
+    after_image = layout.length - layout.first - CELLS
+    reached = CELLS - 20 if adapter.causal_image else CELLS
+    assert computed == [layout.length, after_image + reached, layout.length, after_image]
+
+
+LAYOUT = Layout(length=50, first=4, rows=6, cols=6)
+
+
+@pytest.mark.parametrize(
+    ("patch", "causal", "bidirectional"),
+    [
+        (Patch(0, "language.2", np.array([5, 9])), Row(1, 3, 9, False), Row(1, 3, 4, False)),
+        (Patch(0, "connector", np.array([5, 9])), Row(1, 0, 9, False), Row(1, 0, 4, False)),
+        (Patch(0, "language.2", np.array([1, 0, 2, 9])), Row(1, 3, 7, True), Row(1, 3, 4, False)),
+        (Patch(0, "language.2", np.arange(36)), Row(1, 3, 40, True), Row(1, 3, 40, True)),
+        (Patch(0, "language.2", np.arange(36), transform=double), Row(1, 3, 4, False), Row(1, 3, 4, False)),
+        (Patch(0, "language.2", np.arange(3), from_cells=np.arange(3)), Row(1, 3, 7, True), Row(1, 3, 4, False)),
+        (Patch(0, "language.2", np.arange(3), from_cells=np.arange(3) + 1), Row(1, 3, 4, False), Row(1, 3, 4, False)),
+    ],
+)
+def test_plan_starts_where_the_patch_begins_to_matter(patch: Patch, causal: Row, bidirectional: Row) -> None:
+    assert plan(1, patch, LAYOUT, causal_image=True) == causal
+    assert plan(1, patch, LAYOUT, causal_image=False) == bidirectional
+
+
+@given(
+    starts=st.lists(st.tuples(st.integers(4, 49), st.integers(0, 5)), min_size=1, max_size=60),
+    most=st.integers(1, 9),
+)
+def test_batches_hold_every_row_once_and_waste_little(starts: list[tuple[int, int]], most: int) -> None:
+    rows = [Row(number, entry, start, False) for number, (start, entry) in enumerate(starts)]
+    made = list(batches(rows, LAYOUT, lambda _: most))
+    assert sorted(row.patch for batch in made for row in batch) == list(range(len(rows)))
+    for batch in made:
+        assert len(batch) <= most
+        assert [row.entry for row in batch] == sorted(row.entry for row in batch)
+        first = min(row.start for row in batch)
+        assert max(row.start for row in batch) - first <= 0.1 * (LAYOUT.length - first)
+
+
+RUN = Run(noise(0), PROMPTS[0])
+GOOD = PairRuns("vision-7", RUN, {"counterfactual": Run(noise(1), PROMPTS[0])})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "patch", "says"),
+    [
+        ([GOOD], Patch(0, "language.99", np.arange(2)), r"pair vision-7, patch at language\.99: the model has no such site"),
+        ([GOOD], Patch(0, "connector", np.arange(0)), "pair vision-7, patch at connector: the token set is empty"),
+        ([GOOD], Patch(0, "connector", np.array([1, 36])), "cells must be whole numbers from 0 to 35, found 1 to 36"),
+        ([GOOD], Patch(0, "connector", np.array([-1])), "cells must be whole numbers from 0 to 35"),
+        ([GOOD], Patch(0, "connector", np.array([0.5])), "cells must be whole numbers"),
+        ([GOOD], Patch(0, "connector", np.array([2, 2])), "a cell is written twice"),
+        ([GOOD], Patch(0, "connector", np.arange(3), from_cells=np.arange(2)), "2 cells to copy from and 3 to write to"),
+        ([GOOD], Patch(0, "connector", np.arange(3), source="other"), "no source 'other'; this pair has clean, counterfactual"),
+        ([GOOD], Patch(1, "connector", np.arange(3)), "pair number 1; there are 1 pairs"),
+        (
+            [GOOD],
+            Patch(0, "connector", np.arange(3), transform=lambda clean, _: clean[..., :5]),
+            r"its transform makes values of shape \(3, 1, 5\); the site holds \(3, 1, 32\)",
+        ),
+        (
+            [GOOD],
+            Patch(0, "vision.0", np.arange(3), transform=lambda clean, _: clean + torch.ones(7)),
+            r"its transform cannot take values of shape \(3, 4, 32\)",
+        ),
+        (
+            [PairRuns("vision-8", RUN, {"counterfactual": Run(noise(1), PROMPTS[1])})],
+            Patch(0, "connector", np.arange(3)),
+            "pair vision-8: the prompts of the clean run and of 'counterfactual' differ",
+        ),
+        (
+            [PairRuns("vision-8", RUN, {CLEAN: RUN})],
+            Patch(0, "connector", np.arange(3)),
+            "pair vision-8: no source may be called 'clean'",
+        ),
+        (
+            [PairRuns("vision-8", RUN, {"counterfactual": Run(noise(1).resize((128, 64)), PROMPTS[0])})],
+            Patch(0, "connector", np.arange(3)),
+            "pair vision-8: the clean image has 6×6 visual tokens, that of 'counterfactual' 4×8",
+        ),
+    ],
+)
+def test_bad_pairs_and_patches_are_refused_before_anything_runs(
+    adapter_of: Callable[[str], Adapter], pairs: list[PairRuns], patch: Patch, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = adapter_of("qwen2_vl")
+
+    def ran(*_: object, **__: object) -> None:
+        pytest.fail("the model ran")
+
+    monkeypatch.setattr(adapter.model, "forward", ran)
+    monkeypatch.setattr(adapter, "encode", ran)
+    for run in (PatchEngine(adapter).run, lambda *given: run_plain(adapter, *given)):
+        with pytest.raises(UserError, match=says):
+            run(pairs, [Patch(0, "connector", np.arange(2)), patch])

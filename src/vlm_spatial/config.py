@@ -88,7 +88,10 @@ class DatasetSettings(Settings):
     scenes: Splits = Splits()
     variants: Variants = Variants()
     pairs: Pairs = Pairs()
-    templates: tuple[Literal["slot_to_object", "object_to_slot", "relation_to_object"], ...] = TEMPLATES
+    templates: tuple[Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"], ...] = Field(
+        TEMPLATES,
+        description="questions asked; 'content' (is there a ... in the picture?) is not spatial and measures what an intervention costs",
+    )
     wording: Literal["plain", "one_word"] = Field(
         "plain",
         description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word",
@@ -109,8 +112,10 @@ class DatasetSettings(Settings):
     def _consistent(self) -> Self:
         if len(set(self.axes)) != len(self.axes) or not self.axes:
             raise ValueError("axes: name each of horizontal, vertical at most once, and at least one")
-        if not self.templates:
+        if not set(TEMPLATES) & set(self.templates):
             raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))
+        if self.kind == "whatsup" and "content" in self.templates:
+            raise ValueError("templates: 'content' needs objects known to be absent, which photos do not give; leave it out for whatsup")
         if self.kind == "whatsup" and self.root is None:
             raise ValueError("root: a whatsup dataset needs the folder that holds data/controlled_*_dataset.json")
         if self.kind == "whatsup" and "horizontal" not in self.axes:
@@ -235,8 +240,11 @@ class AblationSettings(Settings):
         description="erasure: LEACE at the connector; neutral: every object encoded alone at the canvas centre",
     )
     language_sites: tuple[str, ...] = ("connector", "language.*")
-    questions: PositiveCount = Field(150, description="test questions of an axis asked under every condition, whole scenes drawn at random")
-    fit_scenes: PositiveCount = Field(150, description="training scenes of an axis on which the language ordering is fitted, to be erased")
+    questions: PositiveCount = Field(300, description="test questions of an axis asked under every condition, whole scenes drawn at random")
+    fit_scenes: PositiveCount = Field(
+        150,
+        description="training scenes of an axis on which the language ordering is fitted, to be erased, and the slot probes of each condition",
+    )
     batch: PositiveCount = 32
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")
 

@@ -107,7 +107,7 @@ def make_pair(
         slots=slots,
         prompt=question.prompt,
         counterfactual_prompt=answered.prompt,
-        candidates=tuple(dict.fromkeys(question.candidates + answered.candidates)),
+        candidates=_union(question.candidates, answered.candidates),
         clean_answer=question.answer,
         counterfactual_answer=answered.answer,
         hypotheses=_hypotheses(experiment, template, clean, counterfactual, slots, question, answered),
@@ -116,12 +116,22 @@ def make_pair(
     return pair
 
 
+def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    # Slots keep their order; the objects of two scenes are sorted together.
+    return first if set(second) <= set(first) else tuple(sorted(set(first + second)))
+
+
 def _turns(experiment: Experiment, settings: DatasetSettings) -> Iterator[tuple[Template, tuple[int, int]]]:
-    templates: Sequence[Template] = ("slot_to_object",) if experiment == "language" else settings.templates
+    templates: Sequence[Template] = ("slot_to_object",) if experiment == "language" else spatial(settings.templates)
     for index in range(getattr(settings.pairs, experiment)):
         template = templates[index % len(templates)]
         exchanges = _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
         yield template, exchanges[index // len(templates) % len(exchanges)]
+
+
+def spatial(templates: Sequence[Template]) -> tuple[Template, ...]:
+    """The templates that ask where things are."""
+    return tuple(template for template in templates if template != "content")
 
 
 def _counterfactual(

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from vlm_spatial.config import DatasetSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.scenes.build import words
-from vlm_spatial.scenes.scene import Kind, Scene
+from vlm_spatial.scenes.build import sample_contents, words
+from vlm_spatial.scenes.scene import Content, Kind, Scene
 from vlm_spatial.tokens import Axis
 
-Template = Literal["slot_to_object", "object_to_slot", "relation_to_object"]
+Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
 Wording = Literal["plain", "one_word"]
 
 
@@ -45,6 +47,8 @@ _ASK_FOR: dict[Kind, str] = {
 }
 _ASK_WHERE = "Is the {phrase} {first}, {second} or {third}?"
 _ASK_WHERE_OF_TWO = "Is the {phrase} {first} or {third}?"
+_ASK_WHETHER = "Is there {article} {phrase} in the picture?"
+_WHETHER = ("yes", "no")
 _WORDINGS: dict[Wording, str] = {
     "plain": "{question}",
     "one_word": "{question} Answer with one word.",
@@ -55,6 +59,8 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
     """The question of ``template`` whose answer is the object in ``slot``, or that slot itself.
 
     The middle object's relation question refers to ``scene.middle_reference``; the outer ones' to the middle object.
+    ``content`` asks, by a coin toss that belongs to the scene and slot, whether that object is there, or one that is not.
+    Object words among the candidates are sorted, so that their order tells nothing.
 
     Raises:
         UserError: if the scene has no object in that slot, or no neighbour to refer to.
@@ -66,7 +72,7 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
     match template:
         case "slot_to_object":
             question = _ASK_FOR[scene.kind].format(place=places[slot])
-            answer, candidates = by_slot[slot].word, scene.objects
+            answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
         case "object_to_slot":
             pattern = _ASK_WHERE if len(by_slot) == 3 else _ASK_WHERE_OF_TWO
             question = pattern.format(phrase=by_slot[slot].phrase, first=places[0], second=places[1], third=places[2])
@@ -75,10 +81,23 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
             reference = reference_slot(scene, slot)
             relation = f"{_RELATIONS[scene.axis][int(reference < slot)]} the {by_slot[reference].phrase}"
             question = _ASK_FOR[scene.kind].format(place=relation)
-            answer, candidates = by_slot[slot].word, scene.objects
+            answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
+        case "content":
+            named, answer = _whether(scene, slot, by_slot[slot])
+            article = "an" if named.phrase[0] in "aeiou" else "a"
+            question, candidates = _ASK_WHETHER.format(article=article, phrase=named.phrase), _WHETHER
         case _:
-            raise UserError(f"template {template!r}: allowed are slot_to_object, object_to_slot, relation_to_object")
+            raise UserError(f"template {template!r}: allowed are slot_to_object, object_to_slot, relation_to_object, content")
     return Question(_WORDINGS[wording].format(question=question), answer, candidates)
+
+
+def _whether(scene: Scene, slot: int, present: Content) -> tuple[Content, str]:
+    """What a content question names, and its answer."""
+    generator = np.random.default_rng([scene.seed, slot])
+    if generator.random() < 0.5:
+        return present, "yes"
+    # Seen from its contents only, so that both scenes of a pair may differ in what is absent.
+    return sample_contents(scene.kind, 1, generator, scene.contents)[0], "no"
 
 
 def reference_slot(scene: Scene, slot: int) -> int:
@@ -101,7 +120,8 @@ def vocabulary(settings: DatasetSettings) -> list[str]:
         texts.append("square")
     for axis in _PLACES:
         texts += [*SLOT_WORDS[axis], *_PLACES[axis], *_RELATIONS[axis]]
-    texts += [re.sub(r"\{\w+\}", " ", pattern) for pattern in (_ASK_FOR[kind], _ASK_WHERE, _ASK_WHERE_OF_TWO, *_WORDINGS.values())]
+    patterns = (_ASK_FOR[kind], _ASK_WHERE, _ASK_WHERE_OF_TWO, _ASK_WHETHER, *_WORDINGS.values())
+    texts += ["a", "an", *_WHETHER, *(re.sub(r"\{\w+\}", " ", pattern) for pattern in patterns)]
     return sorted(split_words(texts))
 
 

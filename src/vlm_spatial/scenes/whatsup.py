@@ -16,7 +16,7 @@ from vlm_spatial.config import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.merge import FRAME, Join, Window, framed, join, plan_merge, plan_self_merge, plan_window
-from vlm_spatial.scenes.pairs import Pair, make_pair
+from vlm_spatial.scenes.pairs import Pair, make_pair, spatial
 from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, boxes_from_file, find_boxes, read_boxes
 from vlm_spatial.scenes.photos import HEIGHT, Photo, SetAside, load_entries, open_photo
 from vlm_spatial.scenes.plan import SPLITS, Planned, Split, scene_generator, scene_name
@@ -303,9 +303,9 @@ def _add_vision_pairs(dataset: WhatsUp, boxed: Sequence[BoxedPhoto], settings: D
             )
             continue
         unrelated = strangers[int(generator.integers(len(strangers)))]
-        number = len(dataset.pairs)
-        template = settings.templates[number % len(settings.templates)]
-        slots = ((0, 2), (2, 0))[number // len(settings.templates) % 2]
+        number, templates = len(dataset.pairs), spatial(settings.templates)
+        template = templates[number % len(templates)]
+        slots = ((0, 2), (2, 0))[number // len(templates) % 2]
         names = [scene_name("pair", "horizontal", "test", made + offset) for offset in range(3)]
         made += 3
         planned = [merge.planned(name, "test", "pair", 0) for merge, name in zip((clean, other, unrelated), names, strict=True)]

@@ -7,6 +7,7 @@ from vlm_spatial.config import DatasetSettings
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
 from vlm_spatial.stages.activations import activations
+from vlm_spatial.stages.probes import probes
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 
@@ -36,8 +37,10 @@ def job(checkpoint: Path, scenes_folder: Path, out: Path, output: str, stage: di
 
 
 def make_store(checkpoint: Path, scenes_folder: Path, out: Path) -> dict[str, Path]:
-    """The activations stage's two outputs, connector only: inputs of the stages that read a store."""
+    """The outputs of the activations and probes stages, connector only: inputs of the stages that read them."""
     settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": {"sites": ["connector"]}}
     outputs = {"store": out / "activations.zarr", "manifest": out / "activations.json"}
     activations(Job(settings, {"scenes": scenes_folder}, outputs))
-    return outputs
+    tables = {name: out / f"{name}.parquet" for name in ("table", "strip_map", "geometry")}
+    probes(Job({**settings, "stage": {}}, {"scenes": scenes_folder, **outputs}, {"probes": out / "probes.safetensors", **tables}))
+    return {**outputs, "probes": out / "probes.safetensors"}

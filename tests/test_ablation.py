@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from stage_inputs import job, make_reader, make_scenes, make_store
+from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions import summaries
+from vlm_spatial.interventions.ablation import Scenes
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
-from vlm_spatial.interventions.sweep import SCHEMA
+from vlm_spatial.interventions.readout import readout
+from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.ablation import ablation, ordering_site
 from vlm_spatial.tokens import TokenGrid, object_tokens
@@ -117,6 +122,8 @@ def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Pat
     for row in asked.iter_rows(named=True):
         assert row["outcome"] == ("right" if row["predicted"] == answers[row["pair_id"]] else "wrong")
         assert (row["log_odds"] > 0) == (row["outcome"] == "right")
+    read_off = table.filter(pl.col("experiment") == "readout")
+    assert read_off.height == 3 * 2 * 2 * 2 * 2 * 3  # conditions, axes, test scenes, token sets, probes, slots
     # Each condition answers the same questions; the ablations do something, and the intact model is the untouched one.
     odds = asked.filter(pl.col("condition").is_in(["intact", "erasure", "neutral"])).pivot("condition", index="pair_id", values="log_odds")
     assert odds.null_count().sum_horizontal().item() == 0
@@ -127,6 +134,46 @@ def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Pat
     logits = adapter.run(adapter.prepare([dataset.image(question["scene_id"])], [question["prompt"]]))[0][0]
     tokens = adapter.answer_tokens(question["candidates"])
     assert asked["predicted"][0] == question["candidates"][int(logits[tokens].argmax())]
+
+
+def test_the_readout_tells_an_ablation_that_works_from_one_that_does_not(tiny_scenes: Path, tmp_path: Path) -> None:
+    """Slots written into the connector's values by hand: readable when intact, moved elsewhere, or gone."""
+    made = make_reader(tmp_path / "reader", "gemma3")
+    inputs = make_store(made, tiny_scenes, tmp_path)
+    scenes = Scenes(load_adapter(made, device="cpu"), Dataset.open(tiny_scenes))
+    store = Store.open(inputs["store"], inputs["manifest"])
+    features = scenes.adapter.site_shape("connector")[1]
+
+    def written(scene: str, first: int) -> torch.Tensor:
+        values = torch.zeros(1, store.grid.size, 1, features)
+        for slot in range(3):
+            values[0, torch.as_tensor(scenes.tokens(scene).strips[slot]), 0, first + slot] = 1.0
+        return values
+
+    conditions = [
+        Condition("told", lambda scene: lambda _values: written(scene, 0)),
+        Condition("moved", lambda scene: lambda _values: written(scene, 5)),
+        Condition("gone", lambda _scene: torch.zeros_like),
+    ]
+    weight = np.zeros((3, features), dtype=np.float32)
+    weight[[0, 1, 2], [0, 1, 2]] = 1
+    probe = Probe(weight, np.zeros(3), np.zeros(features), np.ones(features), weight, 1.0)
+    table = readout(scenes, store, dict.fromkeys(scenes.axes, probe), conditions, 6)
+    found = {
+        (name, source): summaries.slot_readout(table, name, token_set=token_set, probe=source).estimate
+        for name in ("told", "moved", "gone")
+        for source in ("saved", "refitted")
+        for token_set in ("object", "rim")
+    }
+    third = pytest.approx(1 / 3)
+    assert found == {
+        ("told", "saved"): 1,
+        ("told", "refitted"): 1,
+        ("moved", "saved"): third,
+        ("moved", "refitted"): 1,
+        ("gone", "saved"): third,
+        ("gone", "refitted"): third,
+    }
 
 
 def test_a_store_of_another_model_is_refused(tiny_scenes: Path, tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ class AblationSettings(Settings):
     questions: PositiveCount = Field(300, description="test questions of an axis asked under every condition, whole scenes drawn at random")
     fit_scenes: PositiveCount = Field(
         150,
-        description="training scenes of an axis on which the language ordering is fitted, to be erased, and the slot probes of each condition",
+        description="training scenes of an axis that the language ordering (to be erased) and each condition's slot probe are fitted on",
     )
     batch: PositiveCount = 32
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

@@ -177,6 +177,26 @@ def redundancy(table: pl.DataFrame, condition: str = "neutral", *, axis: str | N
     return cluster_bootstrap((intact - both) - (intact - vision) - (intact - language), _scenes(wide), draws=draws, seed=seed)
 
 
+def slot_readout(
+    table: pl.DataFrame,
+    condition: str = INTACT,
+    *,
+    token_set: str = "object",
+    probe: str = "refitted",
+    axis: str | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """Share of test objects whose slot a linear probe still reads off the connector's output under ``condition``.
+
+    Args:
+        token_set: ``object`` or ``rim``.
+        probe: ``saved`` (trained on the intact model) or ``refitted`` (under the condition).
+    """
+    chosen = _of(table, "readout", condition, axis).filter(pl.col("token_set") == token_set, pl.col("source") == probe)
+    return cluster_bootstrap((chosen["outcome"] == "right").to_numpy(), _scenes(chosen), draws=draws, seed=seed)
+
+
 def _of(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
     chosen = table.filter(pl.col("experiment") == experiment, pl.col("condition") == condition)
     return chosen if axis is None else chosen.filter(pl.col("axis") == axis)

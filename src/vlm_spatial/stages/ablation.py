@@ -18,9 +18,11 @@ from vlm_spatial.interventions.erasure import Erasure
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.neutral import NeutralEncoder
+from vlm_spatial.interventions.readout import readout
 from vlm_spatial.interventions.sweep import Condition, run_sweep
 from vlm_spatial.models.adapter import Edit, Site
 from vlm_spatial.models.load import load_adapter
+from vlm_spatial.probes.saved import load_probes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
 
@@ -32,10 +34,13 @@ def ablation(job: Job) -> None:
     store = Store.open(job.inputs["store"], job.inputs["manifest"])
     scenes = Scenes(load_adapter(**job.settings["model"]), dataset)
     check_store(scenes, store)
+    probes = load_probes(job.inputs["probes"])
+    at_connector = {axis: probes[axis, CONNECTOR] for axis in scenes.axes}
     questions = sample_questions(dataset, settings.questions, job.settings["seed"])
     cases = exchangeable(read_cases(dataset, scenes.adapter, "language"))
     conditions = _conditions(scenes, store, settings, questions, cases)
 
+    read_off = readout(scenes, store, at_connector, conditions, settings.fit_scenes)
     engine = PatchEngine(scenes.adapter, memory_gb=settings.memory_gb)
     plan = language_plan(scenes.adapter.matching_sites(settings.language_sites), job.settings["seed"])
     sweeps = pl.concat(
@@ -52,7 +57,7 @@ def ablation(job: Job) -> None:
         both = _with_language(scenes, site, edits_of, settings, condition.name)
         name = joined(condition.name, LANGUAGE_ERASED)
         answers.append(ask(scenes.adapter, dataset, questions, name, both, site=site, batch=settings.batch))
-    write_parquet(pl.concat([sweeps, *answers]), job.outputs["table"])
+    write_parquet(pl.concat([sweeps, *answers, read_off]), job.outputs["table"])
 
 
 def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, cases: list[Case]) -> list[Condition]:
@@ -64,7 +69,8 @@ def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questi
             encoder = NeutralEncoder(scenes.adapter, scenes.dataset, questions["prompt"][0], settings.batch)
             of_pairs = [scene for case in cases for scene in (case.clean_scene, case.counterfactual_scene)]
             of_fit = [scene for axis in scenes.axes for scene in scenes.of(axis, "train", settings.fit_scenes)]
-            encoder.make([*questions["scene_id"], *of_pairs, *of_fit])
+            of_readout = [scene for axis in scenes.axes for scene in scenes.of(axis, "test", settings.fit_scenes)]
+            encoder.make([*of_readout, *questions["scene_id"], *of_pairs, *of_fit])
             found.append(Condition(method, encoder.edit))
     return found
 

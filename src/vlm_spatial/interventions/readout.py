@@ -1,0 +1,86 @@
+"""Did an ablation do what it says? The slot read off the connector's output by linear probes, under each condition."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+
+from vlm_spatial.activations.store import Store
+from vlm_spatial.interventions.ablation import Scenes
+from vlm_spatial.interventions.labels import CONNECTOR
+from vlm_spatial.interventions.sweep import SCHEMA, Condition
+from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.progress import progress
+from vlm_spatial.tokens import TokenSet
+
+SETS: tuple[TokenSet, ...] = ("object", "rim")
+
+
+def readout(scenes: Scenes, store: Store, saved: dict[str, Probe], conditions: Sequence[Condition], limit: int) -> pl.DataFrame:
+    """One row a test scene, slot, token set, condition and probe (columns: ``SCHEMA``); ``outcome`` is ``right`` or ``wrong``.
+
+    What a probe reads is the mean over the slot's object or rim tokens. ``source`` is ``saved`` (the probe of the probes stage,
+    trained on the intact model) or ``refitted`` (one fitted on training scenes under the condition, with the same regularisation): an
+    ablation that only moves the slot elsewhere fools the first, not the second.
+
+    Args:
+        saved: the connector's probe of each axis.
+        limit: training scenes and test scenes an axis.
+    """
+    rows: list[dict[str, Any]] = []
+    for condition in progress(conditions, "slot readout"):
+        for axis, probe in saved.items():
+            names = {split: scenes.of(axis, split, limit) for split in ("train", "test")}
+            means = {split: _means(scenes, store, names[split], condition) for split in names}
+            for number, token_set in enumerate(SETS):
+                train, test = (means[split][:, number] for split in ("train", "test"))
+                for source, reader in (("saved", probe), ("refitted", _refitted(train, probe.strength))):
+                    predicted = reader.predict(test)
+                    rows += [
+                        _row(scene, axis, condition.name, token_set, source, slot, int(predicted[index, slot]))
+                        for index, scene in enumerate(names["test"])
+                        for slot in range(predicted.shape[1])
+                    ]
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _means(scenes: Scenes, store: Store, names: Sequence[str], condition: Condition) -> Float[np.ndarray, "scenes sets slots features"]:
+    """Mean activation of each slot's tokens; of the object's own where a strip has no rim."""
+    found = []
+    for batch, values in store.batches(CONNECTOR, names, 32):
+        for name, of_scene in zip(batch, values, strict=True):
+            edit = None if condition.edit is None else condition.edit(name)
+            if edit is not None:
+                of_scene = edit(torch.as_tensor(of_scene)[None, :, None]).float().cpu().numpy()[0, :, 0]
+            tokens = scenes.tokens(name)
+            masks = [[tokens.mask(token_set, [slot]) for slot in range(len(tokens.objects))] for token_set in SETS]
+            found.append(
+                [[of_scene[mask if mask.any() else masks[0][slot]].mean(axis=0) for slot, mask in enumerate(kind)] for kind in masks]
+            )
+    return np.array(found, dtype=np.float32)
+
+
+def _refitted(means: Float[np.ndarray, "scenes slots features"], strength: float | None) -> Probe:
+    scenes, slots, features = means.shape
+    rows = Rows(means.reshape(-1, features), one_hot(np.tile(np.arange(slots), scenes), slots), scenes)
+    return fit_probes(rows, rows, [1.0 if strength is None else strength], {})["logistic"]
+
+
+def _row(scene: str, axis: str, condition: str, token_set: str, source: str, slot: int, predicted: int) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(SCHEMA),
+        "pair_id": f"{scene}/{slot}",
+        "experiment": "readout",
+        "axis": axis,
+        "condition": condition,
+        "site": CONNECTOR,
+        "token_set": token_set,
+        "source": source,
+        "included": True,
+        "predicted": str(predicted),
+        "outcome": "right" if predicted == slot else "wrong",
+    }

@@ -30,3 +30,105 @@ Outputs::
 
 This stage never imports torch.
 """
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from vlm_spatial.config import FiguresSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.figures import comparison, paper, strip_maps
+from vlm_spatial.figures.catalogue import FIGURES
+from vlm_spatial.files import write_json, written_then_renamed
+from vlm_spatial.progress import progress
+from vlm_spatial.report.findings import CLAIMS, findings
+from vlm_spatial.report.page import page
+from vlm_spatial.report.results import Model, Results, open_results
+from vlm_spatial.report.truth import truth_table
+from vlm_spatial.stages.stage import Job, run_stage
+
+COMPARISON = "_comparison"
+PAPER_SCENES = 2
+"""Scenes an axis and dataset in the strip map figure."""
+
+
+def figures(job: Job) -> None:
+    """Findings of every model and dataset, figures for paper, and the page that shows them."""
+    try:
+        settings = FiguresSettings.model_validate(job.settings["figures"])
+    except ValidationError as error:
+        raise UserError(f"figures: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+    results = open_results(job.settings["models"], job.inputs)
+    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables)]
+    rows = {model.name: figure_rows(results, model) for model in results.models}
+    cells = {model.name: strip_cells(results, model) for model in results.models}
+
+    with written_then_renamed(job.outputs["figures"]) as folder:
+        for model in progress(results.models, "figures"):
+            write_model(results, model, rows[model.name], cells[model.name], folder / model.name, settings)
+        write_comparison(results, records, folder / COMPARISON, settings)
+    text = page(results, records, rows, cells, truth_table(results, records), settings, job.settings.get("config") or shown_settings(job))
+    with written_then_renamed(job.outputs["report"]) as target:
+        target.write_text(text, encoding="utf-8")
+    write_json(records, job.outputs["findings"])
+
+
+def shown_settings(job: Job) -> dict[str, Any]:
+    """What the report shows as configuration where the whole of it was not handed over."""
+    return {key: job.settings[key] for key in ("seed", "models", "datasets", "figures") if key in job.settings}
+
+
+def figure_rows(results: Results, model: Model) -> dict[str, pl.DataFrame]:
+    """Rows of every figure, with a column ``dataset``."""
+    found = {}
+    for figure in FIGURES:
+        parts = [figure.rows(results.tables[model.name, dataset]) for dataset in model.datasets]
+        named = [part.with_columns(dataset=pl.lit(name)) for part, name in zip(parts, model.datasets, strict=True) if not part.is_empty()]
+        found[figure.name] = pl.concat(named, how="diagonal") if named else pl.DataFrame()
+    return found
+
+
+def strip_cells(results: Results, model: Model) -> pl.DataFrame:
+    """Cells of the strip map figure, with a column ``dataset``."""
+    parts = []
+    for dataset in model.datasets:
+        tables = results.tables[model.name, dataset]
+        scenes = [scene for chosen in strip_maps.scenes_shown(tables, PAPER_SCENES).values() for scene in chosen]
+        parts.append(strip_maps.rows(tables, scenes).with_columns(dataset=pl.lit(dataset)))
+    parts = [part for part in parts if not part.is_empty()]
+    return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def write_model(
+    results: Results, model: Model, rows: dict[str, pl.DataFrame], cells: pl.DataFrame, folder: Path, settings: FiguresSettings
+) -> None:
+    """All figures of one model: SVG, PDF, caption, data."""
+    folder.mkdir(parents=True)
+    for figure in FIGURES:
+        chart = paper.printed(figure, rows[figure.name], settings.palette) if not rows[figure.name].is_empty() else None
+        if chart is not None:
+            paper.export(chart, folder, figure.name)
+            paper.write_beside(folder, figure.name, figure.title, figure.caption(rows[figure.name]), rows[figure.name])
+    for dataset in model.datasets:
+        shown = cells.filter(dataset=dataset) if not cells.is_empty() else cells
+        chart = strip_maps.draw(shown, results.datasets[dataset])
+        if chart is not None:
+            name = f"{strip_maps.NAME}-{dataset}"
+            paper.export(chart, folder, name)
+            paper.write_beside(folder, name, strip_maps.TITLE, strip_maps.caption(shown), shown)
+
+
+def write_comparison(results: Results, records: list[dict[str, Any]], folder: Path, settings: FiguresSettings) -> None:
+    """One panel a claim, all models in each; the verdicts as CSV."""
+    folder.mkdir(parents=True)
+    shown = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
+    chart = comparison.printed(shown, settings.palette, sorted(results.datasets))
+    if chart is not None:
+        paper.export(chart, folder, comparison.NAME)
+        paper.write_beside(folder, comparison.NAME, comparison.TITLE, comparison.caption(shown), shown)
+
+
+if __name__ == "__main__":
+    run_stage("figures", figures)

@@ -1,0 +1,64 @@
+"""What a figure is: rows from one model's tables, a drawing of such rows, and a caption that states n and the interval."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import altair as alt
+import polars as pl
+
+Tables = Mapping[str, pl.DataFrame]
+"""One model's tables on one dataset, by name (``behaviour``, ``probes``, ...); a table that was not made is absent."""
+
+Layers = alt.LayerChart | alt.FacetChart
+"""What :func:`altair.layer` returns."""
+
+BOTH = "both axes"
+INTERVAL = "Bars and bands are 95% intervals"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the report.
+
+    Attributes:
+        name: of its files and of its place in the page.
+        question: what it answers, shown above it.
+        rows: one model's tables on one dataset → the rows that are drawn (empty where there is nothing to draw). Columns
+            ``estimate``, ``low``, ``high``, ``n`` and those that tell rows apart; ``axis`` is one axis or ``both axes``.
+        draw: palette → a layered chart without data, selectors or size; :mod:`.screen` and :mod:`.paper` add those.
+        caption: rows of all datasets → text.
+        controls: columns that the page filters by; ``dataset`` and ``axis`` hold for all figures at once.
+        paper: values of ``controls`` that are shown on paper.
+        height: of the plot in pixels on screen.
+    """
+
+    name: str
+    title: str
+    question: str
+    rows: Callable[[Tables], pl.DataFrame]
+    draw: Callable[[str], Layers]
+    caption: Callable[[pl.DataFrame], str]
+    controls: tuple[str, ...] = ("dataset", "axis")
+    paper: Mapping[str, str] | None = None
+    by_site: bool = False
+    height: int = 300
+
+
+def with_sites(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add ``site_index``, the place of ``site`` among the sites present (vision, connector, language), and sort by it."""
+    from vlm_spatial.figures.rates import short_site, site_order
+
+    ordered = sorted(rows["site"].unique().to_list(), key=site_order)
+    places = pl.DataFrame({"site": ordered, "site_index": range(len(ordered)), "place": [short_site(site) for site in ordered]})
+    return rows.join(places.cast({"site_index": pl.Int64}), on="site", how="left", maintain_order="left").sort(
+        "site_index", maintain_order=True
+    )
+
+
+def counts(rows: pl.DataFrame, what: str) -> str:
+    """``n = 46`` or ``n = 30 to 46 pairs``: the sizes behind the drawn estimates."""
+    sizes = rows["n"].drop_nulls()
+    if sizes.is_empty():
+        return f"n = 0 {what}"
+    low, high = int(sizes.to_numpy().min()), int(sizes.to_numpy().max())
+    return f"n = {low} {what}" if low == high else f"n = {low} to {high} {what}"

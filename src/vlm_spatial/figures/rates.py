@@ -1,0 +1,52 @@
+"""Grouped estimates with their intervals: rows of the stages' tables in, one row a group out."""
+
+from collections.abc import Sequence
+
+import polars as pl
+from statsmodels.stats.proportion import proportion_confint
+
+from vlm_spatial.statistics import CONFIDENCE
+
+ESTIMATE = {"estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}
+
+
+def with_wilson(counts: pl.DataFrame) -> pl.DataFrame:
+    """Add ``estimate``, ``low``, ``high`` to a table of ``hits`` and ``n``; null where ``n`` is 0. Drops ``hits``."""
+    known = counts["n"].to_numpy() > 0
+    low, high = proportion_confint(counts["hits"].to_numpy(), counts["n"].to_numpy().clip(1), alpha=1 - CONFIDENCE, method="wilson")
+    kept = pl.Series(known)
+    return counts.with_columns(
+        estimate=pl.when(kept).then(pl.col("hits") / pl.col("n")),
+        low=pl.when(kept).then(pl.Series(low, dtype=pl.Float64)),
+        high=pl.when(kept).then(pl.Series(high, dtype=pl.Float64)),
+    ).drop("hits")
+
+
+def outcome_rates(table: pl.DataFrame, outcomes: Sequence[str], by: Sequence[str]) -> pl.DataFrame:
+    """Share of the included pairs with each outcome, a row a group and outcome.
+
+    Columns: ``by``, ``outcome``, ``n`` (pairs), ``set_aside`` (pairs that the untouched model gets wrong), ``estimate``, ``low``, ``high``.
+    """
+    parts = [
+        table.group_by(by, maintain_order=True)
+        .agg(
+            n=pl.col("included").sum().cast(pl.Int64),
+            set_aside=(~pl.col("included")).sum().cast(pl.Int64),
+            hits=(pl.col("included") & (pl.col("outcome") == outcome)).sum().cast(pl.Int64),
+        )
+        .with_columns(outcome=pl.lit(outcome))
+        for outcome in outcomes
+    ]
+    return with_wilson(pl.concat(parts)).sort([*by, "outcome"], nulls_last=False)
+
+
+def site_order(site: str) -> tuple[int, int]:
+    """Sort key: vision layers, the connector, language layers."""
+    place, _, layer = site.partition(".")
+    return {"vision": 0, "connector": 1, "language": 2}.get(place, 3), int(layer) if layer.isdigit() else 0
+
+
+def short_site(site: str) -> str:
+    """``v3``, ``conn.`` or ``l5``: what an axis has room for."""
+    place, _, layer = site.partition(".")
+    return f"{place[0]}{layer}" if layer else {"connector": "conn."}.get(site, site)

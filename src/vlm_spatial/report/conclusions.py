@@ -1,0 +1,140 @@
+"""Sentences that follow from the verdicts; none is written by hand for a result."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlm_spatial.report.numbers import shown, with_interval
+
+Records = Mapping[str, dict[str, Any]]
+"""One model's findings on one dataset, by claim."""
+
+
+def by_claim(records: Sequence[dict[str, Any]], model: str, dataset: str) -> Records:
+    return {record["claim"]: record for record in records if record["model"] == model and record["dataset"] == dataset}
+
+
+def headline(found: Records) -> str:
+    """Two sentences: which mechanism decides, and where it sits."""
+    return f"{_decides(found)}. {_spread(found)}."
+
+
+def sentences(found: Records) -> list[str]:
+    """The rest: the language model's own order, the backup, the correction."""
+    return [sentence for sentence in (_accuracy(found), _background(found), _order(found), _backup(found), _correction(found)) if sentence]
+
+
+def overview(records: Sequence[dict[str, Any]]) -> str:
+    """One sentence over all models and datasets."""
+    of_kind = {
+        "supported": "the vision code decides",
+        "refuted": "the token's place decides",
+        "inconclusive": "it stays open which decides",
+    }
+    parts = []
+    for verdict, words in of_kind.items():
+        places: dict[str, list[str]] = {}
+        for record in records:
+            if record["claim"] == "dominance" and record["verdict"] == verdict:
+                places.setdefault(record["model"], []).append(record["dataset"])
+        names = [f"{model} ({', '.join(datasets)})" for model, datasets in places.items()]
+        if names:
+            parts.append(f"{words} in {_list(names)}")
+    return (". ".join(part[0].upper() + part[1:] for part in parts) + ".") if parts else "Nothing was analysed."
+
+
+def _decides(found: Records) -> str:
+    record = found["dominance"]
+    if record["n"] == 0:
+        return "Whether the vision code or the token's place decides was not measured"
+    number = f"dominance {with_interval(record)}"
+    return {
+        "supported": f"Position is read from the vision code: {number}",
+        "refuted": f"Position is read from the token's place in the sequence: {number}",
+        "inconclusive": f"Vision code and place are not told apart: {number}",
+    }[record["verdict"]]
+
+
+def _spread(found: Records) -> str:
+    strip, alone = found["strip_flip"], found["object_flip"]
+    if strip["n"] == 0 or alone["n"] == 0:
+        return "Which tokens carry it was not measured"
+    rates = [shown(value, "share") for value in (alone["estimate"], strip["estimate"], alone["control"]["estimate"])]
+    numbers = f"answers flipped: object alone {rates[0]}, strip {rates[1]}, random {rates[2]}"
+    match strip["verdict"], alone["verdict"]:
+        case "supported", "refuted":
+            return f"It is spread over the strip, not confined to the object ({numbers})"
+        case "supported", "supported":
+            return f"The object's own tokens are enough to change the answer ({numbers})"
+        case "refuted", "refuted":
+            return f"Neither object nor strip tokens change most answers ({numbers})"
+    return f"How far it is spread stays open ({numbers})"
+
+
+def _accuracy(found: Records) -> str:
+    record = found["accuracy"]
+    if record["n"] == 0:
+        return ""
+    guess = shown(record["control"]["estimate"], "share")
+    return f"The untouched model answers {with_interval(record)} right; a guess would be right {guess} of the time."
+
+
+def _background(found: Records) -> str:
+    record = found["slot_probe_background"]
+    if record["n"] == 0:
+        return ""
+    control = f"best control, {record['control']['name']}: {shown(record['control']['estimate'], 'share')}"
+    words = {
+        "supported": "Background tokens say their slot beyond what the controls explain",
+        "refuted": "Background tokens say nothing of the slot that the controls do not explain",
+        "inconclusive": "Whether background tokens know their slot stays open",
+    }[record["verdict"]]
+    return f"{words}: {shown(record['estimate'], 'share')} ({control})."
+
+
+def _order(found: Records) -> str:
+    peak, layer = found["language_ordering_peak"], found["language_peak_layer"]
+    if peak["n"] == 0:
+        return ""
+    where = "" if layer["estimate"] is None else f", at its height in layer {shown(layer['estimate'], 'layer')}"
+    words = {
+        "supported": f"The language model holds an order of its own{where}",
+        "refuted": "The language model adds no order to what enters it",
+        "inconclusive": "Whether the language model holds an order of its own stays open",
+    }[peak["verdict"]]
+    return f"{words}: {with_interval(peak)} of answers follow it; at the connector {shown(peak['control']['estimate'], 'share')}."
+
+
+def _backup(found: Records) -> str:
+    drop, gain = found["ablation_drop"], found["backup_gain"]
+    if drop["n"] == 0 and gain["n"] == 0:
+        return ""
+    lost = (
+        ""
+        if drop["estimate"] is None
+        else f"Without the layout in the vision output accuracy changes by {shown(-drop['estimate'], 'change')}"
+    )
+    words = {
+        "supported": "the language model takes over in part",
+        "refuted": "the language model does not take over",
+        "inconclusive": "whether the language model takes over stays open",
+    }[gain["verdict"]]
+    number = "" if gain["estimate"] is None else f": ordering gained {with_interval(gain)}"
+    return f"{lost}; {words}{number}." if lost else f"{words[0].upper()}{words[1:]}{number}."
+
+
+def _correction(found: Records) -> str:
+    corrected, net = found["errors_corrected"], found["net_accuracy"]
+    if net["n"] == 0:
+        return ""
+    if corrected["n"] == 0:
+        return "There were no errors for amplification to correct."
+    words = {
+        "supported": "Amplifying the vision signal corrects errors that random pushes do not",
+        "refuted": "Amplifying the vision signal corrects no more errors than random pushes do",
+        "inconclusive": "Whether amplification corrects errors stays open",
+    }[corrected["verdict"]]
+    return f"{words}: {with_interval(corrected)} of the errors, net accuracy {with_interval(net)}."
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,0 +1,410 @@
+"""From tables to findings: for every claim an estimate, its interval, its control and the verdict that follows.
+
+One table, :data:`CLAIMS`, holds every claim with its rule; ``docs/findings.md`` is written from it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from vlm_spatial.amplification.outcomes import chosen_outcome, random_corrected_share, random_net
+from vlm_spatial.figures import accuracy as accuracies
+from vlm_spatial.figures.figure import Tables
+from vlm_spatial.figures.probe_scores import CELL_SITE, PIXEL_SITE
+from vlm_spatial.interventions import summaries
+from vlm_spatial.interventions.labels import CONNECTOR, LANGUAGE_ERASED
+from vlm_spatial.statistics import EMPTY, Interval, mean_of_independent
+
+Verdict = Literal["supported", "refuted", "inconclusive"]
+
+RELIABLE = 0.5
+"""A patch changes answers reliably if it changes most of them."""
+ZERO = Interval(0.0, 0.0, 0.0, 0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An estimate, what it is compared with, and the name of that control. ``last`` is used by the peak layer alone."""
+
+    estimate: Interval
+    control: Interval
+    control_name: str
+
+
+NOTHING = Measured(EMPTY, EMPTY, "")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: what it says, how it is measured, and the rule of its verdict.
+
+    Attributes:
+        needs: the table without which it is inconclusive.
+        statement: true if the verdict is ``supported``.
+        rule: the rule in words; ``judge`` is the same in code.
+        unit: ``share``, ``index`` or ``layer``: how numbers are shown.
+        counted: what ``n`` counts.
+    """
+
+    name: str
+    title: str
+    needs: str
+    statement: str
+    estimate: str
+    control: str
+    rule: str
+    measure: Callable[[Tables], Measured]
+    judge: Callable[[Measured], Verdict]
+    unit: Literal["share", "change", "index", "layer"] = "share"
+    counted: str = "pairs"
+
+
+def above(margin: float) -> Callable[[Measured], Verdict]:
+    """Supported if the interval lies above the control's; refuted if it excludes an effect of ``margin`` over the control."""
+
+    def judge(found: Measured) -> Verdict:
+        if found.estimate.low > found.control.high:
+            return "supported"
+        return "refuted" if found.estimate.high < found.control.estimate + margin else "inconclusive"
+
+    return judge
+
+
+def reliably(found: Measured) -> Verdict:
+    """Supported if the interval lies above one half and above the control's; refuted if it lies below one half or below the control's."""
+    low, high = found.estimate.low, found.estimate.high
+    if low > max(RELIABLE, found.control.high):
+        return "supported"
+    return "refuted" if high < max(RELIABLE, found.control.low) else "inconclusive"
+
+
+def sign(found: Measured) -> Verdict:
+    """Supported if the interval lies above the control's point, refuted if below."""
+    if found.estimate.low > found.control.estimate:
+        return "supported"
+    return "refuted" if found.estimate.high < found.control.estimate else "inconclusive"
+
+
+def within(found: Measured) -> Verdict:
+    """Supported if the interval lies strictly inside the control's, refuted if it lies wholly on one of its ends or outside."""
+    low, high, first, last = found.estimate.low, found.estimate.high, found.control.low, found.control.high
+    if first < low and high < last:
+        return "supported"
+    return "refuted" if high <= first or low >= last else "inconclusive"
+
+
+def _accuracy(tables: Tables) -> Measured:
+    table = tables["behaviour"].filter((pl.col("split") == "test") & (pl.col("variant") == "main") & (pl.col("template") != "content"))
+    if table.is_empty():
+        return NOTHING
+    guess = accuracies.chance(table)
+    return Measured(accuracies.accuracy(table, draws=2000), Interval(guess, guess, guess, table.height), "a guess among the candidates")
+
+
+def _slot_probe_background(tables: Tables) -> Measured:
+    table = tables["probes"].filter(
+        (pl.col("token_set") == "background") & (pl.col("scored_on") == "decorrelated") & (pl.col("split") == "test")
+    )
+    # A probe trained where slot is not place is the fair one; without it, the probe of the main scenes has to do.
+    trained_on = "decorrelated" if "decorrelated" in set(table["trained_on"]) else "main"
+    table = table.filter(pl.col("trained_on") == trained_on)
+    at_connector = table.filter(pl.col("site") == CONNECTOR)
+    score = _mean(at_connector.filter(pl.col("kind") == "logistic"))
+    guess = at_connector["chance"].mean()
+    controls = {
+        "shuffled labels": _mean(at_connector.filter(pl.col("kind") == "shuffled")),
+        "place of the cell only": _mean(table.filter((pl.col("kind") == "position") & (pl.col("site") == CELL_SITE))),
+        "blank canvas": _mean(at_connector.filter(pl.col("kind") == "position")),
+        "pixels only": _mean(table.filter((pl.col("kind") == "pixels") & pl.col("site").is_in([PIXEL_SITE, CONNECTOR]))),
+        "best constant answer": EMPTY if guess is None else Interval(float(guess), float(guess), float(guess), score.n),  # type: ignore[arg-type]
+    }
+    known = {name: control for name, control in controls.items() if not math.isnan(control.estimate)}
+    if not known:
+        return NOTHING
+    best = max(known, key=lambda name: known[name].estimate)
+    return Measured(score, known[best], best)
+
+
+def _mean(scores: pl.DataFrame) -> Interval:
+    """Mean over the axes of rows of ``probes.parquet``."""
+    return mean_of_independent([Interval(*row) for row in scores.drop_nulls("accuracy").select("accuracy", "low", "high", "n").iter_rows()])
+
+
+def _flip(token_set: str) -> Callable[[Tables], Measured]:
+    def measure(tables: Tables) -> Measured:
+        table = tables["interchange"]
+        random = summaries.flip_rate(table, "random")
+        if random.n == 0:
+            return Measured(summaries.flip_rate(table, token_set), ZERO, "no flips (there is no random set)")
+        return Measured(summaries.flip_rate(table, token_set), random, "random tokens, as many as the strip has")
+
+    return measure
+
+
+def _dominance(tables: Tables) -> Measured:
+    return Measured(summaries.dominance(tables["conflict"]), ZERO, "neither decides")
+
+
+def _ordering_peak(tables: Tables) -> Measured:
+    table = _sweep(tables)
+    return Measured(summaries.ordering_peak(table), summaries.ordering_rate(table, CONNECTOR), "the same exchange at the connector")
+
+
+def _ordering_layer(tables: Tables) -> Measured:
+    table = _sweep(tables)
+    layers = table.filter(pl.col("site").str.starts_with("language."))["layer"]
+    if layers.is_empty():
+        return NOTHING
+    first, last = float(layers.min()), float(layers.max())  # type: ignore[arg-type]
+    ends = Interval((first + last) / 2, first, last, int(last - first) + 1)
+    if _ordering_verdict(table) != "supported":
+        # The place of a peak that is none says nothing.
+        return Measured(EMPTY, ends, "first and last layer")
+    return Measured(summaries.ordering_peak_layer(table), ends, "first and last layer")
+
+
+def _ordering_verdict(table: pl.DataFrame) -> Verdict:
+    return above(PEAK_MARGIN)(Measured(summaries.ordering_peak(table), summaries.ordering_rate(table, CONNECTOR), ""))
+
+
+def _sweep(tables: Tables) -> pl.DataFrame:
+    """The intact language sweep, from the interchange table or, without one, from the ablation's."""
+    parts = [
+        table.filter((pl.col("experiment") == "language") & (pl.col("condition") == "intact"))
+        for table in (tables.get("interchange"), tables.get("ablation"))
+        if table is not None and "site" in table.columns
+    ]
+    return next((part for part in parts if not part.is_empty()), parts[0])
+
+
+def _condition(table: pl.DataFrame) -> str | None:
+    """The ablation that is reported: position-neutral re-encoding if it was run, since erasure removes linear traces only."""
+    run = set(table["condition"]) - {"intact", LANGUAGE_ERASED}
+    return next((name for name in ("neutral", "erasure") if name in run), None)
+
+
+def _ablation_drop(tables: Tables) -> Measured:
+    condition = _condition(tables["ablation"])
+    if condition is None:
+        return NOTHING
+    return Measured(summaries.ablation_drop(tables["ablation"], condition), ZERO, f"no loss ({condition})")
+
+
+def _backup_gain(tables: Tables) -> Measured:
+    condition = _condition(tables["ablation"])
+    if condition is None:
+        return NOTHING
+    return Measured(summaries.backup_gain(tables["ablation"], condition), ZERO, f"no gain ({condition})")
+
+
+def _errors_corrected(tables: Tables) -> Measured:
+    found = chosen_outcome(tables["amplification"], "projection")
+    if found is None:
+        return NOTHING
+    random = random_corrected_share(tables["amplification"], found.site, found.alpha)
+    return Measured(found.corrected_share, random, f"random subspaces, alpha {found.alpha:g} at {found.site}")
+
+
+def _net_accuracy(tables: Tables) -> Measured:
+    found = chosen_outcome(tables["amplification"], "projection")
+    if found is None:
+        return NOTHING
+    random = random_net(tables["amplification"], found.site, found.alpha)
+    return Measured(found.net, random, f"random subspaces, alpha {found.alpha:g} at {found.site}")
+
+
+def gains(found: Measured) -> Verdict:
+    """Supported if the interval lies above the control's and above 0; refuted if it excludes a gain of one point over 0."""
+    if found.estimate.low > max(0.0, found.control.high):
+        return "supported"
+    return "refuted" if found.estimate.high < NET_MARGIN else "inconclusive"
+
+
+ACCURACY_MARGIN, PROBE_MARGIN, PEAK_MARGIN, DROP_MARGIN, BACKUP_MARGIN, CORRECTED_MARGIN, NET_MARGIN = 0.1, 0.05, 0.1, 0.05, 0.1, 0.05, 0.01
+"""Smallest effect over the control that counts; an interval that excludes it refutes the claim."""
+
+
+def _above_rule(margin: float) -> str:
+    return f"supported: low > control's high; refuted: high < control + {margin:g}; else inconclusive"
+
+
+_RELIABLY = "supported: low > 0.5 and low > control's high; refuted: high < 0.5 or high < control's low; else inconclusive"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "accuracy",
+        "Answers right",
+        "behaviour",
+        "The untouched model answers spatial questions better than a guess.",
+        "accuracy on main test scenes, all spatial templates; bootstrap over scenes",
+        "a guess among the candidates",
+        _above_rule(ACCURACY_MARGIN),
+        _accuracy,
+        above(ACCURACY_MARGIN),
+        counted="scenes",
+    ),
+    Claim(
+        "slot_probe_background",
+        "Background knows the slot",
+        "probes",
+        "Background tokens at the connector say which slot their strip belongs to, beyond what position, pixels or chance explain.",
+        "logistic probe at the connector, background tokens of layout-decorrelated test scenes (probe trained on decorrelated "
+        "scenes where there is one), mean of the axes",
+        "the best of: shuffled labels, place of the cell only, blank canvas, pixels only, best constant answer",
+        _above_rule(PROBE_MARGIN),
+        _slot_probe_background,
+        above(PROBE_MARGIN),
+        counted="scenes",
+    ),
+    Claim(
+        "strip_flip",
+        "The strip flips answers",
+        "interchange",
+        "Replacing the tokens of the strips by the counterfactual's changes most answers.",
+        "flip rate of the strip at the connector, included pairs of both axes; Wilson",
+        "flip rate of as many random tokens",
+        _RELIABLY,
+        _flip("strip"),
+        reliably,
+    ),
+    Claim(
+        "object_flip",
+        "The object alone flips answers",
+        "interchange",
+        "Replacing the objects' own tokens alone changes most answers.",
+        "flip rate of the object tokens at the connector, included pairs of both axes; Wilson",
+        "flip rate of random tokens, as many as the strip has",
+        _RELIABLY,
+        _flip("object"),
+        reliably,
+    ),
+    Claim(
+        "dominance",
+        "Vision decides over place",
+        "conflict",
+        "Where the vision code and the token's place disagree, the vision code decides.",
+        "(stay − move) / (stay + move) when the strips of two slots are exchanged at the connector; bootstrap over pairs",
+        "0",
+        "supported: low > 0; refuted: high < 0; else inconclusive",
+        _dominance,
+        sign,
+        unit="index",
+        counted="pairs that stay or move",
+    ),
+    Claim(
+        "language_ordering_peak",
+        "Language layers carry an order",
+        "interchange",
+        "Language-model layers hold an ordering code that is not yet in what enters the language model.",
+        "highest rate of answers that follow the ordering over language layers, intact model; the maximum is taken anew in "
+        "every resample of pairs",
+        "rate of the same exchange at the connector",
+        _above_rule(PEAK_MARGIN),
+        _ordering_peak,
+        above(PEAK_MARGIN),
+    ),
+    Claim(
+        "language_peak_layer",
+        "The order peaks midway",
+        "interchange",
+        "The ordering code peaks in an intermediate layer, neither the first nor the last.",
+        "layer of the highest rate, interval over resampled pairs; none unless language_ordering_peak is supported",
+        "the first and the last layer",
+        "supported: first < low and high < last; refuted: high ≤ first or low ≥ last; else inconclusive",
+        _ordering_layer,
+        within,
+        unit="layer",
+    ),
+    Claim(
+        "ablation_drop",
+        "Vision's layout is needed",
+        "ablation",
+        "Removing the layout from the vision output costs accuracy.",
+        "accuracy lost on the same test questions under position-neutral re-encoding (under erasure where that was not run); "
+        "bootstrap over scenes",
+        "0",
+        _above_rule(DROP_MARGIN),
+        _ablation_drop,
+        above(DROP_MARGIN),
+        unit="change",
+        counted="scenes",
+    ),
+    Claim(
+        "backup_gain",
+        "The language model takes over",
+        "ablation",
+        "With the layout removed from the vision output, the language model adds more ordering than it does intact.",
+        "(highest ordering rate over language layers − rate at the connector) ablated, minus the same intact; bootstrap over pairs",
+        "0",
+        _above_rule(BACKUP_MARGIN),
+        _backup_gain,
+        above(BACKUP_MARGIN),
+        unit="change",
+    ),
+    Claim(
+        "errors_corrected",
+        "Amplifying corrects errors",
+        "amplification",
+        "Scaling the vision signal corrects more of the errors than random subspaces do.",
+        "share of test errors that projection corrects at the site and α that validation chose; Wilson",
+        "the same for random subspaces of equal rank and move: mean and range of the draws",
+        _above_rule(CORRECTED_MARGIN),
+        _errors_corrected,
+        above(CORRECTED_MARGIN),
+        counted="errors",
+    ),
+    Claim(
+        "net_accuracy",
+        "Amplifying pays",
+        "amplification",
+        "Scaling the vision signal raises accuracy, answers broken counted against answers corrected.",
+        "change in test accuracy by projection at the site and α that validation chose; paired bootstrap",
+        "the same for random subspaces: mean and range of the draws",
+        f"supported: low > 0 and low > control's high; refuted: high < {NET_MARGIN:g}; else inconclusive",
+        _net_accuracy,
+        gains,
+        unit="change",
+        counted="questions",
+    ),
+)
+BY_NAME: Mapping[str, Claim] = {claim.name: claim for claim in CLAIMS}
+
+
+def findings(model: str, dataset: str, tables: Tables) -> list[dict[str, Any]]:
+    """One record a claim, in the order of :data:`CLAIMS`; plain builtins, null where a number is not known.
+
+    A record whose table is missing or empty, whose estimate has no units, or whose control is not known is ``inconclusive``.
+    """
+    return [_record(model, dataset, claim, tables) for claim in CLAIMS]
+
+
+def _record(model: str, dataset: str, claim: Claim, tables: Tables) -> dict[str, Any]:
+    available = [tables.get(name) for name in _sources(claim)]
+    found = NOTHING if all(table is None or table.is_empty() for table in available) else claim.measure(tables)
+    known = found.estimate.n > 0 and all(math.isfinite(x) for x in (*_numbers(found.estimate), *_numbers(found.control)))
+    return {
+        "model": model,
+        "dataset": dataset,
+        "claim": claim.name,
+        **_plain(found.estimate),
+        "control": {"name": found.control_name or claim.control, **_plain(found.control)},
+        "verdict": claim.judge(found) if known else "inconclusive",
+    }
+
+
+def _sources(claim: Claim) -> tuple[str, ...]:
+    # The intact language sweep is in both tables.
+    return ("interchange", "ablation") if claim.name.startswith("language_") else (claim.needs,)
+
+
+def _numbers(interval: Interval) -> tuple[float, float, float]:
+    return interval.estimate, interval.low, interval.high
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    numbers = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+    # Twelve digits: the last ones of a double may differ between machines.
+    return {name: float(f"{value:.12g}") if math.isfinite(value) else None for name, value in numbers.items()} | {"n": interval.n}

@@ -1,0 +1,172 @@
+"""report.html: one file that needs nothing else, made from the findings and the rows of the figures."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+import vl_convert
+
+from vlm_spatial.config import FiguresSettings
+from vlm_spatial.figures import comparison, strip_maps, training
+from vlm_spatial.figures.catalogue import FIGURES
+from vlm_spatial.figures.paper import VEGA_LITE
+from vlm_spatial.figures.rates import site_order
+from vlm_spatial.figures.screen import named, specification
+from vlm_spatial.figures.theme import SLOT_COLOURS, config
+from vlm_spatial.report import conclusions, numbers, provenance
+from vlm_spatial.report.explorer import explorer
+from vlm_spatial.report.findings import BY_NAME, CLAIMS
+from vlm_spatial.report.packing import columns, packed
+from vlm_spatial.report.results import Results
+
+TEMPLATES = Path(__file__).parent / "templates"
+GLYPHS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
+CONTROL_LABELS = {
+    "variant": "Scenes",
+    "trained_on": "Probe trained on",
+    "control_for": "Controls shown for",
+    "source": "Values taken from",
+    "outcome": "Answer follows",
+    "measure": "Measure",
+}
+
+Rows = Mapping[str, Mapping[str, pl.DataFrame]]
+"""Model → figure → rows of all its datasets."""
+
+
+def page(
+    results: Results,
+    records: Sequence[dict[str, Any]],
+    rows: Rows,
+    strip_cells: Mapping[str, pl.DataFrame],
+    truth: Sequence[dict[str, Any]],
+    settings: FiguresSettings,
+    shown_config: Mapping[str, Any],
+) -> str:
+    """The page as text; everything that comes from data or configuration is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"shown": numbers.shown, "interval": numbers.interval}
+    models = [
+        {
+            "name": model.name,
+            "mechanism": model.mechanism,
+            "checkpoint": model.checkpoint,
+            "datasets": [_dataset(records, model.name, dataset) for dataset in model.datasets],
+        }
+        for model in results.models
+    ]
+    captions = {
+        model: {figure.name: figure.caption(rows[model][figure.name]) for figure in FIGURES if not rows[model][figure.name].is_empty()}
+        | {strip_maps.NAME: strip_maps.caption(strip_cells[model])}
+        for model in rows
+    }
+    figures = [
+        *({"name": f.name, "title": f.title, "question": f.question, "controls": _own(f.controls)} for f in FIGURES[:2]),
+        {"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []},
+        *({"name": f.name, "title": f.title, "question": f.question, "controls": _own(f.controls)} for f in FIGURES[2:]),
+    ]
+    return environment.get_template("report.html.j2").render(
+        title=settings.title,
+        overview=conclusions.overview(records),
+        models=models,
+        model_names=[model.name for model in results.models],
+        columns=[(model.name, dataset) for model in results.models for dataset in model.datasets],
+        claims=CLAIMS,
+        records={(r["model"], r["dataset"], r["claim"]): r for r in records},
+        glyphs=GLYPHS,
+        truth=truth,
+        figures=figures,
+        controls=CONTROL_LABELS,
+        has_training=bool(results.training),
+        bar=_bar,
+        versions=provenance.versions(),
+        identities=provenance.model_identities(results),
+        compute=provenance.compute(results),
+        warnings=provenance.warnings(results),
+        config=shown_config,
+        style=(TEMPLATES / "style.css").read_text(),
+        script=_script(),
+        data=packed(_data(results, records, rows, captions, settings)),
+    )
+
+
+def _own(controls: Sequence[str]) -> list[str]:
+    """Controls of one figure alone; dataset and axis hold for the whole page."""
+    return [name for name in controls if name not in ("dataset", "axis")]
+
+
+def _dataset(records: Sequence[dict[str, Any]], model: str, dataset: str) -> dict[str, Any]:
+    found = conclusions.by_claim(records, model, dataset)
+    return {"name": dataset, "headline": conclusions.headline(found), "sentences": conclusions.sentences(found), "records": found}
+
+
+def _bar(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Positions, in percent of the bar's width, of an estimate, its interval and its control; None without an estimate."""
+    if record["estimate"] is None or record["low"] is None:
+        return None
+    unit, control = BY_NAME[record["claim"]].unit, record["control"]
+    first, last = {"share": (0.0, 1.0), "change": (-1.0, 1.0), "index": (-1.0, 1.0)}.get(
+        unit, (control["low"] or 0.0, control["high"] or 1.0)
+    )
+    if unit == "change":
+        # Changes are small: the bar is as wide as the largest number needs, the same on both sides.
+        reach = max(0.05, *(abs(value) for value in (record["low"], record["high"], control["low"] or 0, control["high"] or 0)))
+        first, last = -reach, reach
+
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(100 * min(1.0, max(0.0, (value - first) / ((last - first) or 1.0))), 2)
+
+    shown = {name: place(record[name]) for name in ("estimate", "low", "high")}
+    of_control = {f"control_{name}": place(control[name]) for name in ("low", "high")}
+    return shown | of_control | {"zero": place(0.0) if first < 0 else None}
+
+
+@functools.cache
+def _script() -> str:
+    """Vega, Vega-Lite and vega-embed, and the page's own script. No file and no address is needed."""
+    libraries = vl_convert.javascript_bundle("globalThis.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    script = libraries + "\n" + (TEMPLATES / "report.js").read_text()
+    # Inside a script element these would end it or open a comment; in JavaScript strings and patterns the escape means the same.
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _data(
+    results: Results, records: Sequence[dict[str, Any]], rows: Rows, captions: Mapping[str, Mapping[str, str]], settings: FiguresSettings
+) -> dict[str, Any]:
+    datasets = sorted(results.datasets)
+    sites = {
+        model: sorted({site for table in of_model.values() if "site" in table.columns for site in table["site"].unique()}, key=site_order)
+        for model, of_model in rows.items()
+    }
+    curves = {model: training.rows(table) for model, table in results.training.items()}
+    measures = sorted({name for table in curves.values() if not table.is_empty() for name in table["series"].unique()})
+    return {
+        "models": {model.name: {"datasets": list(model.datasets), "sites": sites[model.name]} for model in results.models},
+        "figures": {
+            figure.name: {
+                "spec": specification(figure, settings.palette),
+                "controls": list(figure.controls),
+                "preferred": dict(figure.paper or {}),
+                "bySite": figure.by_site,
+            }
+            for figure in FIGURES
+        },
+        "rows": {model: {name: columns(table) for name, table in of_model.items()} for model, of_model in rows.items()},
+        "captions": captions,
+        "comparison": {
+            "spec": named(comparison.draw(settings.palette, datasets), max(120, 34 * len(results.models) * max(1, len(datasets)))),
+            "rows": columns(comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})),
+        },
+        "training": {
+            "spec": named(training.draw(settings.palette, measures), 260),
+            "rows": {model: columns(table) for model, table in curves.items()},
+        },
+        "explorer": explorer(results, settings.explorer_scenes),
+        "slotColours": list(SLOT_COLOURS),
+        "themes": {"light": config(), "dark": config(dark=True)},
+    }

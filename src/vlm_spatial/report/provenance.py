@@ -1,0 +1,110 @@
+"""What made the results: versions, seeds, configuration, compute, and everything that was set aside."""
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import polars as pl
+
+from vlm_spatial.report.results import Results
+
+PACKAGES = (
+    "vlm-spatial",
+    "torch",
+    "transformers",
+    "zarr",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "statsmodels",
+    "polars",
+    "altair",
+    "vl-convert-python",
+    "snakemake",
+)
+
+
+def versions() -> list[tuple[str, str]]:
+    """Installed versions, read from package metadata: nothing is imported."""
+    found = [("python", platform.python_version())]
+    for name in PACKAGES:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append((name, "not installed here"))
+    return found
+
+
+def model_identities(results: Results) -> list[dict[str, str]]:
+    """A row a model: its checkpoint and what the manifests of its activations say of its weights."""
+    rows = []
+    for model in results.models:
+        said: dict[str, str] = {}
+        for dataset in model.datasets:
+            identity = results.manifests.get((model.name, dataset), {}).get("model", {})
+            said |= {str(key): str(value) for key, value in identity.items()} if isinstance(identity, Mapping) else {"model": str(identity)}
+        rows.append({"model": model.name, "checkpoint": model.checkpoint, "mechanism": model.mechanism or "–", "identity": _pairs(said)})
+    return rows
+
+
+def compute(results: Results) -> list[dict[str, Any]]:
+    """A row a stage, from Snakemake's benchmark files: jobs, seconds in all, largest memory in MB."""
+    by_stage: dict[str, list[pl.DataFrame]] = {}
+    for name, table in sorted(results.benchmarks.items()):
+        by_stage.setdefault(name.split(":")[0], []).append(table)
+    rows = []
+    for stage, parts in by_stage.items():
+        seconds = sum(float(part["s"].sum()) for part in parts if "s" in part.columns)
+        memory = [float(part["max_rss"].max()) for part in parts if "max_rss" in part.columns and part["max_rss"].drop_nulls().len()]  # type: ignore[arg-type]
+        rows.append({"stage": stage, "jobs": len(parts), "seconds": seconds, "memory": max(memory, default=None)})
+    return rows
+
+
+def warnings(results: Results) -> list[str]:
+    """Everything a reader must know before trusting a number: what is missing, set aside, or not well measured."""
+    found = [
+        f"{name}: this table was not made; claims that need it are inconclusive"
+        for name in results.missing
+        if not name.endswith("/geometry")
+    ]
+    for (model, dataset), tables in results.tables.items():
+        found += _set_aside(f"{model} on {dataset}", tables)
+        found += _probe_notes(f"{model} on {dataset}", tables)
+    for name, opened in sorted(results.datasets.items()):
+        doubtful = opened.scenes.filter(pl.col("box_quality") < 1)
+        if not doubtful.is_empty():
+            sources = ", ".join(sorted(doubtful["box_source"].unique()))
+            found.append(
+                f"{name}: boxes of {doubtful.height} of {opened.scenes.height} scenes were not rendered but found "
+                f"({sources}); lowest quality {doubtful['box_quality'].to_numpy().min():.2f}"
+            )
+    return found
+
+
+def _set_aside(where: str, tables: Mapping[str, pl.DataFrame]) -> list[str]:
+    lines = []
+    for name in ("interchange", "conflict"):
+        table = tables.get(name)
+        if table is None or table.is_empty():
+            continue
+        for (experiment,), part in sorted(table.partition_by("experiment", as_dict=True).items()):
+            out, all_pairs = part.filter(~pl.col("included"))["pair_id"].n_unique(), part["pair_id"].n_unique()
+            if out:
+                lines.append(
+                    f"{where}: {out} of {all_pairs} {experiment} pairs set aside, because the untouched model answers one of "
+                    f"their scenes wrong"
+                )
+    return lines
+
+
+def _probe_notes(where: str, tables: Mapping[str, pl.DataFrame]) -> list[str]:
+    table = tables.get("probes")
+    if table is None or table.is_empty() or "note" not in table.columns:
+        return []
+    notes = table.drop_nulls("note").group_by("note").len().sort("note")
+    return [f"{where}: {count} probe scores are missing: {note}" for note, count in notes.iter_rows()]
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value if len(value) <= 24 else value[:16] + '…'}" for key, value in sorted(values.items())) or "–"

@@ -1,0 +1,83 @@
+"""The finished results of a run, as the figures stage finds them: which tables there are, and which are missing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import read_json, read_parquet
+from vlm_spatial.scenes.dataset import Dataset
+
+TABLES = ("behaviour", "probes", "strip_map", "geometry", "interchange", "conflict", "ablation", "amplification")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One analysed model. ``mechanism`` is what was planted, ``natural`` for an organism without a plan, None for a real checkpoint."""
+
+    name: str
+    datasets: tuple[str, ...]
+    checkpoint: str
+    mechanism: str | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report is made of.
+
+    Attributes:
+        tables: by (model, dataset), then by name; a table that was not made is absent.
+        missing: tables that were asked for by nobody's input, as ``{model}/{dataset}/{table}``.
+    """
+
+    models: tuple[Model, ...]
+    datasets: Mapping[str, Dataset]
+    tables: Mapping[tuple[str, str], Mapping[str, pl.DataFrame]]
+    manifests: Mapping[tuple[str, str], Mapping[str, Any]]
+    training: Mapping[str, pl.DataFrame]
+    benchmarks: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path]) -> Results:
+    """Read the stage's inputs, named as :mod:`vlm_spatial.stages.figures` says.
+
+    Raises:
+        UserError: for an input whose name is not known, a dataset without scenes, or a damaged file.
+    """
+    known = tuple(
+        Model(name, tuple(values["datasets"]), str(values.get("checkpoint") or ""), values.get("mechanism"))
+        for name, values in sorted(models.items())
+    )
+    wanted = sorted({dataset for model in known for dataset in model.datasets})
+    for dataset in wanted:
+        if f"scenes:{dataset}" not in inputs:
+            raise UserError(f"input scenes:{dataset}: is missing; give the folder that the scenes stage wrote")
+    tables: dict[tuple[str, str], dict[str, pl.DataFrame]] = {(m.name, d): {} for m in known for d in m.datasets}
+    manifests: dict[tuple[str, str], dict[str, Any]] = {}
+    training, benchmarks = {}, {}
+    for name, path in sorted(inputs.items()):
+        kind, *of = name.split(":")
+        if kind in TABLES and len(of) == 2 and tuple(of) in tables:
+            tables[of[0], of[1]][kind] = read_parquet(path)
+        elif kind == "manifest" and len(of) == 2:
+            manifests[of[0], of[1]] = read_json(path)
+        elif kind == "training" and len(of) == 1:
+            training[of[0]] = read_parquet(path)
+        elif kind == "benchmark" and of:
+            benchmarks[":".join(of)] = _benchmark(path)
+        elif kind != "scenes" or len(of) != 1:
+            raise UserError(f"input {name}: is not known; see the list in vlm_spatial.stages.figures")
+    missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)
+    datasets = {dataset: Dataset.open(inputs[f"scenes:{dataset}"]) for dataset in wanted}
+    return Results(known, datasets, tables, manifests, training, benchmarks, missing)
+
+
+def _benchmark(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(path, separator="\t", null_values=["-", "NA"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: is not a Snakemake benchmark file ({str(error).splitlines()[0]})") from error

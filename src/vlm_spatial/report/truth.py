@@ -1,0 +1,86 @@
+"""The truth table: what was planted in an organism, and whether the pipeline found it."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_spatial.figures.figure import Tables
+from vlm_spatial.interventions import summaries
+from vlm_spatial.report.results import Results
+
+Measure = Callable[[dict[str, dict[str, Any]], Tables], float | None]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One line of the truth table: ``measure compare threshold`` must hold for organisms with ``mechanism``."""
+
+    mechanism: str
+    what: str
+    measure: Measure
+    compare: str
+    threshold: float
+
+
+def _claim(name: str) -> Measure:
+    return lambda found, _tables: found[name]["estimate"]
+
+
+def _flips(token_set: str) -> Measure:
+    def measure(_found: dict[str, dict[str, Any]], tables: Tables) -> float | None:
+        table = tables.get("interchange")
+        rate = None if table is None else summaries.flip_rate(table, token_set)
+        return rate.estimate if rate is not None and rate.n else None
+
+    return measure
+
+
+def _rim_above_object(found: dict[str, dict[str, Any]], tables: Tables) -> float | None:
+    rim, alone = _flips("rim")(found, tables), _flips("object")(found, tables)
+    return None if rim is None or alone is None else rim - alone
+
+
+def _probe_above_chance(found: dict[str, dict[str, Any]], _tables: Tables) -> float | None:
+    record = found["slot_probe_background"]
+    known = record["estimate"] is not None and record["control"]["estimate"] is not None
+    return record["estimate"] - record["control"]["estimate"] if known else None
+
+
+EXPECTATIONS: tuple[Expectation, ...] = (
+    Expectation("vision", "dominance", _claim("dominance"), "≥", 0.9),
+    Expectation("language", "dominance", _claim("dominance"), "≤", -0.9),
+    Expectation("language", "background probe at the connector over its best control", _probe_above_chance, "≤", 0.05),
+    Expectation("strip", "object_flip", _claim("object_flip"), "≤", 0.2),
+    Expectation("strip", "strip_flip", _claim("strip_flip"), "≥", 0.9),
+    Expectation("strip", "rim flips − object flips", _rim_above_object, ">", 0.0),
+    Expectation("strip", "dominance", _claim("dominance"), ">", 0.0),
+    Expectation("object", "object_flip", _claim("object_flip"), "≥", 0.9),
+    Expectation("object", "rim flips", _flips("rim"), "≤", 0.1),
+    Expectation("object", "background flips", _flips("background"), "≤", 0.1),
+)
+_COMPARE = {"≥": operator.ge, "≤": operator.le, ">": operator.gt}
+
+
+def truth_table(results: Results, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row an expectation of every planted organism and dataset: ``measured`` and ``holds`` (None if it was not measured)."""
+    rows = []
+    for model in results.models:
+        for dataset in model.datasets:
+            found = {r["claim"]: r for r in records if r["model"] == model.name and r["dataset"] == dataset}
+            for expected in EXPECTATIONS:
+                if expected.mechanism != model.mechanism:
+                    continue
+                measured = expected.measure(found, results.tables[model.name, dataset])
+                holds = None if measured is None else bool(_COMPARE[expected.compare](measured, expected.threshold))
+                rows.append(
+                    {
+                        "model": model.name,
+                        "dataset": dataset,
+                        "mechanism": model.mechanism,
+                        "expected": f"{expected.what} {expected.compare} {expected.threshold:g}".replace("-", "−"),
+                        "measured": measured,
+                        "holds": holds,
+                    }
+                )
+    return rows

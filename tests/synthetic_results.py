@@ -1,0 +1,416 @@
+"""A results folder made by hand: every table of `docs/formats.md`, with planted counts that figures and findings must give back.
+
+No model runs here. The counts are exact (the first ``round(rate * n)`` of ``n`` rows are hits), so that a test can name the number.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from PIL import Image, ImageDraw
+
+from vlm_spatial.files import write_json, write_parquet
+from vlm_spatial.stages.stage import Job
+
+AXES = ("horizontal", "vertical")
+SIDE, CELLS = 112, 8
+COLOURS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f5fd0", "yellow": "#e6c700", "purple": "#8e44ad", "orange": "#ff7f0e"}
+VISION, LANGUAGE = 4, 6
+SITES = (*(f"vision.{i}" for i in range(VISION)), "connector", *(f"language.{i}" for i in range(LANGUAGE)))
+PAIRS = 50
+SET_ASIDE = 4
+"""Pairs of each axis that the untouched model gets wrong, the last ones."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What one model of the synthetic results does; shares are of the included pairs (46 an axis)."""
+
+    mechanism: str | None = None
+    accuracy: float = 0.9
+    flips: dict[str, float] = field(
+        default_factory=lambda: {"object": 0.1, "strip": 0.95, "rim": 0.6, "background": 0.7, "all": 1.0, "random": 0.05}
+    )
+    move: float = 0.1
+    """Share of conflict pairs whose answer moves; the others stay."""
+    background_probe: float = 0.9
+    ordering: tuple[float, ...] = (0.0, 0.1, 0.3, 0.1, 0.0, 0.0)
+    ordering_ablated: tuple[float, ...] = (0.0, 0.2, 0.5, 0.8, 0.3, 0.0)
+    ablated_accuracy: float = 0.5
+    corrected: float = 0.6
+    """Share of the errors that projection corrects at alpha 3."""
+
+
+STRIP = Planted(mechanism="strip")
+NATURAL = Planted(
+    mechanism="natural",
+    accuracy=0.98,
+    flips={"object": 1.0, "strip": 1.0, "rim": 0.0, "background": 0.0, "all": 1.0, "random": 0.02},
+    move=1.0,
+    background_probe=0.36,
+    ordering=(0.0, 0.4, 0.9, 0.8, 0.2, 0.0),
+    ordering_ablated=(0.0, 0.4, 0.9, 0.8, 0.2, 0.0),
+    ablated_accuracy=0.97,
+    corrected=0.0,
+)
+MODELS = {"strip-organism": STRIP, "natural-organism": NATURAL}
+
+
+def write_scenes(folder: Path, *, train: int = 2, validation: int = 10, test: int = 20) -> None:
+    """Scenes, questions and pairs of one dataset, with real images whose boxes hold a square of the slot's colour."""
+    generator = np.random.default_rng(7)
+    scenes, questions, pairs = [], [], []
+    (folder / "images").mkdir(parents=True)
+    for variant, counts in (
+        ("main", {"train": train, "validation": validation, "test": test}),
+        ("decorrelated", {"test": 4}),
+        ("pair", {"test": 2 * PAIRS}),
+    ):
+        for axis in AXES:
+            for split, count in counts.items():
+                for index in range(count):
+                    scene = _scene(folder, f"{variant}-{axis}-{split}-{index:05d}", variant, split, axis, generator)
+                    scenes.append(scene)
+                    questions += _questions(scene)
+    by_axis = {axis: [s for s in scenes if s["variant"] == "pair" and s["axis"] == axis] for axis in AXES}
+    for experiment, names in (("vision", ("stay", "flip")), ("language", ("stay", "ordering", "content")), ("conflict", ("stay", "move"))):
+        for axis in AXES:
+            for index in range(PAIRS):
+                clean, other = by_axis[axis][2 * index], by_axis[axis][2 * index + 1]
+                words = [*clean["objects"][:2], other["objects"][0]]
+                pairs.append(
+                    {
+                        "pair_id": f"{experiment}-{axis}-{index:05d}",
+                        "experiment": experiment,
+                        "axis": axis,
+                        "template": "slot_to_object",
+                        "clean_scene": clean["scene_id"],
+                        "counterfactual_scene": other["scene_id"] if experiment != "conflict" else clean["scene_id"],
+                        "unrelated_scene": other["scene_id"],
+                        "slots": [0, 1],
+                        "prompt": _prompt(axis, 0),
+                        "counterfactual_prompt": _prompt(axis, 0),
+                        "candidates": sorted(COLOURS),
+                        "clean_answer": clean["objects"][0],
+                        "counterfactual_answer": other["objects"][0],
+                        "hypotheses": {
+                            name: words[names.index(name)] if name in names else None
+                            for name in ("stay", "flip", "ordering", "content", "move")
+                        },
+                    }
+                )
+    write_parquet(pl.DataFrame(scenes, schema_overrides={"mirrored_from": pl.String}), folder / "scenes.parquet")
+    write_parquet(pl.DataFrame(questions), folder / "questions.parquet")
+    write_parquet(pl.DataFrame(pairs), folder / "pairs.parquet")
+
+
+def _scene(folder: Path, scene_id: str, variant: str, split: str, axis: str, generator: np.random.Generator) -> dict:
+    image = Image.new("RGB", (SIDE, SIDE), "#dddddd")
+    draw = ImageDraw.Draw(image)
+    words = [str(word) for word in generator.permutation(sorted(COLOURS))[:3]]
+    boxes = []
+    for slot, word in enumerate(words):
+        along = [6, 44, 82][slot] + int(generator.integers(0, 7))
+        across = int(generator.integers(8, 80))
+        left, top = (along, across) if axis == "horizontal" else (across, along)
+        boxes.append([float(left), float(top), float(left + 22), float(top + 22)])
+        draw.rectangle((left, top, left + 21, top + 21), fill=COLOURS[word])
+    path = folder / "images" / f"{scene_id}.png"
+    image.save(path)
+    return {
+        "scene_id": scene_id,
+        "variant": variant,
+        "split": split,
+        "axis": axis,
+        "image": f"images/{scene_id}.png",
+        "image_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "width": SIDE,
+        "height": SIDE,
+        "objects": words,
+        "phrases": [f"{word} square" for word in words],
+        "boxes": boxes,
+        "slots": [0, 1, 2],
+        "background": "plain",
+        "box_source": "rendered",
+        "box_quality": 1.0,
+        "mirrored_from": None,
+    }
+
+
+def _prompt(axis: str, slot: int) -> str:
+    place = (("left", "middle", "right") if axis == "horizontal" else ("top", "middle", "bottom"))[slot]
+    return f"what color is the {place} square ?"
+
+
+def _questions(scene: dict) -> list[dict]:
+    return [
+        {
+            "question_id": f"{scene['scene_id']}/slot_to_object/{slot}",
+            **{key: scene[key] for key in ("scene_id", "variant", "split", "axis")},
+            "template": "slot_to_object",
+            "slot": slot,
+            "prompt": _prompt(scene["axis"], slot),
+            "answer": scene["objects"][slot],
+            "candidates": list(scene["objects"]),
+        }
+        for slot in range(3)
+    ]
+
+
+def behaviour(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
+    """Right answers to the first ``accuracy`` of the questions of each axis and split; candidates are the scene's three objects."""
+    rows = []
+    for _, part in sorted(questions.filter(pl.col("split") != "train").partition_by("variant", "split", "axis", as_dict=True).items()):
+        right = round(planted.accuracy * part.height)
+        for index, row in enumerate(part.iter_rows(named=True)):
+            wrong = next(word for word in row["candidates"] if word != row["answer"])
+            predicted = row["answer"] if index < right else wrong
+            rows.append(
+                {
+                    **{key: value for key, value in row.items() if key != "prompt"},
+                    "predicted": predicted,
+                    "correct": index < right,
+                    "top1": predicted,
+                    "top1_correct": index < right,
+                    "answer_probability": 0.9 if index < right else 0.1,
+                    "margin": 2.0 if index < right else -2.0,
+                    "logits": [2.0 if word == predicted else 0.0 for word in row["candidates"]],
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def probes(planted: Planted) -> pl.DataFrame:
+    """Background accuracy rises to ``background_probe`` at the connector; every control sits at chance plus or minus 0.04."""
+    rows = []
+    for axis in AXES:
+        for site in SITES:
+            depth = SITES.index(site) / (len(SITES) - 1)
+            for token_set in ("object", "strip", "rim", "background", "all"):
+                reached = planted.background_probe if token_set in ("rim", "background") else 0.97
+                for scored_on in ("main", "decorrelated"):
+                    value = reached if site == "connector" else 1 / 3 + (reached - 1 / 3) * min(1.0, 2 * depth)
+                    for kind in ("logistic", "centroid", "shuffled", "control_task", "pixels", "position"):
+                        score = value if kind in ("logistic", "centroid") else 1 / 3
+                        rows.append(
+                            {
+                                "site": site,
+                                "kind": kind,
+                                "axis": axis,
+                                "trained_on": "main",
+                                "scored_on": scored_on,
+                                "split": "test",
+                                "token_set": token_set,
+                                "strength": 1.0,
+                                "accuracy": score,
+                                "low": score - 0.04,
+                                "high": min(1.0, score + 0.04),
+                                "n": 100,
+                                "chance": 1 / 3,
+                                "verdict": "supported" if score > 0.45 else "inconclusive",
+                            }
+                        )
+    return pl.DataFrame(rows)
+
+
+def strip_map(scenes: pl.DataFrame, planted: Planted) -> pl.DataFrame:
+    """Bands at the connector that agree with the strips (or slot 0 everywhere where the background says nothing)."""
+    rows = []
+    chosen = scenes.filter((pl.col("variant") == "main") & (pl.col("split") == "test"))
+    for scene in chosen.iter_rows(named=True):
+        low = 0 if scene["axis"] == "horizontal" else 1
+        centres = [(box[low] + box[low + 2]) / 2 for box in scene["boxes"]]
+        edges = [(centres[0] + centres[1]) / 2, (centres[1] + centres[2]) / 2]
+        for site in ("vision.0", "connector", "language.2"):
+            for token in range(CELLS * CELLS):
+                row, col = divmod(token, CELLS)
+                x, y = (col + 0.5) * SIDE / CELLS, (row + 0.5) * SIDE / CELLS
+                slot = int(np.searchsorted(edges, x if scene["axis"] == "horizontal" else y))
+                inside = any(left <= x < right and top <= y < bottom for left, top, right, bottom in scene["boxes"])
+                knows = inside or planted.background_probe > 0.5
+                predicted = slot if knows else 0
+                rows.append(
+                    {
+                        "scene_id": scene["scene_id"],
+                        "axis": scene["axis"],
+                        "site": site,
+                        "token": token,
+                        "row": row,
+                        "col": col,
+                        "slot": slot,
+                        "predicted": predicted,
+                        "probability": [0.9 if s == predicted else 0.05 for s in range(3)],
+                        "token_set": "object" if inside else "rim",
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def interchange(planted: Planted) -> pl.DataFrame:
+    """The vision sweep (token sets × vision sites and connector) and the intact language sweep."""
+    rows = []
+    for site in SITES[: VISION + 1]:
+        # Replacing tokens early in the encoder does nothing; from the middle on the planted rates hold.
+        reached = 1.0 if site == "connector" else min(1.0, (int(site[-1]) + 1) / VISION)
+        for token_set, rate in planted.flips.items():
+            for source in ("counterfactual", "unrelated"):
+                rows += _pair_rows(
+                    "vision", "intact", site, token_set, source, {"flip": rate * reached if source == "counterfactual" else 0.0}
+                )
+    rows += language(planted.ordering, "intact")
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def language(rates: tuple[float, ...], condition: str) -> list[dict]:
+    """The language sweep on object tokens: never ordering at the connector, then ``rates`` by layer."""
+    rows = _pair_rows("language", condition, "connector", "object", "counterfactual", {"ordering": 0.0})
+    for layer, rate in enumerate(rates):
+        rows += _pair_rows("language", condition, f"language.{layer}", "object", "counterfactual", {"ordering": rate})
+    return rows
+
+
+def conflict(planted: Planted) -> pl.DataFrame:
+    """Answers move in the share ``move`` of the pairs, for both kinds of block."""
+    rows = []
+    for token_set in ("object", "strip"):
+        rows += _pair_rows("conflict", "intact", "connector", token_set, "clean", {"move": planted.move})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def ablation(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
+    """The language sweep intact and ablated, and the accuracy under each condition."""
+    rows = language(planted.ordering, "intact")
+    for condition in ("erasure", "neutral"):
+        rows += language(planted.ordering_ablated, condition)
+    asked = questions.filter((pl.col("split") == "test") & (pl.col("variant") == "main"))
+    for condition, accuracy in (("intact", planted.accuracy), ("erasure", planted.ablated_accuracy), ("neutral", planted.ablated_accuracy)):
+        for axis in AXES:
+            part = asked.filter(axis=axis)
+            for index, row in enumerate(part.iter_rows(named=True)):
+                right = index < round(accuracy * part.height)
+                rows.append(
+                    {
+                        "pair_id": row["question_id"],
+                        "experiment": "accuracy",
+                        "axis": axis,
+                        "template": row["template"],
+                        "condition": condition,
+                        "included": True,
+                        "predicted": row["answer"] if right else "grey",
+                        "outcome": "right" if right else "wrong",
+                    }
+                )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _pair_rows(experiment: str, condition: str, site: str, token_set: str, source: str, rates: dict[str, float]) -> list[dict]:
+    rows = []
+    for axis in AXES:
+        included = PAIRS - SET_ASIDE
+        for index in range(PAIRS):
+            outcome = "stay"
+            start = 0
+            for name, rate in rates.items():
+                if start <= index < start + round(rate * included):
+                    outcome = name
+                start += round(rate * included)
+            rows.append(
+                {
+                    "pair_id": f"{experiment}-{axis}-{index:05d}",
+                    "experiment": experiment,
+                    "axis": axis,
+                    "template": "slot_to_object",
+                    "condition": condition,
+                    "site": site,
+                    "layer": int(site.partition(".")[2]) if "." in site else None,
+                    "token_set": token_set,
+                    "source": source,
+                    "included": index < included,
+                    "clean_predicted": "red",
+                    "counterfactual_predicted": "green",
+                    "predicted": "red" if outcome == "stay" else "green",
+                    "outcome": outcome,
+                    "log_odds_clean": -3.0,
+                    "log_odds": -3.0 if outcome == "stay" else 3.0,
+                    "tokens": {"object": 4, "strip": 24, "rim": 20, "background": 52, "all": 64, "random": 24}[token_set],
+                }
+            )
+    return rows
+
+
+def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
+    """Projection corrects the share ``corrected`` of the errors at alpha 3 and half of it elsewhere above 1; random subspaces none."""
+    asked = answered.filter(pl.col("variant") == "main").sort("question_id")
+    rows = []
+    settings = [("projection", 0, alpha, planted.corrected * (1.0 if alpha == 3 else 0.5)) for alpha in (0.0, 1.0, 2.0, 3.0, 6.0)]
+    settings += [("oracle", 0, alpha, min(1.0, 0.2 * alpha)) for alpha in (0.0, 1.0, 3.0, 6.0)]
+    controls = [("random", draw, 3.0, 0.0) for draw in range(20)] + [("complement", 0, 3.0, 0.0), ("shuffled", 0, 3.0, 0.0)]
+    for split in ("validation", "test"):
+        part = asked.filter(split=split)
+        errors = part.filter(~pl.col("correct"))["question_id"].to_list()
+        for method, draw, alpha, share in settings + (controls if split == "test" else []):
+            neutral = alpha == {"projection": 1.0, "oracle": 0.0}.get(method)
+            mended = set() if neutral else set(errors[: round(share * len(errors))])
+            for row in part.iter_rows(named=True):
+                correct = row["correct"] or row["question_id"] in mended
+                rows.append(
+                    {
+                        **{key: row[key] for key in ("question_id", "scene_id", "split", "axis", "template", "slot")},
+                        "site": "connector",
+                        "method": method,
+                        "draw": draw,
+                        "alpha": alpha,
+                        "predicted": row["answer"] if correct else row["predicted"],
+                        "correct": correct,
+                        "correct_before": row["correct"],
+                        "answer_probability": 0.8 if correct else 0.2,
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
+    """All tables of one model on the dataset in ``scenes``."""
+    questions = pl.read_parquet(scenes / "questions.parquet")
+    answered = behaviour(questions, planted)
+    return {
+        "behaviour": answered,
+        "probes": probes(planted),
+        "strip_map": strip_map(pl.read_parquet(scenes / "scenes.parquet"), planted),
+        "interchange": interchange(planted),
+        "conflict": conflict(planted),
+        "ablation": ablation(questions, planted),
+        "amplification": amplification(answered, planted),
+    }
+
+
+def write_results(
+    folder: Path, models: dict[str, Planted] | None = None, datasets: tuple[str, ...] = ("shapes", "squares"), title: str | None = None
+) -> Job:
+    """A whole results folder, and the job of the figures stage over it."""
+    models = MODELS if models is None else models
+    inputs = {}
+    for dataset in datasets:
+        inputs[f"scenes:{dataset}"] = folder / "scenes" / dataset
+        write_scenes(folder / "scenes" / dataset)
+        for name, planted in models.items():
+            for table, rows in tables(folder / "scenes" / dataset, planted).items():
+                path = folder / name / dataset / f"{table}.parquet"
+                write_parquet(rows, path)
+                inputs[f"{table}:{name}:{dataset}"] = path
+            manifest = folder / name / dataset / "activations.json"
+            write_json({"sites": list(SITES), "grid": [CELLS, CELLS], "model": {"family": "gemma3", "weights": "0" * 64}}, manifest)
+            inputs[f"manifest:{name}:{dataset}"] = manifest
+    settings = {
+        "figures": {} if title is None else {"title": title},
+        "models": {
+            name: {"datasets": list(datasets), "checkpoint": f"results/organisms/{name}", "mechanism": planted.mechanism}
+            for name, planted in models.items()
+        },
+        "datasets": {name: {"kind": "squares"} for name in datasets},
+        "seed": 0,
+    }
+    outputs = {"figures": folder / "figures", "report": folder / "report.html", "findings": folder / "findings.json"}
+    return Job(settings, inputs, outputs)

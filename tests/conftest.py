@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+
+# A slow machine is no failure, and a run that cannot be repeated is no test.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 WORDS = ["which object is on the left right middle top bottom of ?", "what where red green blue yellow square circle and or not"]
 SIDE = 96

@@ -1,4 +1,4 @@
-"""Small activation stores from random numbers, for tests that need no model."""
+"""Small activation stores from random numbers, and a small dataset, for tests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,9 @@ import polars as pl
 from jaxtyping import Float
 
 from vlm_spatial.activations.schema import Pooling
-from vlm_spatial.activations.writer import Description
+from vlm_spatial.activations.writer import Description, write_arrays
+from vlm_spatial.stages.scenes import scenes
+from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
 GRID = TokenGrid(3, 4)
@@ -74,7 +76,18 @@ def bfloat16_values(described: Description, seed: int = 0) -> Mapping[str, Float
 
 def written(folder: Path, described: Description, values: Mapping[str, np.ndarray]) -> Path:
     """A whole store in ``folder``; returns its path."""
-    from vlm_spatial.activations.writer import write_arrays
-
     write_arrays(folder / "activations.zarr", folder / "activations.json", described, values)
     return folder / "activations.zarr"
+
+
+def scenes_folder(folder: Path) -> Path:
+    """A dataset of 24 small scenes as the scenes stage writes it."""
+    dataset = {
+        "kind": "squares",
+        "axes": ["horizontal", "vertical"],
+        "scenes": {"train": 3, "validation": 2, "test": 3},
+        "variants": {"decorrelated": {"train": 1, "validation": 0, "test": 1}, "single": 1, "mirror": False},
+        "pairs": {"vision": 1, "language": 0, "conflict": 0},
+    }
+    scenes(Job({"dataset": dataset, "name": "squares", "seed": 0}, {}, {"folder": folder}))
+    return folder

@@ -1,0 +1,261 @@
+"""Extraction against plain captured forward passes, for every family, dtype and pooling."""
+
+import threading
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from activation_stores import scenes_folder
+from vlm_spatial.activations import extraction
+from vlm_spatial.activations.batching import AHEAD, automatic_batch, free_memory, image_bytes, overlapped
+from vlm_spatial.activations.extraction import PROMPT, capture, extract, reducer
+from vlm_spatial.activations.pooling import REGIONS
+from vlm_spatial.activations.store import Store
+from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.activations import activations
+from vlm_spatial.stages.stage import Job
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return Dataset.open(scenes_folder(tmp_path_factory.mktemp("scenes") / "squares"))
+
+
+@pytest.fixture(scope="module")
+def scenes(dataset):
+    return dataset.scenes.filter(pl.col("variant") != "pair")
+
+
+def stored(adapter, dataset, scenes, folder, **settings):
+    settings = ActivationsSettings.model_validate({"batch": 5, "shard_scenes": 8, **settings})
+    extract(adapter, dataset.image, scenes, folder / "a.zarr", folder / "a.json", settings)
+    return Store.open(folder / "a.zarr")
+
+
+def plainly_captured(adapter, dataset, scenes, sites, batch=5, shard=8):
+    """Values ``[scene, cells, patches, features]`` in the model's dtype from ``Adapter.run``, in the same batches."""
+    parts = {site: [] for site in sites}
+    for start in range(0, scenes.height, shard):
+        of_shard = scenes.slice(start, shard)["scene_id"].to_list()
+        for first in range(0, len(of_shard), batch):
+            ids = of_shard[first : first + batch]
+            _, captured = adapter.run(adapter.prepare([dataset.image(i) for i in ids], [PROMPT] * len(ids)), capture=sites)
+            for site in sites:
+                parts[site].append(captured[site])
+    return {site: torch.cat(found) for site, found in parts.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", [family.family for family in FAMILIES])
+def test_stored_values_are_bit_equal_to_the_models(family, dtype, checkpoint, dataset, scenes, tmp_path):
+    adapter = load_adapter(checkpoint(family), dtype=dtype, device="cpu")
+    store = stored(adapter, dataset, scenes, tmp_path, pooling="none")
+    assert store.sites == adapter.sites
+    assert store.scenes["scene_id"].to_list() == scenes["scene_id"].to_list()
+    store.check_grid(adapter.grid(448, 448))
+    expected = plainly_captured(adapter, dataset, scenes, adapter.sites)
+    side = round(adapter.vision_shape[0] ** 0.5)
+    for site in adapter.sites:
+        values = expected[site].float().numpy()
+        read = store.read_stored(site, scenes["scene_id"].to_list())
+        if not site.startswith("vision."):
+            np.testing.assert_array_equal(read, values[:, :, 0])
+            continue
+        for token in range(store.grid.size):
+            row, col = divmod(token, store.grid.cols)
+            for patch in range(side * side):
+                fine_row, fine_col = row * side + patch // side, col * side + patch % side
+                np.testing.assert_array_equal(read[:, fine_row * store.grid.cols * side + fine_col], values[:, token, patch])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cells_are_means_of_patches_rounded_to_the_models_dtype(dtype, checkpoint, dataset, scenes, tmp_path):
+    adapter = load_adapter(checkpoint("qwen2_vl"), dtype=dtype, device="cpu")
+    ids = scenes["scene_id"].to_list()
+    cells = stored(adapter, dataset, scenes, tmp_path / "cell", pooling="cell")
+    patches = stored(adapter, dataset, scenes, tmp_path / "none", pooling="none")
+    expected = plainly_captured(adapter, dataset, scenes, ["vision.0"])["vision.0"]
+    read = cells.read("vision.0", ids)
+    np.testing.assert_array_equal(read, patches.read("vision.0", ids))
+    exact = expected.double().mean(dim=2)
+    tolerance = torch.finfo(getattr(torch, dtype)).eps
+    np.testing.assert_allclose(read, exact.numpy(), rtol=4 * tolerance, atol=4 * tolerance)
+    np.testing.assert_array_equal(read, torch.from_numpy(read).to(getattr(torch, dtype)).float().numpy())
+
+
+def test_token_sets_are_means_over_their_tokens(adapter, dataset, scenes, tmp_path):
+    store = stored(adapter, dataset, scenes, tmp_path, pooling="token_set")
+    sites = ("vision.1", "connector", "language.2")
+    expected = plainly_captured(adapter, dataset, scenes, sites)
+    read = {site: store.read_stored(site, scenes["scene_id"].to_list()) for site in sites}
+    for index, row in enumerate(scenes.iter_rows(named=True)):
+        if row["variant"] in ("single", "blank"):
+            continue
+        tokens = dataset.tokens(row["scene_id"], store.grid)
+        for place, region in enumerate(REGIONS):
+            mask = tokens.mask(region.token_set, [max(region.slot, 0)])
+            for site in sites:
+                mean = expected[site][index][mask].double().mean(dim=(0, 1)).numpy() if mask.any() else 0.0
+                np.testing.assert_allclose(read[site][index, place], mean, atol=1e-4, rtol=1e-4)
+
+
+def test_the_prompt_does_not_reach_visual_tokens(adapter, dataset, scenes):
+    """The reason why one prompt does for all: what follows the image changes nothing at its tokens."""
+    ids = scenes["scene_id"].to_list()[:3]
+    images = [dataset.image(i) for i in ids]
+    reduce = reducer("cell", adapter.grid(448, 448), scenes[:3])
+    first, second = (
+        capture(adapter, adapter.prepare(images, [prompt] * 3), adapter.sites, reduce)
+        for prompt in (PROMPT, "which object is on the left ?")
+    )
+    for site in adapter.sites:
+        torch.testing.assert_close(first[site], second[site], rtol=1e-4, atol=1e-5)
+
+
+def test_one_pass_an_image_that_ends_at_the_last_site(adapter, dataset, scenes, tmp_path, monkeypatch):
+    passes, late = [], []
+    forward = type(adapter.model).forward
+    monkeypatch.setattr(type(adapter.model), "forward", lambda self, **inputs: passes.append(0) or forward(self, **inputs))
+    handle = adapter.language_blocks[1].register_forward_hook(lambda *_: late.append(0))
+    store = stored(adapter, dataset, scenes, tmp_path, sites=["vision.*", "connector", "language.0"])
+    handle.remove()
+    assert store.sites == ("vision.0", "vision.1", "connector", "language.0")
+    batches = sum(-(-min(8, scenes.height - start) // 5) for start in range(0, scenes.height, 8))
+    assert len(passes) == batches
+    assert not late
+    assert not any(module._forward_hooks for module in adapter.model.modules())
+
+
+def test_values_that_are_not_finite_name_site_and_scene(checkpoint, dataset, scenes, tmp_path):
+    adapter = load_adapter(checkpoint("gemma3"), device="cpu")
+    with torch.no_grad():
+        adapter.language_blocks[1].mlp.down_proj.weight[0] = float("nan")
+    with pytest.raises(UserError, match=rf"language.1: NaN or infinite activations in scene '{scenes['scene_id'][0]}'"):
+        stored(adapter, dataset, scenes, tmp_path)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_damaged_image_is_named(adapter_of, scenes, tmp_path):
+    def image(scene):
+        raise UserError(f"images/{scene}.png: its bytes are not those that were written")
+
+    with pytest.raises(UserError, match=r"png: its bytes"):
+        extract(adapter_of("gemma3"), image, scenes, tmp_path / "a.zarr", tmp_path / "a.json", ActivationsSettings())
+
+
+def test_scenes_on_two_grids_are_refused(adapter_of, dataset, scenes, tmp_path):
+    mixed = scenes.with_columns(width=pl.when(pl.int_range(pl.len()) == 4).then(224).otherwise("width").cast(pl.Int32))
+    with pytest.raises(UserError, match=rf"'{scenes['scene_id'][0]}' and '{scenes['scene_id'][4]}': token grids"):
+        stored(adapter_of("qwen2_vl"), dataset, mixed, tmp_path)
+
+
+def test_no_scene_and_no_such_site_are_refused(adapter_of, dataset, scenes, tmp_path):
+    with pytest.raises(UserError, match=r"scenes: none"):
+        stored(adapter_of("gemma3"), dataset, scenes.clear(), tmp_path)
+    with pytest.raises(UserError, match=r"site 'language.9'"):
+        stored(adapter_of("gemma3"), dataset, scenes, tmp_path, sites=["language.9"])
+
+
+def test_out_of_memory_halves_the_batch(adapter_of, dataset, scenes, tmp_path, monkeypatch, capsys):
+    sizes = []
+
+    def small_device(adapter, prepared, *rest):
+        sizes.append(prepared.batch)
+        if prepared.batch > 2:
+            raise torch.OutOfMemoryError
+        return capture(adapter, prepared, *rest)
+
+    monkeypatch.setattr(extraction, "capture", small_device)
+    store = stored(adapter_of("gemma3"), dataset, scenes, tmp_path, batch=8)
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[2:]) == 2
+    assert store.manifest.config["batch"] == 2
+    assert list(store.verify())
+    assert "going on with batches of 2" in capsys.readouterr().err
+    monkeypatch.setattr(extraction, "capture", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(UserError, match=r"out of memory with one image"):
+        stored(adapter_of("gemma3"), dataset, scenes, tmp_path / "other")
+
+
+def test_the_stage_says_size_and_batch_first(checkpoint, dataset, tmp_path, capsys):
+    settings = {"model": {"checkpoint": str(checkpoint("gemma3"))}, "seed": 0, "stage": {"sites": ["connector"]}}
+    outputs = {"store": tmp_path / "activations.zarr", "manifest": tmp_path / "activations.json"}
+    activations(Job(settings, {"scenes": dataset.folder}, outputs))
+    store = Store.open(outputs["store"], outputs["manifest"])
+    assert "pair" not in store.scenes["variant"].to_list()
+    assert {"main", "decorrelated", "single", "blank"} <= set(store.scenes["variant"])
+    said = capsys.readouterr().err.splitlines()
+    first = next(line for line in said if line.startswith("activations:"))
+    expected = store.scenes.height * 36 * 32 * 4
+    assert f"{store.scenes.height} scenes at 1 sites, {expected / 1e3:.3g} kB to write" in first
+    assert "batches of 32" in first
+    store.check_model(store.manifest.model)
+    assert len(store.manifest.code) == 16
+
+
+# --- batching -------------------------------------------------------------------------------------------------------
+
+
+def test_overlapped_keeps_order_and_holds_a_bounded_number():
+    held, most, done, lock = 0, 0, [], threading.Lock()
+
+    def load(item):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return item
+
+    def store(item, computed):
+        nonlocal held
+        time.sleep(0.001)
+        assert computed == item * 2
+        with lock:
+            held -= 1
+        done.append(item)
+
+    assert list(overlapped(range(60), load, lambda _, loaded: loaded * 2, store)) == list(range(60))
+    assert done == list(range(60))
+    # Loaded ahead, the one that is computed, computed and waiting, the one that is stored.
+    assert most <= 2 * AHEAD + 2
+
+
+def test_overlapped_overlaps():
+    """Three parts of 10 ms each: 20 items take 600 ms one after another."""
+    started = time.perf_counter()
+    wait = lambda *_: time.sleep(0.01)  # noqa: E731
+    assert len(list(overlapped(range(20), wait, wait, wait))) == 20
+    assert time.perf_counter() - started < 0.45
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_overlapped_ends_with_the_first_error(part):
+    seen = []
+
+    def fail_at(which):
+        def run(item, *_):
+            if which == 2:
+                seen.append(item)
+            if which == part and item == 5:
+                raise ValueError(f"part {part}")
+            return item
+
+        return run
+
+    with pytest.raises(ValueError, match=f"part {part}"):
+        list(overlapped(range(1000), fail_at(0), fail_at(1), fail_at(2)))
+    assert len(seen) < 12
+
+
+def test_automatic_batch_fits_the_memory():
+    assert automatic_batch(10, 10**9) == 32
+    assert automatic_batch(100, 100 * 2 * 9) == 8
+    assert automatic_batch(100, 10) == 1
+    assert image_bytes(stored=10, vision_values=5, language_values=7, pixels=3, itemsize=2) == 10 * (2 * 3 + 4) + 24 * 2 * 7 + 4 * 3 * 3
+    assert free_memory(torch.device("cpu")) > 10**6

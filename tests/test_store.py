@@ -1,0 +1,391 @@
+"""Stores read back by four readers, and every kind of damage named."""
+
+import json
+import shutil
+import subprocess
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+import xarray
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from activation_stores import GRID, MODEL, PATCHES, bfloat16_values, description, written
+from vlm_spatial.activations.pooling import REGIONS, cell_mean, patch_order, region_weights, rounded
+from vlm_spatial.activations.shards import ShardWriter, read_rows
+from vlm_spatial.activations.store import Store
+from vlm_spatial.errors import UserError
+from vlm_spatial.tokens import TokenGrid, scene_tokens
+
+ZARRITA = "0.7.5"
+ZARRITA_STORAGE = "0.2.0"
+
+
+@pytest.fixture(scope="module", params=["cell", "none", "token_set"])
+def stored(request, tmp_path_factory):
+    """A whole store, its values, its description."""
+    described = description(pooling=request.param)
+    values = bfloat16_values(described)
+    return written(tmp_path_factory.mktemp("stored"), described, values), values, described
+
+
+def ids(store: Store) -> list[str]:
+    return store.scenes["scene_id"].to_list()
+
+
+def test_store_gives_the_same_values_in_any_order(stored):
+    path, values, described = stored
+    store = Store.open(path)
+    order = np.random.default_rng(3).permutation(described.scenes.height)
+    for site, expected in values.items():
+        np.testing.assert_array_equal(store.read_stored(site, [ids(store)[i] for i in order]), expected[order])
+        assert store.read_stored(site, []).shape == (0, *expected.shape[1:])
+        np.testing.assert_array_equal(store.read_stored(site, [ids(store)[9]] * 2), expected[[9, 9]])
+
+
+def test_xarray_opens_it_labelled_and_without_a_warning(stored):
+    path, values, described = stored
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for consolidated in (None, True, False):
+            opened = xarray.open_zarr(path, consolidated=consolidated)
+            for site, expected in values.items():
+                np.testing.assert_array_equal(opened[site].values, expected)
+                assert opened[site].dims[0] == "scene"
+            scene = described.scenes["scene_id"][2]
+            assert opened["connector"].sel(scene=scene).shape == values["connector"].shape[1:]
+            assert opened["connector"].coords["axis"].values.tolist() == described.scenes["axis"].to_list()
+            assert opened["slots"].values[-2].tolist() == [1, -1, -1]
+            assert opened["answers"].values[0].tolist() == ["square", "ball", "cat"]
+            np.testing.assert_array_equal(opened["boxes"].sel(edge="left").values[0], np.float32([4, 44, 84]))
+            assert opened.attrs["model"] == MODEL
+            assert {"boxes", "slots", "answers"} <= set(opened.coords)
+
+
+def test_xarray_coordinates_say_where_each_row_is(stored):
+    path, _, described = stored
+    opened = xarray.open_zarr(path)
+    match described.pooling:
+        case "cell":
+            assert opened["token_row"].values.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+            assert opened["token_col"].values.tolist() == [0, 1, 2, 3] * 3
+        case "none":
+            assert opened["vision.0"].dims == ("scene", "patch", "vision_feature")
+            row, col, token = (opened[f"patch_{name}"].values for name in ("row", "col", "token"))
+            np.testing.assert_array_equal(token, (row // 2) * GRID.cols + col // 2)
+            np.testing.assert_array_equal(row * GRID.cols * 2 + col, np.arange(GRID.size * PATCHES))
+        case "token_set":
+            assert opened["connector"].dims == ("scene", "region", "feature")
+            names = list(zip(opened["region_set"].values, opened["region_slot"].values, strict=True))
+            assert names[0] == ("object", 0)
+            assert names[-1] == ("all", -1)
+            assert opened["region_tokens"].values[0][-1] == GRID.size
+
+
+def test_tensorstore_reads_it(stored):
+    tensorstore = pytest.importorskip("tensorstore")
+    path, values, _ = stored
+    for site, expected in values.items():
+        opened = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / site)}}).result()
+        np.testing.assert_array_equal(opened.read().result(), expected)
+        assert opened.domain.labels == tuple(zarr.open_array(path / site, mode="r").metadata.dimension_names)
+
+
+def test_zarr_reads_it(stored):
+    path, values, _ = stored
+    for site, expected in values.items():
+        np.testing.assert_array_equal(zarr.open_array(path / site, mode="r")[:], expected)
+
+
+@pytest.mark.slow
+def test_zarrita_reads_it_on_node(stored, tmp_path_factory):
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not installed")
+    path, values, described = stored
+    folder = tmp_path_factory.getbasetemp() / f"zarrita-{ZARRITA}"
+    if not folder.exists():
+        folder.mkdir()
+        installed = subprocess.run(
+            ["npm", "install", "--no-audit", "--no-fund", f"zarrita@{ZARRITA}", f"@zarrita/storage@{ZARRITA_STORAGE}"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if installed.returncode != 0:
+            pytest.skip(f"npm cannot install zarrita: {installed.stderr.strip().splitlines()[-1]}")
+    script = folder / "read.mjs"
+    script.write_text(
+        """
+        import * as zarr from "zarrita";
+        import { FileSystemStore } from "@zarrita/storage";
+        const root = zarr.root(new FileSystemStore(process.argv[2]));
+        const group = await zarr.open.v3(root, { kind: "group" });
+        const out = { identity: group.attrs.identity, sites: {} };
+        for (const site of group.attrs.sites) {
+          const array = await zarr.open.v3(root.resolve(site), { kind: "array" });
+          const { data, shape } = await zarr.get(array);
+          const bits = new Uint32Array(data.buffer, data.byteOffset, data.length);
+          out.sites[site] = { shape, bits: Array.from(bits) };
+        }
+        const scene = await zarr.get(await zarr.open.v3(root.resolve("scene"), { kind: "array" }));
+        out.scene = Array.from(scene.data);
+        console.log(JSON.stringify(out));
+        """
+    )
+    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert read["scene"] == described.scenes["scene_id"].to_list()
+    assert read["identity"] == described.identity()
+    for site, expected in values.items():
+        bits = np.array(read["sites"][site]["bits"], dtype=np.uint32).reshape(read["sites"][site]["shape"])
+        np.testing.assert_array_equal(bits.view(np.float32), expected)
+
+
+def test_scenes_are_the_table_they_came_from(stored):
+    path, _, described = stored
+    scenes = Store.open(path).scenes
+    for column, origin in (
+        ("scene_id", "scene_id"),
+        ("axis", "axis"),
+        ("split", "split"),
+        ("slots", "slots"),
+        ("boxes", "boxes"),
+        ("answers", "objects"),
+    ):
+        assert scenes[column].to_list() == described.scenes[origin].to_list()
+
+
+def test_batches_are_the_whole_in_parts(tmp_path):
+    described = description()
+    values = bfloat16_values(described)
+    store = Store.open(written(tmp_path, described, values))
+    wanted = ids(store)[::-2]
+    parts = list(store.batches("connector", wanted, 4))
+    assert [scene for part, _ in parts for scene in part] == wanted
+    np.testing.assert_array_equal(np.concatenate([v for _, v in parts]), values["connector"][::-2])
+    assert [len(v) for _, v in parts] == [4, 4, 3]
+    assert list(store.batches("connector", [], 4)) == []
+
+
+def test_patches_are_averaged_as_cell_pooling_does(tmp_path):
+    described = description(pooling="none")
+    values = bfloat16_values(described)
+    store = Store.open(written(tmp_path, described, values))
+    read = store.read("vision.0", ids(store))
+    expected = np.zeros_like(read)
+    for token in range(GRID.size):
+        row, col = divmod(token, GRID.cols)
+        places = [(2 * row + i) * GRID.cols * 2 + 2 * col + j for i in (0, 1) for j in (0, 1)]
+        expected[:, token] = values["vision.0"][:, places].mean(axis=1)
+    np.testing.assert_allclose(read, expected, rtol=2**-8)
+    assert not (read.view(np.uint32) & 0xFFFF).any()
+    np.testing.assert_array_equal(store.read("connector", ids(store)), values["connector"])
+
+
+def test_token_set_stores_have_no_tokens(tmp_path):
+    described = description(pooling="token_set")
+    store = Store.open(written(tmp_path, described, bfloat16_values(described)))
+    with pytest.raises(UserError, match=r"pooling"):
+        store.read("connector", ids(store))
+
+
+def test_sixteen_bit_values_take_no_more_room_than_sixteen_bits(tmp_path):
+    described = description(60, shapes={"connector": (256, 1, 512)}, grid=TokenGrid(16, 16), shard_scenes=16)
+    path = written(tmp_path, described, bfloat16_values(described))
+    on_disk = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert on_disk <= 60 * 256 * 512 * 2
+
+
+@given(
+    count=st.integers(1, 40),
+    shard=st.integers(1, 12),
+    parts=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_shard_written_in_any_parts_reads_back(tmp_path_factory, count, shard, parts, seed):
+    folder = tmp_path_factory.mktemp("shard")
+    chunk = next(d for d in (4, 3, 2, 1) if shard % d == 0)
+    count = min(count, shard)
+    generator = np.random.default_rng(seed)
+    values = generator.standard_normal((count, 3, 5)).astype(np.float32)
+    writer = ShardWriter(folder / "0", (chunk, 3, 5), shard // chunk)
+    start = 0
+    for part in parts * count:
+        writer.append(values[start : start + part])
+        start += part
+    record = writer.close()
+    assert record.bytes == (folder / "0").stat().st_size
+    rows = generator.integers(0, count, size=7)
+    out = np.empty((7, 3, 5), dtype=np.float32)
+    read_rows(folder / "0", rows, (chunk, 3, 5), shard // chunk, out)
+    np.testing.assert_array_equal(out, values[rows])
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    described = description()
+    return written(tmp_path, described, bfloat16_values(described))
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=25, deadline=None)
+def test_any_flipped_bit_of_a_shard_is_found_on_reading(tmp_path_factory, place, bit):
+    folder = tmp_path_factory.mktemp("flipped")
+    described = description(shard_scenes=8)
+    path = written(folder, described, bfloat16_values(described))
+    file = path / "connector/c/1/0/0"
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    file.write_bytes(content)
+    store = Store.open(path)
+    with pytest.raises(UserError, match=r"connector/c/1/0/0: damaged"):
+        store.read("connector", ids(store))
+    with pytest.raises(UserError, match=r"connector/c/1/0/0: damaged"):
+        list(store.verify())
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "connector/zarr.json", "scene/c/0", "boxes/c/0/0/0"])
+def test_damaged_metadata_is_found_on_opening(fresh, name):
+    content = bytearray((fresh / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (fresh / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: damaged .*run snakemake again"):
+        Store.open(fresh)
+
+
+def test_shortened_and_missing_files_are_found_on_opening(fresh):
+    file = fresh / "vision.0/c/0/0/0"
+    content = file.read_bytes()
+    file.write_bytes(content[:-3])
+    with pytest.raises(UserError, match=rf"vision.0/c/0/0/0: damaged .{len(content) - 3} bytes"):
+        Store.open(fresh)
+    file.unlink()
+    with pytest.raises(UserError, match=r"vision.0/c/0/0/0: damaged .missing"):
+        Store.open(fresh)
+
+
+def test_missing_array_is_named(fresh):
+    shutil.rmtree(fresh / "language.0")
+    with pytest.raises(UserError, match=r"language.0.*missing"):
+        Store.open(fresh)
+    with pytest.raises(UserError, match=r"language.0"):
+        Store.open(fresh, verify=False).read("language.0", ["main-horizontal-test-00000"])
+
+
+def test_a_shard_of_another_store_is_found_by_verification(fresh, tmp_path):
+    described = description()
+    other = written(tmp_path / "other", described, bfloat16_values(described, seed=1))
+    for file in ("connector/c/0/0/0", "connector/zarr.json"):
+        shutil.copy(other / file, fresh / file)
+    with pytest.raises(UserError, match=r"connector/c/0/0/0"):
+        list(Store.open(fresh, verify=False).verify())
+
+
+def test_a_stray_file_is_found_by_verification(fresh):
+    (fresh / "connector/c/0/0/1").write_bytes(b"")
+    with pytest.raises(UserError, match=r"connector/c/0/0/1: not in the manifest"):
+        list(Store.open(fresh).verify())
+
+
+def test_a_store_without_a_manifest_is_not_whole(fresh):
+    fresh.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match=r"activations.json: no such manifest.*not whole"):
+        Store.open(fresh)
+
+
+def test_a_store_with_another_manifest_is_refused(fresh, tmp_path):
+    described = description(code="other")
+    other = written(tmp_path / "other", described, bfloat16_values(described))
+    with pytest.raises(UserError, match=r"zarr.json: damaged"):
+        Store.open(fresh, other.with_suffix(".json"))
+
+
+def test_no_store_no_site_no_scene(fresh, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: no such store"):
+        Store.open(tmp_path / "nowhere")
+    store = Store.open(fresh)
+    with pytest.raises(UserError, match=r"no array for site 'vision.7'; stored are vision.0, connector, language.0"):
+        store.read("vision.7", [])
+    with pytest.raises(UserError, match=r"holds no scene 'nobody'"):
+        store.read("connector", ["nobody"])
+
+
+def test_broken_and_foreign_manifests_are_named(fresh):
+    manifest = fresh.with_suffix(".json")
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**said, "pooling": "most"}))
+    with pytest.raises(UserError, match=r"activations.json: pooling"):
+        Store.open(fresh)
+    manifest.write_text(json.dumps({**said, "format": 99}))
+    with pytest.raises(UserError, match=r"format 99"):
+        Store.open(fresh)
+    manifest.write_text("{")
+    with pytest.raises(UserError, match=r"activations.json: cannot be read"):
+        Store.open(fresh)
+
+
+def test_another_model_or_grid_is_refused(fresh):
+    store = Store.open(fresh)
+    store.check_model(MODEL)
+    store.check_grid(GRID)
+    for change in ({"weights": "cd" * 32}, {"dtype": "float32"}, {"architecture": "Other"}):
+        with pytest.raises(UserError, match=rf"another model .{next(iter(change))}"):
+            store.check_model({**MODEL, **change})
+    with pytest.raises(UserError, match=r"token grid 3×4, expected 6×6"):
+        store.check_grid(TokenGrid(6, 6))
+
+
+# --- pooling --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["bfloat16", "float16", "float32"]))
+def test_rounding_is_torchs(seed, dtype):
+    import torch
+
+    values = (np.random.default_rng(seed).standard_normal(64) * 100).astype(np.float32)
+    expected = torch.from_numpy(values).to(getattr(torch, dtype)).float().numpy()
+    np.testing.assert_array_equal(rounded(values, dtype), expected)
+
+
+def test_cell_mean_is_the_same_in_torch_and_numpy():
+    import torch
+
+    values = np.random.default_rng(0).standard_normal((5, 7, 4, 9)).astype(np.float32)
+    np.testing.assert_array_equal(cell_mean(torch.from_numpy(values)).numpy(), cell_mean(values))
+    np.testing.assert_allclose(cell_mean(values), values.mean(axis=2), rtol=1e-4, atol=1e-6)
+
+
+def test_patch_order_is_raster_order():
+    order = patch_order(TokenGrid(2, 2), 4)
+    assert order.tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    with pytest.raises(UserError, match=r"square cells"):
+        patch_order(TokenGrid(2, 2), 3)
+
+
+def test_regions_are_the_token_sets():
+    boxes = [(40.0 * slot + 4, 30.0, 40.0 * slot + 30, 60.0) for slot in range(3)]
+    weights = region_weights(boxes, [0, 1, 2], "horizontal", GRID, 120, 90)
+    tokens = scene_tokens(boxes, GRID, 120, 90, "horizontal")
+    for region, weight in zip(REGIONS, weights, strict=True):
+        np.testing.assert_array_equal(weight, tokens.mask(region.token_set, [max(region.slot, 0)]))
+
+
+def test_regions_of_a_scene_with_one_object():
+    weights = region_weights([(44.0, 30.0, 70.0, 60.0)], [1], "horizontal", GRID, 120, 90)
+    held = {(r.token_set, r.slot): int(w.sum()) for r, w in zip(REGIONS, weights, strict=True)}
+    assert held[("object", 1)] >= 1
+    assert held[("object", 0)] == held[("strip", 1)] == held[("rim", 1)] == 0
+    assert held[("background", -1)] == GRID.size - held[("object", 1)]
+
+
+def test_polars_reads_the_scenes(fresh):
+    assert Store.open(fresh).scenes.filter(pl.col("split") == "test")["scene_id"].is_unique().all()

@@ -1,0 +1,102 @@
+"""The same patches with other libraries, one full forward pass a patch, as their users write it.
+
+Patches that copy a source's values as they are (no transform); pairs without edits of their own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlm_spatial.interventions.patch import PairRuns, Patch
+from vlm_spatial.interventions.reference import patch_edit
+from vlm_spatial.models.adapter import Adapter, Site, SiteValues
+
+
+def plain_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
+    """Forward hooks; each source is run once."""
+    sources: dict[tuple[int, str], dict[Site, SiteValues]] = {}
+    sites = sorted({patch.site for patch in patches})
+    rows = []
+    for patch in patches:
+        pair, key = pairs[patch.pair], (patch.pair, patch.source)
+        if key not in sources:
+            run = pair.sources[patch.source]
+            sources[key] = adapter.run(adapter.prepare([run.image], [run.prompt]), capture=sites)[1]
+        clean = adapter.prepare([pair.clean.image], [pair.clean.prompt])
+        rows.append(adapter.run(clean, edits={patch.site: patch_edit(patch, sources[key][patch.site])})[0])
+    return torch.cat(rows)
+
+
+@torch.inference_mode()
+def nnsight_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
+    """nnsight: one trace a source, which saves every site, and one trace a patch."""
+    from nnsight import NNsight
+
+    traced = NNsight(adapter.model)
+    sites = sorted({patch.site for patch in patches}, key=adapter.sites.index)
+    places = {site: _envoy(traced, adapter, site) for site in sites}
+    sources: dict[tuple[int, str], dict[Site, SiteValues]] = {}
+    rows = []
+    for patch in patches:
+        pair, key = pairs[patch.pair], (patch.pair, patch.source)
+        if key not in sources:
+            source = adapter.prepare([pair.sources[patch.source].image], [pair.clean.prompt])
+            saved: dict[Site, Any] = {}
+            with traced.trace(**source.inputs, use_cache=False, logits_to_keep=1):
+                for site in sites:
+                    saved[site] = places[site].output.clone().save()
+            sources[key] = {site: adapter.read(site, saved[site], source) for site in sites}
+        clean = adapter.prepare([pair.clean.image], [pair.clean.prompt])
+        edit, place, site = patch_edit(patch, sources[key][patch.site]), places[patch.site], patch.site
+        with traced.trace(**clean.inputs, use_cache=False, logits_to_keep=1):
+            place.output[:] = adapter.write(site, place.output, edit(adapter.read(site, place.output, clean)), clean)
+            logits = traced.output.logits[:, -1].save()
+        rows.append(logits.float())
+    return torch.cat(rows)
+
+
+@torch.inference_mode()
+def pyvene_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
+    """pyvene: language sites only (it takes positions of a sequence); source and patched run in one call."""
+    import pyvene
+
+    rows = []
+    for patch in patches:
+        pair = pairs[patch.pair]
+        clean = adapter.prepare([pair.clean.image], [pair.clean.prompt])
+        source = adapter.prepare([pair.sources[patch.source].image], [pair.clean.prompt])
+        cells = [patch.to_cells if patch.from_cells is None else patch.from_cells, patch.to_cells]
+        taken, written = (clean.visual_positions[0, torch.as_tensor(part)].tolist() for part in cells)
+        part, layer = patch.site.split(".")
+        if part != "language":
+            raise ValueError(f"site {patch.site}: this comparison covers language sites only")
+        intervened = pyvene.IntervenableModel(
+            pyvene.IntervenableConfig(
+                [
+                    pyvene.RepresentationConfig(
+                        component=f"model.language_model.layers[{layer}].output",
+                        unit="pos",
+                        max_number_of_units=len(written),
+                        intervention=pyvene.VanillaIntervention(embed_dim=adapter.site_shape(patch.site)[1], keep_last_dim=True),
+                    )
+                ]
+            ),
+            model=adapter.model,
+        )
+        options = {"use_cache": False, "logits_to_keep": 1}
+        _, output = intervened(clean.inputs | options, [source.inputs | options], {"sources->base": ([[taken]], [[written]])})
+        rows.append(output.logits[:, -1].float())
+    return torch.cat(rows)
+
+
+def _envoy(traced: Any, adapter: Adapter, site: Site) -> Any:
+    """nnsight's counterpart of a site's module."""
+    wanted = adapter.module(site)
+    name = next(name for name, module in adapter.model.named_modules() if module is wanted)
+    place = traced
+    for part in name.split("."):
+        place = place[int(part)] if part.isdigit() else getattr(place, part)
+    return place

@@ -1,0 +1,56 @@
+"""The engine equals other interpretability libraries where they support the model (extra ``peers``)."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.patch import PairRuns, Patch, Run
+from vlm_spatial.models.adapter import Adapter
+
+RELATIVE = 1e-5
+PROMPTS = ["which object is on the left ?", "what is left ?"]
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+
+
+PAIRS = [
+    PairRuns(f"vision-{index}", Run(noise(2 * index), prompt), {"counterfactual": Run(noise(2 * index + 1), prompt)})
+    for index, prompt in enumerate(PROMPTS)
+]
+
+
+def patches(sites: list[str]) -> list[Patch]:
+    generator = np.random.default_rng(5)
+    made = []
+    for number in range(len(PAIRS)):
+        for site in sites:
+            order = generator.permutation(36)
+            made += [
+                Patch(number, site, order[:7]),
+                Patch(number, site, order[:5], from_cells=order[5:10]),
+                Patch(number, site, np.arange(36)),
+            ]
+    return made
+
+
+@pytest.mark.slow
+def test_equal_to_nnsight_at_every_site(adapter: Adapter) -> None:
+    pytest.importorskip("nnsight", reason="nnsight is not installed (extra peers)")
+    from benchmarks.peers import nnsight_sweep
+
+    asked = patches(list(adapter.sites))
+    expected = nnsight_sweep(adapter, PAIRS, asked)
+    assert ((PatchEngine(adapter).run(PAIRS, asked) - expected).abs().max() / expected.abs().max()).item() <= RELATIVE
+
+
+@pytest.mark.slow
+def test_equal_to_pyvene_in_the_language_model(adapter: Adapter) -> None:
+    pytest.importorskip("pyvene", reason="pyvene is not installed (extra peers)")
+    from benchmarks.peers import pyvene_sweep
+
+    asked = patches([site for site in adapter.sites if site.startswith("language")])
+    expected = pyvene_sweep(adapter, PAIRS, asked)
+    assert ((PatchEngine(adapter).run(PAIRS, asked) - expected).abs().max() / expected.abs().max()).item() <= RELATIVE

@@ -9,6 +9,7 @@ from PIL import Image
 from vlm_spatial.probes.baselines import cell_features, cell_means, control_task
 from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.geometry import compare, content_subspace
+from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.strips import strip_index
 from vlm_spatial.statistics import cluster_bootstrap, percentile_interval, resample_counts
 from vlm_spatial.tokens import TokenGrid
@@ -113,9 +114,13 @@ def test_the_strength_is_the_best_on_validation() -> None:
     x = generator.normal(size=(300, 80)).astype(np.float32)
     x[:, :3] += 2 * np.eye(3)[y]
     wrong = np.where(generator.random(90) < 0.6, generator.integers(0, 3, 90), y[:90])
-    train, validation = Rows(x[:90], one_hot(wrong, 3), 30), Rows(x[90:], one_hot(y[90:], 3), 70)
-    chosen = fit_probes(train, validation, (1e-3, 1e-2, 1e3), {})["logistic"]
-    accuracies = {s: fit_probes(train, validation, (s,), {})["logistic"].score(x[90:], y[90:]) for s in (1e-3, 1e-2, 1e3)}
+    validation = Rows(x[90:], one_hot(y[90:], 3), 70)
+
+    def fitted(*strengths: float) -> Probe:
+        return fit_probes(Rows(x[:90].copy(), one_hot(wrong, 3), 30), validation, strengths, {})["logistic"]
+
+    chosen = fitted(1e-3, 1e-2, 1e3)
+    accuracies = {s: fitted(s).score(x[90:], y[90:]) for s in (1e-3, 1e-2, 1e3)}
     assert accuracies[chosen.strength] == max(accuracies.values()) > accuracies[1e3]
 
 
@@ -123,7 +128,7 @@ def test_rivals_equal_their_definitions() -> None:
     generator = np.random.default_rng(0)
     y = generator.integers(0, 3, 200)
     x = (generator.normal(size=(200, 6)) + 1.5 * generator.normal(size=(3, 6))[y]).astype(np.float32)
-    probes = fit_probes(Rows(x, one_hot(y, 3), 60), Rows(x, one_hot(y, 3), 60), (1.0,), {})
+    probes = fit_probes(Rows(x.copy(), one_hot(y, 3), 60), Rows(x, one_hot(y, 3), 60), (1.0,), {})
     z = (x - x.mean(0)) / x.std(0)
     means = np.stack([z[y == k].mean(0) for k in range(3)])
     nearest = ((z[:, None] - means) ** 2).sum(-1).argmin(1)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.probe import Probe, Readout
 from vlm_spatial.probes.saved import load_probes, save_probes
 
 METADATA = {
@@ -59,6 +59,15 @@ def test_probabilities_are_those_of_the_formula(saved: Path) -> None:
     expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     np.testing.assert_allclose(probe.predict_proba(x), expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(probe.predict(x), expected.argmax(-1))
+
+
+def test_probes_read_together_answer_as_each_alone() -> None:
+    probes = [some_probe(0), some_probe(1), some_probe(2)]
+    x = (np.random.default_rng(5).normal(size=(4, 5, 7)) * 100).astype(np.float32)
+    scores = Readout(probes)(x)
+    assert scores.shape == (4, 5, 3, 3)
+    for number, probe in enumerate(probes):
+        np.testing.assert_allclose(scores[..., number, :], probe.decision_function(x), rtol=1e-3, atol=1e-2)
 
 
 def test_the_subspace_is_what_the_prediction_depends_on() -> None:

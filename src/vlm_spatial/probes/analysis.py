@@ -21,7 +21,7 @@ from vlm_spatial.probes.baselines import (
 from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot, why_inconclusive
 from vlm_spatial.probes.geometry_table import GeometryTable
 from vlm_spatial.probes.layout import Features, Group, TokensOf, cell_counts, group, word_numbers
-from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.probe import Probe, Readout, softmax
 from vlm_spatial.probes.scores import CELL_SITE, PIXEL_SITE, Table, score_groups
 from vlm_spatial.probes.strips import STRIP_MAP, strip_map_rows
 from vlm_spatial.progress import progress
@@ -33,6 +33,7 @@ TRAINED_ON = ("main", "decorrelated")
 SCORED_ON = ("main", "decorrelated", "mirror", "single")
 # Scenes in memory at once, beside one site's training tokens.
 _BATCH = 32
+_MAPPED = ("main", "logistic")
 
 
 class Activations(Features, Protocol):
@@ -182,7 +183,7 @@ class _Run:
         """The position baseline: what is known of each cell whatever the scene, trained and scored as the probes are."""
         for trained_on in plan.trained_on():
             splits = [plan.groups[trained_on, split] for split in ("train", "validation")]
-            train, validation = [Rows(features, cell_counts(g, SLOTS), g.size) for g in splits]
+            train, validation = [Rows(features.astype(np.float32), cell_counts(g, SLOTS), g.size) for g in splits]
             reason = why_inconclusive(train, validation)
             probe = None if reason else fit_probes(train, validation, self.settings.strengths, {})["logistic"]
             for scored_on, scenes in plan.tested():
@@ -220,27 +221,33 @@ class _Run:
 
     def _rows(self, features: Features, site: str, scenes: Group) -> Rows:
         targets = one_hot(scenes.at_objects(scenes.objects), SLOTS)
-        parts, start = [], 0
+        x, start, filled = np.zeros((0, 0), dtype=np.float32), 0, 0
         for ids, values in features.batches(site, scenes.scene_ids, _BATCH):
-            parts.append(values[scenes.objects[start : start + len(ids)] >= 0])
-            start += len(ids)
-        return Rows(np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32), targets, scenes.size)
+            if not start:
+                x = np.empty((len(targets), values.shape[-1]), dtype=np.float32)
+            taken = values[scenes.objects[start : start + len(ids)] >= 0]
+            x[filled : filled + len(taken)] = taken
+            start, filled = start + len(ids), filled + len(taken)
+        return Rows(x, targets, scenes.size)
 
     def _predict(
         self, features: Features, site: str, scenes: Group, trained: Sequence[_Trained]
     ) -> tuple[dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]], Float[np.ndarray, "scenes tokens slots"] | None]:
-        """Predicted slots of all probes by ``(trained_on, kind)``, and the first logistic probe's probabilities."""
+        """Predicted slots of all probes by ``(trained_on, kind)``, and the probabilities of the one that is mapped."""
         probes = {(t.trained_on, kind): probe for t in trained for kind, probe in t.probes.items()}
         predicted = {key: np.zeros(scenes.strips.shape, dtype=np.int8) for key in probes}
-        mapped = probes.get(("main", "logistic"))
-        probability = None if mapped is None else np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32)
-        start = 0
-        for ids, values in features.batches(site, scenes.scene_ids, _BATCH) if probes else ():
+        if not probes:
+            return predicted, None
+        probability = np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32) if _MAPPED in probes else None
+        read, start = Readout(list(probes.values())), 0
+        for ids, values in features.batches(site, scenes.scene_ids, _BATCH):
             rows = slice(start, start + len(ids))
-            for key, probe in probes.items():
-                predicted[key][rows] = probe.predict(values)
-            if mapped is not None and probability is not None:
-                probability[rows] = mapped.predict_proba(values)
+            scores = read(values)
+            answers = scores.argmax(axis=-1)
+            for number, key in enumerate(probes):
+                predicted[key][rows] = answers[..., number]
+                if probability is not None and key == _MAPPED:
+                    probability[rows] = softmax(scores[..., number, :])
             start += len(ids)
         return predicted, probability
 

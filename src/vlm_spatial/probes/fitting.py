@@ -1,6 +1,6 @@
 """From tokens and labels to probes: logistic regression, its simpler rivals, and the label controls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,18 +54,21 @@ def fit_probes(
     """Fit ``logistic``, ``centroid``, ``difference``, and one more logistic probe for each of the ``extra`` targets.
 
     The strength is the one with the best validation accuracy (the strongest regularisation among equals); the extra
-    targets, which are controls, are fitted at that same strength, so that they have the same capacity.
+    targets, which are controls, are fitted at that same strength, so that they have the same capacity. ``train.x`` is
+    standardised in place, since at a large model it is what memory is spent on.
     """
     mean, scale, varies = _scaling(train)
     totals = train.targets.sum(axis=0)
-    class_mean = (train.targets.T @ train.x) / totals[:, None]
+    class_mean = _class_sums(train) / totals[:, None]
 
     def probe(weight: np.ndarray, bias: np.ndarray, strength: float | None = None) -> Probe:
         single = [np.asarray(part, dtype=np.float32) for part in (weight * varies, bias, mean, scale, class_mean)]
         return Probe(single[0], single[1], single[2], single[3], single[4], strength)
 
     counts = train.targets.sum(axis=1)
-    z = ((train.x - mean.astype(np.float32)) / scale.astype(np.float32)) * varies.astype(np.float32)
+    z = train.x
+    z -= mean.astype(z.dtype)
+    z *= (varies / scale).astype(z.dtype)
     solver = LogisticSolver(z, None if (counts == 1).all() else counts)
     tried = sorted(strengths)
     fit = solver.fit(np.repeat(train.targets[None], len(tried), axis=0), np.array(tried))
@@ -89,16 +92,29 @@ def fit_probes(
 
 def _scaling(train: Rows) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
     """Mean and standard deviation (1 where nothing varies) of each feature, and 1 where it varies, else 0."""
-    share = train.targets.sum(axis=1) / train.targets.sum()
-    mean = share @ train.x.astype(np.float64, copy=False)
+    weights = train.targets.sum(axis=1)
+    mean = _class_sums(train).sum(axis=0) / weights.sum()
     variance = np.zeros_like(mean)
-    for start in range(0, len(train.x), 1024):
-        rows = slice(start, start + 1024)
-        variance += share[rows] @ (train.x[rows] - mean) ** 2
+    for rows in _blocks(train):
+        variance += weights[rows] @ (train.x[rows] - mean) ** 2
+    variance /= weights.sum()
     deviation = np.sqrt(variance)
     # Rounding errors of one feature come from the others, too: a spread is also held against the usual size of a feature.
     varies = deviation > _ROUNDING * np.maximum(np.abs(mean), np.median(np.hypot(mean, deviation)))
     return mean, np.where(varies, deviation, 1.0), varies.astype(float)
+
+
+def _class_sums(rows: Rows) -> Float[np.ndarray, "classes features"]:
+    """Sum of each class's activations, in double precision."""
+    total = np.zeros((rows.targets.shape[1], rows.x.shape[1]))
+    for block in _blocks(rows):
+        total += rows.targets[block].T @ rows.x[block].astype(np.float64)
+    return total
+
+
+def _blocks(rows: Rows) -> Iterator[slice]:
+    """Few enough rows at a time that their copies in double precision do not count."""
+    return (slice(start, start + 1024) for start in range(0, len(rows.x), 1024))
 
 
 def _accuracy(probe: Probe, rows: Rows) -> float:

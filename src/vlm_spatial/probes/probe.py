@@ -1,5 +1,6 @@
 """A fitted linear probe; needs numpy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,9 +40,7 @@ class Probe:
         return (x - self.mean) @ (self.weight / self.scale).T + self.bias
 
     def predict_proba(self, x: Float[np.ndarray, "*rows features"]) -> Float[np.ndarray, "*rows slots"]:
-        scores = self.decision_function(x)
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return scores / scores.sum(axis=-1, keepdims=True)
+        return softmax(self.decision_function(x))
 
     def predict(self, x: Float[np.ndarray, "*rows features"]) -> Int[np.ndarray, "*rows"]:
         return self.decision_function(x).argmax(axis=-1)
@@ -67,6 +66,31 @@ class Probe:
     def mean_subspace(self) -> Float[np.ndarray, "rank features"]:
         """Orthonormal basis, in raw activation space, of the differences between the slots' mean activations."""
         return orthonormal_rows(self.class_mean)
+
+
+class Readout:
+    """Several probes of the same features, read in one product.
+
+    Args:
+        probes: any number, each with its own scaling.
+    """
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        self._centre = probes[0].mean
+        weights = np.stack([probe.weight.astype(np.float64) / probe.scale for probe in probes])
+        shifts = [w @ (self._centre - probe.mean.astype(np.float64)) for w, probe in zip(weights, probes, strict=True)]
+        self._bias = (np.stack([probe.bias for probe in probes]) + np.stack(shifts)).astype(np.float32)
+        self._weight = weights.reshape(-1, weights.shape[-1]).astype(np.float32)
+
+    def __call__(self, x: Float[np.ndarray, "*rows features"]) -> Float[np.ndarray, "*rows probes slots"]:
+        """Unnormalised log-probabilities."""
+        return ((x - self._centre) @ self._weight.T).reshape(*x.shape[:-1], *self._bias.shape) + self._bias
+
+
+def softmax(scores: Float[np.ndarray, "*rows slots"]) -> Float[np.ndarray, "*rows slots"]:
+    """Probabilities from unnormalised log-probabilities."""
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return scores / scores.sum(axis=-1, keepdims=True)
 
 
 def orthonormal_rows(vectors: Float[np.ndarray, "classes features"]) -> Float[np.ndarray, "rank features"]:

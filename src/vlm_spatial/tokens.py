@@ -151,7 +151,8 @@ def matched_blocks(
     if object_offsets[0] != object_offsets[1]:
         raise UserError(f"slots {first} and {second}: their objects cover different cells, so no exchange is defined")
     shared = sorted(by_offset[0].keys() & by_offset[1].keys())
-    return np.array([by_offset[0][o] for o in shared]), np.array([by_offset[1][o] for o in shared])
+    # Two strips may share no offset at all: an empty block is still one of indices.
+    return np.array([by_offset[0][o] for o in shared], dtype=int), np.array([by_offset[1][o] for o in shared], dtype=int)
 
 
 def _cells(mask: Bool[np.ndarray, " tokens"], grid: TokenGrid) -> Int[np.ndarray, "cells 2"]:

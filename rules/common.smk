@@ -103,7 +103,7 @@ TABLES = {
 
 
 def figure_inputs():
-    """The command line's inputs: the stage fills in {model}, {dataset} and {checkpoint} itself."""
+    """The command line's inputs: the stage fills in {model} and {dataset} itself."""
     named = [
         f"scenes:{dataset}={RESULTS}/scenes/{dataset}"
         for dataset in plan.config.datasets
@@ -113,7 +113,11 @@ def figure_inputs():
         for name, table in TABLES.items()
     ]
     # Not results of a rule, so not inputs to Snakemake: training curves and times, shown where they are found.
-    named.append("training:{model}={checkpoint}/training.parquet")
+    named += [
+        f"training:{model}={plan.checkpoint(model)}/training.parquet"
+        for model, settings in plan.config.models.items()
+        if settings.organism is not None
+    ]
     named += [
         f"benchmark:{stage}:{{model}}/{{dataset}}={RESULTS}/benchmarks/{{model}}/{{dataset}}/{stage}.tsv"
         for stage in MODEL_STAGES

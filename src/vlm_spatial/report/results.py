@@ -68,7 +68,9 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
         elif kind == "training" and len(of) == 1:
             training[of[0]] = read_parquet(path)
         elif kind == "benchmark" and of:
-            benchmarks[":".join(of)] = _benchmark(path)
+            # Times are shown where they are known; results copied from elsewhere have none.
+            if path.is_file():
+                benchmarks[":".join(of)] = _benchmark(path)
         elif kind != "scenes" or len(of) != 1:
             raise UserError(f"input {name}: is not known; see the list in vlm_spatial.stages.figures")
     missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)

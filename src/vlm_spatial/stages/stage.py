@@ -3,8 +3,8 @@
 A stage is run as ``python -m vlm_spatial.stages.<stage> --settings "{...}" --input name=path --output name=path``. Inputs with a seal
 are checked before they are used, outputs are sealed when they are whole (see :mod:`vlm_spatial.seals`).
 
-An input may stand for many: ``{model}``, ``{dataset}`` and ``{checkpoint}`` in it are filled in from ``settings["models"]``, once for each
-model and dataset (a command line with every path of twenty models would be longer than the system allows).
+An input may stand for many: ``{model}`` and ``{dataset}`` in it are filled in from ``settings["models"]``, once for each model and
+dataset (a command line with every path of twenty models would be longer than the system allows).
 """
 
 import argparse
@@ -98,7 +98,7 @@ def _literal(text: str) -> dict[str, Any]:
 
 def _filled_in(items: Sequence[str], settings: dict[str, Any]) -> list[str]:
     models: dict[str, Any] = settings.get("models", {})
-    places = [{"model": m, "dataset": d, "checkpoint": models[m]["checkpoint"]} for m in models for d in models[m]["datasets"]]
+    places = [{"model": model, "dataset": dataset} for model in models for dataset in models[model]["datasets"]]
     filled = [item.format(**place) for item in items for place in places if "{" in item]
     return list(dict.fromkeys([item for item in items if "{" not in item] + filled))
 

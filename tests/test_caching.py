@@ -1,0 +1,319 @@
+"""What is made again after each kind of change: the EXACT set of jobs, on a finished run of the real workflow.
+
+One tiny run is made once; each case copies it, makes its change and reads a dry-run. `docs/caching.md` has the table of these cases.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tiny_workflow import CONFIG, REPOSITORY, Workflow
+
+pytestmark = pytest.mark.slow
+
+ANALYSES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
+NOTHING: set[str] = set()
+FIGURES = {"figures"}
+
+
+def of(model: str, *stages: str, dataset: str = "squares") -> set[str]:
+    return {f"{stage}:{model}:{dataset}" for stage in stages or ANALYSES}
+
+
+def of_both(*stages: str) -> set[str]:
+    return of("folder", *stages) | of("small", *stages)
+
+
+SCENES = {"scenes:squares"}
+ORGANISM = {"organism:small"}
+MODELS = of_both() | FIGURES
+EVERYTHING = SCENES | ORGANISM | MODELS
+PROBES_AND_AFTER = of("folder", "probes", "ablation", "amplification") | FIGURES
+BOTH_PROBES_AND_AFTER = of_both("probes", "ablation", "amplification") | FIGURES
+
+
+def as_it_is(_: Workflow) -> dict[str, str]:
+    return {}
+
+
+@dataclass
+class Case:
+    """A change to a finished run and the jobs that it makes necessary."""
+
+    name: str
+    change: Callable[[Workflow], None]
+    jobs: set[str]
+    arguments: tuple[str, ...] = ()
+    environment: Callable[[Workflow], dict[str, str]] = as_it_is
+
+
+# --- changes --------------------------------------------------------------------------------------------------------
+
+
+def nothing(_: Workflow) -> None:
+    pass
+
+
+def edit(path: str, old: str, new: str) -> Callable[[Workflow], None]:
+    def change(workflow: Workflow) -> None:
+        file = workflow.folder / path
+        text = file.read_text()
+        assert old in text, f"{path} has no {old!r}"
+        file.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def append(path: str, text: str) -> Callable[[Workflow], None]:
+    def change(workflow: Workflow) -> None:
+        with (workflow.folder / path).open("a") as stream:
+            stream.write(text)
+
+    return change
+
+
+def new_docstring(path: str) -> Callable[[Workflow], None]:
+    def change(workflow: Workflow) -> None:
+        file = workflow.folder / path
+        text = file.read_text()
+        assert text.startswith('"""')
+        file.write_text('"""Quite another text.\n\nAnd more of it."""' + text[text.index('"""', 3) + 3 :])
+
+    return change
+
+
+def configure(path: str, value: object) -> Callable[[Workflow], None]:
+    def change(workflow: Workflow) -> None:
+        config = json.loads(json.dumps(CONFIG))
+        section = config
+        *parents, key = path.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        if value is None:
+            del section[key]
+        else:
+            section[key] = value
+        workflow.write_config(config)
+
+    return change
+
+
+def other_layout_of_the_config(workflow: Workflow) -> None:
+    (workflow.folder / "workflow_config.yaml").write_text("# a comment\n\n" + json.dumps(CONFIG, indent=7))
+
+
+def other_order_of_the_config(workflow: Workflow) -> None:
+    def turned(value: object) -> object:
+        return {key: turned(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    text = yaml.safe_dump(turned(CONFIG), sort_keys=False)
+    assert text != yaml.safe_dump(CONFIG, sort_keys=False)
+    (workflow.folder / "workflow_config.yaml").write_text(text)
+
+
+def flip_a_bit(pattern: str) -> Callable[[Workflow], None]:
+    """Alter one byte, size and modification time kept, as `rsync -a` of other content or a failing disk would."""
+
+    def change(workflow: Workflow) -> None:
+        file = sorted(workflow.folder.glob(pattern))[0]
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        stat = file.stat()
+        file.write_bytes(data)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    return change
+
+
+def delete(pattern: str) -> Callable[[Workflow], None]:
+    def change(workflow: Workflow) -> None:
+        path = sorted(workflow.folder.glob(pattern))[0]
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+    return change
+
+
+def touch_everything(workflow: Workflow) -> None:
+    for path in sorted(workflow.folder.rglob("*"), reverse=True):
+        if ".snakemake" not in path.parts:
+            path.touch()
+
+
+def fresh_clone_beside_the_results(workflow: Workflow) -> None:
+    for part in ("rules", "src", "profiles", "envs"):
+        shutil.rmtree(workflow.folder / part)
+        shutil.copytree(REPOSITORY / part, workflow.folder / part, copy_function=shutil.copy)
+    shutil.copy(REPOSITORY / "Snakefile", workflow.folder / "Snakefile")
+
+
+def results_without_snakemakes_records(workflow: Workflow) -> None:
+    shutil.rmtree(workflow.folder / ".snakemake")
+
+
+def both(*changes: Callable[[Workflow], None]) -> Callable[[Workflow], None]:
+    def change(workflow: Workflow) -> None:
+        for each in changes:
+            each(workflow)
+
+    return change
+
+
+def pretend_version(package: str, version: str) -> Callable[[Workflow], dict[str, str]]:
+    """An environment in which ``package`` says that it has another version."""
+
+    def environment(workflow: Workflow) -> dict[str, str]:
+        site = workflow.folder / "other-site"
+        info = site / f"{package.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        return {"PYTHONPATH": str(site)}
+
+    return environment
+
+
+def second_dataset(workflow: Workflow) -> None:
+    config = json.loads(json.dumps(CONFIG))
+    config["datasets"]["shapes"] = {"kind": "shapes"}
+    config["models"]["folder"]["datasets"].append("shapes")
+    workflow.write_config(config)
+
+
+def unfinished_marker(workflow: Workflow) -> None:
+    """What a job that was killed leaves behind: an output without a seal."""
+    (workflow.folder / "results/folder/squares/.conflict.parquet.seal").unlink()
+
+
+SRC = "src/vlm_spatial"
+CASES = [
+    Case("nothing", nothing, NOTHING),
+    # code
+    Case("comment in tokens.py", append(f"{SRC}/tokens.py", "\n# a remark\n"), NOTHING),
+    Case("docstring of tokens.py", new_docstring(f"{SRC}/tokens.py"), NOTHING),
+    Case("constant in tokens.py", edit(f"{SRC}/tokens.py", "_TIE = 1e-9", "_TIE = 2e-9"), EVERYTHING - ORGANISM | of("small")),
+    Case("code of the Gemma-3 adapter", append(f"{SRC}/models/gemma3.py", "\nNEW = 1\n"), EVERYTHING - SCENES - ORGANISM),
+    Case("code of the conflict experiment", append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), of_both("conflict") | FIGURES),
+    Case("code of the probes", append(f"{SRC}/probes/fitting.py", "\nNEW = 1\n"), BOTH_PROBES_AND_AFTER),
+    Case("code of the scenes stage", append(f"{SRC}/stages/scenes.py", "\nNEW = 1\n"), EVERYTHING - ORGANISM),
+    Case("code of a figure", append(f"{SRC}/figures/accuracy.py", "\nNEW = 1\n"), FIGURES),
+    Case("code of the findings", append(f"{SRC}/report/findings.py", "\nNEW = 1\n"), FIGURES),
+    Case("code of a command", append(f"{SRC}/commands/inspect.py", "\nNEW = 1\n"), NOTHING),
+    Case("version of this package", edit(f"{SRC}/__init__.py", '"0.1.0"', '"0.2.0"'), NOTHING),
+    Case("shell command of a rule", edit("rules/conflict.smk", "tee {log:q}", "tee -i {log:q}"), of_both("conflict") | FIGURES),
+    # configuration
+    Case("layout and comments of the configuration", other_layout_of_the_config, NOTHING),
+    Case("order of the configuration's keys", other_order_of_the_config, NOTHING),
+    Case("seed", configure("seed", 1), EVERYTHING),
+    Case("datasets: pairs", configure("datasets.squares.pairs.vision", 3), EVERYTHING - ORGANISM),
+    Case("datasets: difficulty", configure("datasets.squares.difficulty", {"noise": 0.1}), EVERYTHING),
+    Case("organisms: steps", configure("organisms.small.steps", 2), ORGANISM | of("small") | FIGURES),
+    Case("models: dtype", configure("models.folder.dtype", "bfloat16"), of("folder") | FIGURES),
+    Case("behaviour: batch", configure("behaviour", {"batch": 16}), of_both("behaviour", "amplification") | FIGURES),
+    Case("activations: shard_scenes", configure("activations", {"shard_scenes": 8}), of_both("activations") | BOTH_PROBES_AND_AFTER),
+    Case("probes: bootstrap", configure("probes.bootstrap", 11), BOTH_PROBES_AND_AFTER),
+    Case("interchange: token_sets", configure("interchange.token_sets", ["object"]), of_both("interchange") | FIGURES),
+    Case("conflict: token_sets", configure("conflict", {"token_sets": ["object"]}), of_both("conflict") | FIGURES),
+    Case("ablation: methods", configure("ablation", {"methods": ["erasure"]}), of_both("ablation") | FIGURES),
+    Case("amplification: random_draws", configure("amplification.random_draws", 3), of_both("amplification") | FIGURES),
+    Case("figures: title", configure("figures.title", "Where?"), FIGURES),
+    Case("figures: palette", configure("figures.palette", "viridis"), FIGURES),
+    Case("a dataset more", second_dataset, {"scenes:shapes"} | of("folder", dataset="shapes") | FIGURES),
+    Case("a model more", configure("models.again", {"checkpoint": "checkpoint"}), of("again") | FIGURES),
+    Case("a model less", configure("models.small", None), FIGURES),
+    # how it is run
+    Case("one core", nothing, NOTHING, ("--cores", "1")),
+    Case("other resources", nothing, NOTHING, ("--resources", "gpu=3", "mem_mb=100000", "--set-resources", "probes:mem_mb=9")),
+    Case("the SLURM profile", nothing, NOTHING, ("--workflow-profile", "profiles/slurm")),
+    Case("memory in a rule", edit("rules/probes.smk", "6000 * attempt", "7000 * attempt"), NOTHING),
+    Case("times of all files", touch_everything, NOTHING),
+    Case("fresh clone beside the results", fresh_clone_beside_the_results, NOTHING),
+    Case("results without Snakemake's records", results_without_snakemakes_records, NOTHING),
+    Case(
+        "results of older code, without Snakemake's records",
+        both(results_without_snakemakes_records, append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n")),
+        of_both("conflict") | FIGURES,
+    ),
+    # packages and files from outside
+    Case("version of transformers", nothing, ORGANISM | MODELS - of_both("probes"), environment=pretend_version("transformers", "99.0")),
+    Case("version of altair", nothing, FIGURES, environment=pretend_version("altair", "99.0")),
+    Case("version of tqdm", nothing, NOTHING, environment=pretend_version("tqdm", "99.0")),
+    Case("weights of a checkpoint folder, old times", flip_a_bit("checkpoint/model.safetensors"), of("folder") | FIGURES),
+    # results
+    Case("bit of an image", flip_a_bit("results/scenes/squares/images/*.png"), EVERYTHING - ORGANISM),
+    Case("deleted image", delete("results/scenes/squares/images/*.png"), EVERYTHING - ORGANISM),
+    Case("weights of an organism", flip_a_bit("results/organisms/small/model.safetensors"), ORGANISM | of("small") | FIGURES),
+    Case("bit of a table", flip_a_bit("results/folder/squares/behaviour.parquet"), of("folder", "behaviour", "amplification") | FIGURES),
+    Case(
+        "bit of a chunk",
+        flip_a_bit("results/folder/squares/activations.zarr/connector/c/**/0"),
+        of("folder", "activations") | PROBES_AND_AFTER,
+    ),
+    Case(
+        "deleted chunk", delete("results/folder/squares/activations.zarr/connector/c/**/0"), of("folder", "activations") | PROBES_AND_AFTER
+    ),
+    Case("bit of a manifest", flip_a_bit("results/folder/squares/activations.json"), of("folder", "activations") | PROBES_AND_AFTER),
+    Case("deleted manifest", delete("results/folder/squares/activations.json"), of("folder", "activations") | PROBES_AND_AFTER),
+    Case("deleted table", delete("results/folder/squares/conflict.parquet"), of("folder", "conflict") | FIGURES),
+    Case("bit of the probes", flip_a_bit("results/folder/squares/probes.safetensors"), PROBES_AND_AFTER),
+    Case("edited report", append("results/report.html", "<!-- -->"), FIGURES),
+    Case("deleted figure", delete("results/figures/*/*.svg"), FIGURES),
+    Case("a table without its seal", unfinished_marker, of("folder", "conflict") | FIGURES),
+]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
+    """A finished run of the whole workflow."""
+    workflow = Workflow.create(tmp_path_factory.mktemp("finished") / "run")
+    workflow.run()
+    yield workflow
+    shutil.rmtree(workflow.folder)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_exactly_the_jobs_that_a_change_needs(case: Case, finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copy(tmp_path / "run")
+    case.change(workflow)
+    assert workflow.jobs(*case.arguments, environment=case.environment(workflow)) == case.jobs
+
+
+def test_the_documentation_has_a_line_for_each_case() -> None:
+    table = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", (REPOSITORY / "docs" / "caching.md").read_text(), flags=re.MULTILINE)
+    assert [name for name, _ in table if name not in ("change", "---")] == [case.name for case in CASES]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (configure("probes.bootstrap", 11), "setting stage.bootstrap: 10 → 11"),
+        (append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), "code vlm_spatial.stages.conflict changed"),
+        (flip_a_bit("checkpoint/model.safetensors"), "file checkpoint/model.safetensors changed"),
+        (flip_a_bit("results/folder/squares/behaviour.parquet"), "results/folder/squares/behaviour.parquet was altered after it was made"),
+        (delete("results/scenes/squares/images/*.png"), ".png is missing"),
+    ],
+)
+def test_why_names_what_changed(change: Callable[[Workflow], None], says: str, finished: Workflow, tmp_path: Path) -> None:
+    workflow = finished.copy(tmp_path / "run")
+    change(workflow)
+    command = [sys.executable, "-c", "from vlm_spatial.cli import app; app()", "why"]
+    told = subprocess.run(
+        command,
+        cwd=workflow.folder,
+        env=workflow.environment({"PYTHONPATH": str(workflow.folder / "src")}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert says in told.stdout
+    assert "again: " in workflow.snakemake("--dry-run").stderr

@@ -1,0 +1,114 @@
+"""A copy of this repository with a tiny configuration and a tiny random checkpoint, on which Snakemake runs for real."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+PARTS = ("Snakefile", "rules", "profiles", "envs", "src", "pyproject.toml")
+CONFIG = {
+    "datasets": {
+        "squares": {
+            "kind": "squares",
+            "axes": ["horizontal"],
+            "templates": ["slot_to_object"],
+            "scenes": {"train": 8, "validation": 4, "test": 4},
+            "variants": {"decorrelated": {"train": 6, "validation": 2, "test": 2}},
+            "pairs": {"vision": 1, "language": 1, "conflict": 1},
+        }
+    },
+    "organisms": {"small": {"steps": 1, "batch": 2, "accuracy": 0.0}},
+    "models": {
+        "folder": {"checkpoint": "checkpoint", "datasets": ["squares"]},
+        "small": {"organism": "small", "datasets": ["squares"]},
+    },
+    "probes": {"bootstrap": 10, "strengths": [1.0], "strip_map_scenes": 2},
+    "interchange": {"token_sets": ["object", "strip"], "vision_sites": ["connector"], "language_sites": ["connector"]},
+    "amplification": {"random_draws": 2, "projection_alphas": [1.0, 2.0], "oracle_alphas": [0.0, 1.0], "control_alphas": [2.0]},
+    "figures": {"explorer_scenes": 1},
+}
+
+
+class Workflow:
+    """A working folder to run Snakemake in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path) -> "Workflow":
+        """Lay out code, configuration and checkpoint in an empty folder."""
+        from vlm_spatial.config import DatasetSettings
+        from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+        from vlm_spatial.scenes.questions import vocabulary
+
+        folder.mkdir(parents=True)
+        for part in PARTS:
+            source = REPOSITORY / part
+            if source.is_dir():
+                shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy2(source, folder / part)
+        workflow = cls(folder)
+        workflow.write_config(CONFIG)
+        new_checkpoint(folder / "checkpoint", "gemma3", vocabulary(DatasetSettings(kind="squares")), seed=7)
+        return workflow
+
+    def copy(self, folder: Path) -> "Workflow":
+        """The same working folder elsewhere, times kept."""
+        subprocess.run(["cp", "-a", str(self.folder), str(folder)], check=True)
+        return Workflow(folder)
+
+    def write_config(self, config: dict) -> None:
+        (self.folder / "workflow_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def snakemake(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here; one thread a job, so that tests do not fight for cores."""
+        return subprocess.run(self.command(*arguments), cwd=self.folder, env=self.environment(environment), **CAPTURE)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", *arguments]
+
+    def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", **(extra or {})}
+
+    def run(self, *arguments: str) -> str:
+        """Run jobs for real; everything must succeed."""
+        done = self.snakemake(*arguments)
+        assert done.returncode == 0, done.stderr[-6000:]
+        return done.stderr
+
+    def jobs(self, *arguments: str, environment: dict[str, str] | None = None) -> set[str]:
+        """The jobs that a dry-run would run, as ``stage``, ``stage:dataset``, ``stage:organism`` or ``stage:model:dataset``."""
+        done = self.snakemake("--dry-run", *arguments, environment=environment)
+        assert done.returncode == 0, done.stderr[-6000:]
+        announced = re.findall(r"^Job \d+: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+        jobs = {_job(message) for message in announced}
+        assert len(jobs) == len(announced), announced
+        return jobs
+
+
+CAPTURE: dict = {"capture_output": True, "text": True, "check": False}
+
+
+def _messages() -> dict[str, re.Pattern[str]]:
+    """For each stage, what its rule announces, as a pattern whose groups are the names."""
+    patterns = {}
+    for rule in sorted((REPOSITORY / "rules").glob("*.smk")):
+        found = re.search(r"message:\s+\"(.*)\"", rule.read_text())
+        if found:
+            patterns[rule.stem] = re.compile(re.sub(r"\\\{wildcards\\\.\w+\\\}", "([a-z0-9._-]+)", re.escape(found[1])) + "$")
+    return patterns
+
+
+MESSAGES = _messages()
+
+
+def _job(message: str) -> str:
+    [job] = [":".join([stage, *found.groups()]) for stage, pattern in MESSAGES.items() if (found := pattern.match(message))]
+    return job

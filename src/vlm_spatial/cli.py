@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from vlm_spatial.commands.amplify import amplify
 from vlm_spatial.commands.inspect import inspect
 from vlm_spatial.commands.why import why
 from vlm_spatial.errors import UserError
@@ -30,5 +31,6 @@ def main() -> None:
     """Where does a vision-language model compute which object is where?"""
 
 
+app.command("amplify")(amplify)
 app.command("inspect")(inspect)
 app.command("why")(why)

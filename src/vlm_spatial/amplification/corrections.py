@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vlm_spatial.errors import UserError
+from vlm_spatial.probes.saved import Probes
+
 Basis = Float[np.ndarray, "rank features"]
 
 
@@ -20,6 +23,26 @@ def joint_basis(bases: Sequence[Basis]) -> Basis:
     stacked = np.concatenate(bases)
     _, singular, rows = np.linalg.svd(stacked, full_matrices=False)
     return rows[singular > singular.max() * 1e-6]
+
+
+def probe_basis(probes: Probes, site: str, weights: str, *, shuffled: bool = False) -> Basis:
+    """The slot subspace that needs no knowledge of the axis: the span over the axes' probes at ``site``.
+
+    Args:
+        weights: identity of the weights that it is going to be used with.
+        shuffled: of the probes for shuffled labels instead, a control.
+
+    Raises:
+        UserError: if the probes belong to other weights, or there is none at ``site``.
+    """
+    trained_on = probes.metadata["identity"]["weights"]
+    if trained_on != weights:
+        raise UserError(f"{probes.source}: trained on weights {trained_on}, the model has {weights}; make the probes again")
+    there = [probe for (_, where), probe in sorted(probes.items()) if where == site]
+    if not there:
+        known = ", ".join(sorted({where for _, where in probes})) or "none"
+        raise UserError(f"{probes.source}: no probe for {site}; there are {known} (see activations.sites)")
+    return joint_basis([probe.shuffled_subspace() if shuffled else probe.subspace() for probe in there])
 
 
 def random_basis(rank: int, features: int, generator: np.random.Generator) -> Basis:

@@ -163,6 +163,11 @@ class Adapter(ABC):
         part, layer = site.split(".")
         return (self.vision_blocks if part == "vision" else self.language_blocks)[int(layer)]
 
+    def module_name(self, site: Site) -> str:
+        """Dotted name of a site's module inside the transformers model."""
+        module = self.module(site)
+        return next(name for name, other in self.model.named_modules() if other is module)
+
     def site_shape(self, site: Site) -> tuple[int, int]:
         """Patches a cell and features a patch, at a site."""
         if site.startswith("vision."):

@@ -52,6 +52,15 @@ class Scenes(TokensOf, Images, Protocol):
 
 
 @dataclass(frozen=True)
+class Other:
+    """Another dataset of the same model: probes trained here are scored on its main test scenes, too."""
+
+    name: str
+    store: Activations
+    dataset: Scenes
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Everything that the stage writes.
 
@@ -97,7 +106,7 @@ class _Trained:
     reason: str | None = None
 
 
-def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed: int) -> Analysis:
+def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed: int, others: Sequence[Other] = ()) -> Analysis:
     """Train and score probes for the slot at every site of ``store``, with their controls.
 
     Memory is bounded by one site's object tokens of the training scenes of one axis and variant, and two batches.
@@ -105,9 +114,11 @@ def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed:
     Args:
         store: activations of ``dataset``'s scenes; scenes that it does not hold are left out.
         seed: of the random labels and the bootstrap.
+        others: further datasets of the same model, with the same sites.
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
     plans = [_plan(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
+    abroad = [_abroad(other, plan.axis, settings, seed) for other in others for plan in plans]
     run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed))
     needed = [scene for plan in plans for g in plan.groups.values() for scene in g.scene_ids]
     pixels = PixelFeatures(dataset, store.grid, needed)
@@ -116,9 +127,22 @@ def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed:
         run.pixels(plan, pixels)
     for site in progress(store.sites, "probes", total=len(store.sites)):
         for plan in plans:
-            run.site(plan, site)
+            run.site(plan, site, [elsewhere for elsewhere in abroad if elsewhere.plan.axis == plan.axis])
     strip_map = pl.concat([pl.DataFrame(schema=STRIP_MAP), *run.maps])
     return Analysis(run.saved, run.inconclusive, run.table.frame(), strip_map, run.geometry.frame())
+
+
+@dataclass(frozen=True)
+class _Abroad:
+    """One axis of another dataset."""
+
+    other: Other
+    plan: _Plan
+
+
+def _abroad(other: Other, axis: Axis, settings: ProbesSettings, seed: int) -> _Abroad:
+    stored = other.dataset.scenes.filter(pl.col("scene_id").is_in(other.store.scenes["scene_id"].implode()))
+    return _Abroad(other, _plan(other.dataset, stored, other.store.grid, axis, settings, seed))
 
 
 def _plan(dataset: Scenes, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, settings: ProbesSettings, seed: int) -> _Plan:
@@ -156,7 +180,7 @@ class _Run:
     inconclusive: dict[str, str] = field(default_factory=dict)
     maps: list[pl.DataFrame] = field(default_factory=list)
 
-    def site(self, plan: _Plan, site: str) -> None:
+    def site(self, plan: _Plan, site: str, abroad: Sequence[_Abroad]) -> None:
         """Train, score and map one site along one axis, reading each scene once."""
         blank = self._blank(plan, site)
         trained = [self._train(self.store, plan, site, variant, controls=True) for variant in plan.trained_on()]
@@ -175,6 +199,8 @@ class _Run:
         if blank is not None:
             self._score_blank(plan, site, trained, blank)
             self.cells(plan, site, blank)
+        for elsewhere in abroad:
+            self._other_dataset(plan, site, trained, elsewhere)
         for t in trained:
             if t.probes:
                 self.geometry.slot_subspace(plan.axis, site, t.trained_on, t.probes["logistic"])
@@ -215,6 +241,17 @@ class _Run:
         if controls and trained_on == "main":
             self.geometry.content(plan.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
         return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra))
+
+    def _other_dataset(self, plan: _Plan, site: str, trained: Sequence[_Trained], elsewhere: _Abroad) -> None:
+        """Score the probes on another dataset, and compare their subspaces with those of a probe trained there."""
+        scenes, name = elsewhere.plan.groups["main", "test"], elsewhere.other.name
+        if not scenes.size:
+            return
+        predicted, _ = self._predict(elsewhere.other.store, site, scenes, trained)
+        self._score(plan, site, trained, predicted, name, scenes, kinds=("logistic", "centroid", "difference", "shuffled"))
+        theirs = self._train(elsewhere.other.store, elsewhere.plan, site, "main", controls=False)
+        if trained[0].probes and theirs.probes:
+            self.geometry.other_dataset(plan.axis, site, name, trained[0].probes["logistic"], theirs.probes["logistic"])
 
     def _words(self, scenes: Group) -> Int[np.ndarray, " rows"]:
         return scenes.at_objects(np.take_along_axis(scenes.words, np.maximum(scenes.objects, 0).astype(int), axis=1))

@@ -44,6 +44,15 @@ class GeometryTable:
         if basis is not None and len(basis):
             self._content[axis, site] = basis
 
+    def other_dataset(self, axis: Axis, site: str, name: str, here: Probe, there: Probe) -> None:
+        """Compare a probe's subspaces with those of the same site's probe trained on another dataset."""
+        for subspace, ours, theirs in (
+            ("logistic", here.subspace(), there.subspace()),
+            ("means", here.mean_subspace(), there.mean_subspace()),
+        ):
+            if len(ours) and len(theirs):
+                self._rows.append(_row("between_datasets", axis, subspace, site, name, ours, theirs))
+
     def strip_index(self, axis: Axis, site: str, scored_on: str, maps: Float[np.ndarray, "scenes tokens slots"], grid: TokenGrid) -> None:
         """Mean strip index of the main probe's maps of some scenes, those without variance left out."""
         values = strip_index(maps.astype(np.float64), grid, axis)

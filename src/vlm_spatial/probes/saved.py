@@ -50,9 +50,11 @@ def save_probes(probes: Mapping[Key, Probe], metadata: dict[str, Any], path: Pat
         if getattr(probe, name) is not None
     }
     strengths = {f"{axis}/{site}": probe.strength for (axis, site), probe in probes.items()}
-    described = json.dumps({**metadata, "strengths": strengths}, sort_keys=True)
+    described = {**metadata, "strengths": strengths}
+    described["sha256"] = _digest(tensors, described)
     with written_then_renamed(path) as temporary:
-        save_file(tensors, temporary, metadata={"probes": described, "sha256": _digest(tensors, described)})
+        # One entry only: safetensors writes several in an order that changes from run to run.
+        save_file(tensors, temporary, metadata={"probes": json.dumps(described, sort_keys=True)})
 
 
 def load_probes(path: Path) -> Probes:
@@ -72,9 +74,9 @@ def load_probes(path: Path) -> Probes:
         raise UserError(f"{path}: cannot be read as safetensors ({error}); {again}") from error
     if "probes" not in saved:
         raise UserError(f"{path}: safetensors without this workflow's metadata; give the file that the probes stage wrote")
-    if saved.get("sha256") != _digest(tensors, saved["probes"]):
-        raise UserError(f"{path}: its tensors are not those that were written (digest differs); {again}")
     metadata = json.loads(saved["probes"])
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise UserError(f"{path}: its tensors are not those that were written (digest differs); {again}")
     probes = {}
     for joined, strength in metadata["strengths"].items():
         axis, site = joined.split("/")
@@ -83,8 +85,8 @@ def load_probes(path: Path) -> Probes:
     return Probes(probes, metadata, str(path))
 
 
-def _digest(tensors: Mapping[str, np.ndarray], described: str) -> str:
-    digest = hashlib.sha256(described.encode())
+def _digest(tensors: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode())
         digest.update(np.ascontiguousarray(tensors[name]).tobytes())

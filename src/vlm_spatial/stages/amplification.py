@@ -1,6 +1,6 @@
 """Stage: sweep the corrections over the questions of the validation and test splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,7 @@ from vlm_spatial.amplification.corrections import (
     NormMatched,
     Oracle,
     Projection,
-    joint_basis,
+    probe_basis,
     random_basis,
     slot_directions,
 )
@@ -23,19 +23,18 @@ from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter, Site
 from vlm_spatial.models.load import load_adapter
-from vlm_spatial.probes.saved import Probe, load_probes
+from vlm_spatial.probes.saved import Probes, load_probes
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.stages.stage import Job, run_stage
+from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def amplification(job: Job) -> None:
     """Score every question under every correction; alpha and site are chosen on validation, controls run on test."""
-    settings = AmplificationSettings.model_validate(job.settings["stage"])
+    settings = section(job, AmplificationSettings)
     adapter = load_adapter(**job.settings["model"])
     probes = load_probes(job.inputs["probes"])
     sites = adapter.matching_sites(settings.sites)
-    check_probes(adapter, probes, sites)
     dataset = Dataset.open(job.inputs["scenes"])
     asked = sample_questions(read_parquet(job.inputs["behaviour"]), dataset, settings.questions, job.settings["seed"])
 
@@ -46,25 +45,12 @@ def amplification(job: Job) -> None:
     controls = [
         setting
         for site in sites
-        for setting in control_settings(probes, site, settings, choice, np.random.default_rng(job.settings["seed"]))
+        for setting in control_settings(
+            probes, adapter.identity.weights, site, settings, choice, np.random.default_rng(job.settings["seed"])
+        )
     ]
     tables.append(run(engine, dataset, asked.filter(split="test"), controls, "test controls"))
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
-
-
-def check_probes(adapter: Adapter, probes: Mapping[tuple[str, Site], Probe], sites: Sequence[Site]) -> None:
-    """Refuse probes that were not trained on this model's sites.
-
-    Raises:
-        UserError: if a site has no probe, or one of another width or other weights.
-    """
-    for site in sites:
-        of_site = [probe for (_, where), probe in probes.items() if where == site]
-        if not of_site:
-            raise UserError(f"amplification.sites: no probe for {site}; the probe file has {', '.join(sorted({s for _, s in probes}))}")
-        for probe in of_site:
-            if probe.identity.get("weights") != adapter.identity.weights:
-                raise UserError(f"probe for {site}: trained on other weights ({probe.identity.get('weights')}) than the model's")
 
 
 def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed: int) -> pl.DataFrame:
@@ -88,16 +74,9 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
     )
 
 
-def subspace(probes: Mapping[tuple[str, Site], Probe], site: Site) -> Basis:
-    """The probe subspace that needs no knowledge of the axis: the span over the axes' probes at ``site``."""
-    return joint_basis([probe.subspace() for (_, where), probe in sorted(probes.items()) if where == site])
-
-
-def main_settings(
-    dataset: Dataset, adapter: Adapter, probes: Mapping[tuple[str, Site], Probe], site: Site, settings: AmplificationSettings
-) -> list[Setting]:
+def main_settings(dataset: Dataset, adapter: Adapter, probes: Probes, site: Site, settings: AmplificationSettings) -> list[Setting]:
     """The label-free and the oracle form over their grids of alpha."""
-    basis = subspace(probes, site)
+    basis = probe_basis(probes, site, adapter.identity.weights)
     axis_of = dict(dataset.scenes.select("scene_id", "axis").iter_rows())
     directions = {axis: slot_directions(probe.class_mean, basis) for (axis, where), probe in probes.items() if where == site}
 
@@ -116,16 +95,17 @@ def main_settings(
 
 
 def control_settings(
-    probes: Mapping[tuple[str, Site], Probe],
+    probes: Probes,
+    weights: str,
     site: Site,
     settings: AmplificationSettings,
     choice: tuple[Site, float] | None,
     generator: np.random.Generator,
 ) -> list[Setting]:
     """Random subspaces of equal rank and move, the complement, and the subspace of a probe for shuffled labels."""
-    basis = subspace(probes, site)
+    basis = probe_basis(probes, site, weights)
     rank, features = basis.shape
-    shuffled = joint_basis([probe.shuffled_subspace() for (_, where), probe in sorted(probes.items()) if where == site])
+    shuffled = probe_basis(probes, site, weights, shuffled=True)
     bases = [random_basis(rank, features, generator) for _ in range(settings.random_draws)]
     alphas = sorted({*settings.control_alphas, *([choice[1]] if choice else [])})
 
@@ -148,7 +128,9 @@ def run(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, settings: Se
     """Rows of ``amplification.parquet`` for these questions and settings."""
     adapter = engine.adapter
     by_id = {row["question_id"]: row for row in asked.iter_rows(named=True)}
-    questions = [Asked(q["question_id"], q["scene_id"], Run(dataset.image(q["scene_id"]), q["prompt"])) for q in by_id.values()]
+    # One image object a scene, so that the vision encoder runs once for all of its questions.
+    images = {scene: dataset.image(scene) for scene in asked["scene_id"].unique(maintain_order=True)}
+    questions = [Asked(q["question_id"], q["scene_id"], Run(images[q["scene_id"]], q["prompt"])) for q in by_id.values()]
     if not questions or not settings:
         return pl.DataFrame(schema=SCHEMA)
     cells = adapter.grid(*questions[0].run.image.size).size

@@ -1,0 +1,42 @@
+"""``vlm-spatial amplify``: a correction file that any program can apply to the stock model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm_spatial.errors import UserError
+
+
+def amplify(
+    model: Annotated[str, typer.Option(help="checkpoint folder or hub id that the probes were trained on")],
+    probe: Annotated[Path, typer.Option(help="its probes.safetensors")],
+    alpha: Annotated[float, typer.Option(help="strength; 1 changes nothing, the report says which was best on validation")],
+    output: Annotated[Path, typer.Option(help="the file to write")] = Path("correction.safetensors"),
+    site: Annotated[str, typer.Option(help="where to correct: connector or vision.<layer>")] = "connector",
+    revision: Annotated[str | None, typer.Option(help="commit of a hub id")] = None,
+) -> None:
+    """Write the label-free correction h + (alpha - 1) P h as a small safetensors file."""
+    from vlm_spatial.amplification.corrections import probe_basis
+    from vlm_spatial.amplification.deploy import Correction
+    from vlm_spatial.models.load import load_adapter
+    from vlm_spatial.probes.saved import load_probes
+
+    if site.startswith("language."):
+        raise UserError(f"--site {site}: a correction acts on visual tokens only; allowed are connector and vision.<layer>")
+    adapter = load_adapter(model, revision=revision, device="cpu")
+    probes = load_probes(probe)
+    correction = Correction(
+        basis=probe_basis(probes, site, adapter.identity.weights),
+        alpha=alpha,
+        module=adapter.module_name(site),
+        site=site,
+        architecture=adapter.architecture,
+        weights=adapter.identity.weights,
+    )
+    correction.save(output)
+    print(f"{output}: {correction.describe()}")
+    print("apply it to the stock model:")
+    print("    from vlm_spatial.amplification.deploy import Correction")
+    print(f'    with Correction.load("{output}").applied_to(model):')
+    print("        model.generate(**inputs)")

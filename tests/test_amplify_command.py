@@ -1,0 +1,81 @@
+"""The deployable correction on stock transformers models, through the command a user types."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+from typer.testing import CliRunner
+
+from vlm_spatial.amplification.deploy import Correction
+from vlm_spatial.cli import app
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.saved import save_probes
+
+
+def _probes(path: Path, checkpoint: Path, site: str) -> Path:
+    adapter = load_adapter(checkpoint)
+    features = adapter.site_shape(site)[1]
+    generator = np.random.default_rng(0)
+
+    def probe() -> Probe:
+        weight = generator.standard_normal((3, features)).astype(np.float32)
+        zeros, ones = np.zeros(features, np.float32), np.ones(features, np.float32)
+        return Probe(weight, np.zeros(3, np.float32), zeros, ones, weight, 1.0, weight[::-1].copy())
+
+    save_probes({(axis, site): probe() for axis in ("horizontal", "vertical")}, {"identity": {"weights": adapter.identity.weights}}, path)
+    return path
+
+
+def _scores(checkpoint: Path, correction: Path | None) -> torch.Tensor:
+    """Logits of four generated tokens of a stock model, as anyone would get them."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
+    # Qwen2-VL's processor as the adapter loads it: AutoProcessor wants torchvision for videos, which are not used here.
+    processor = load_adapter(checkpoint).processor
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (448, 448, 3), dtype=np.uint8))
+    turn = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "Which shape is on the left?"}]}
+    inputs = processor.apply_chat_template(
+        [[turn]], tokenize=True, add_generation_prompt=True, return_dict=True, processor_kwargs={"return_tensors": "pt"}
+    )
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    if correction is None:
+        return torch.cat(model.generate(**inputs, **options).logits)
+    with Correction.load(correction).applied_to(model):
+        return torch.cat(model.generate(**inputs, **options).logits)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+@pytest.mark.parametrize("site", ["connector", "vision.0"])
+def test_a_correction_works_inside_generate(family: str, site: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = checkpoint(family)
+    probes = _probes(tmp_path / "probes.safetensors", folder, site)
+    made = {}
+    for alpha in ("1", "6"):
+        made[alpha] = tmp_path / f"{alpha}.safetensors"
+        options = ["--model", str(folder), "--probe", str(probes), "--alpha", alpha, "--site", site, "--output", str(made[alpha])]
+        result = CliRunner().invoke(app, ["amplify", *options])
+        assert result.exit_code == 0, result.output
+    untouched = _scores(folder, None)
+    assert torch.equal(_scores(folder, made["1"]), untouched)
+    assert not torch.allclose(_scores(folder, made["6"]), untouched)
+
+
+def test_refusals_are_one_line(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    probes = _probes(tmp_path / "probes.safetensors", checkpoint("gemma3"), "connector")
+    for arguments, said in (
+        (["--model", str(checkpoint("qwen2_vl")), "--alpha", "2"], "trained on weights"),
+        (["--model", str(checkpoint("gemma3")), "--alpha", "nan"], "alpha: nan"),
+        (["--model", str(checkpoint("gemma3")), "--alpha", "2", "--site", "vision.0"], "no probe for vision.0; there are connector"),
+        (["--model", str(checkpoint("gemma3")), "--alpha", "2", "--site", "language.0"], "visual tokens only"),
+        (["--model", str(tmp_path / "nowhere"), "--alpha", "2"], "no such folder"),
+    ):
+        result = CliRunner().invoke(app, ["amplify", "--probe", str(probes), "--output", str(tmp_path / "c"), *arguments])
+        assert result.exit_code == 1
+        assert said in result.stderr
+        errors = [line for line in result.stderr.splitlines() if "Loading weights" not in line and line]
+        assert len(errors) == 1
+    assert not (tmp_path / "c").exists()

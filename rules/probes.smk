@@ -1,8 +1,27 @@
+def other_datasets(path):
+    """Input function: ``path`` for the model's other datasets, on which its probes are scored, too."""
+    return lambda wildcards: [
+        path.format(model=wildcards.model, dataset=dataset)
+        for dataset in plan.config.models[wildcards.model].datasets
+        if dataset != wildcards.dataset
+    ]
+
+
+OTHER = {
+    "scenes": f"{RESULTS}/scenes/{{dataset}}",
+    "store": f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
+    "manifest": f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+}
+
+
 rule probes:
     input:
         scenes=f"{RESULTS}/scenes/{{dataset}}",
         store=f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
         manifest=f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+        other_scenes=other_datasets(OTHER["scenes"]),
+        other_stores=other_datasets(OTHER["store"]),
+        other_manifests=other_datasets(OTHER["manifest"]),
         stale=trusted("probes"),
     output:
         probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
@@ -22,6 +41,11 @@ rule probes:
     params:
         settings=model_settings("probes"),
         code=code("probes"),
+        others=lambda wildcards: [
+            f"--input={item}"
+            for name, path in OTHER.items()
+            for item in other_datasets(f"{name}:{{dataset}}={path}")(wildcards)
+        ],
     message:
         "Slot probes of {wildcards.model} on {wildcards.dataset}"
     shell:
@@ -29,6 +53,7 @@ rule probes:
         " --input scenes={input.scenes:q}"
         " --input store={input.store:q}"
         " --input manifest={input.manifest:q}"
+        " {params.others:q}"
         " --output probes={output.probes:q}"
         " --output table={output.table:q}"
         " --output strip_map={output.strip_map:q}"

@@ -21,7 +21,7 @@ from probe_worlds import (
     world,
 )
 from vlm_spatial.config import ProbesSettings
-from vlm_spatial.probes.analysis import Analysis, analyse
+from vlm_spatial.probes.analysis import Analysis, Other, analyse
 from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.probes.scores import exchanged
 from vlm_spatial.statistics import cluster_bootstrap
@@ -240,6 +240,29 @@ def test_activations_that_are_not_finite_are_refused() -> None:
 
     found = analyse(MemoryStore(made, {"connector": broken}), made, SETTINGS, seed=0)
     assert "not finite" in found.inconclusive["horizontal/connector"]
+
+
+def test_probes_are_scored_on_another_dataset_too() -> None:
+    """The other dataset carries the layout in the same features at one site, and in other features at the second."""
+    made, other = world(), world(seed=5, decorrelated=(0, 0, 0))
+
+    def moved(row: dict, generator: np.random.Generator) -> np.ndarray:
+        return np.roll(layout_code(row, generator), 6, axis=1)
+
+    here = MemoryStore(made, {"vision.0": layout_code, "vision.1": layout_code})
+    there = MemoryStore(other, {"vision.0": layout_code, "vision.1": moved})
+    found = analyse(here, made, SETTINGS, seed=0, others=[Other("shapes", there, other)])
+    same = score(found, "vision.0", "background", trained="main", scored="shapes")
+    assert same["accuracy"] > 0.97
+    assert same["n"] == 30
+    assert score(found, "vision.1", "background", trained="main", scored="shapes")["accuracy"] < 0.6
+    overlap = found.geometry.filter((pl.col("measure") == "between_datasets") & (pl.col("subspace") == "means")).select("site", "estimate")
+    by_site = dict(overlap.iter_rows())
+    assert by_site["vision.0"] > 0.9
+    assert by_site["vision.1"] < 0.2
+    assert not found.table.filter((pl.col("scored_on") == "shapes") & (pl.col("kind") == "control_task")).height
+    alone = analyse(here, made, SETTINGS, seed=0)
+    assert found.table.filter(pl.col("scored_on") != "shapes").equals(alone.table)
 
 
 def test_single_objects_are_scored_on_their_own_slot() -> None:

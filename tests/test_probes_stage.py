@@ -1,0 +1,148 @@
+"""The probes stage from files to files, on scenes of the scenes stage and a planted store."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from activation_stores import MODEL, description
+from stage_inputs import SETTINGS
+from vlm_spatial.activations.writer import write_arrays
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import sha256
+from vlm_spatial.probes.saved import load_probes
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.probes import probes
+from vlm_spatial.stages.scenes import scenes
+from vlm_spatial.stages.stage import Job
+from vlm_spatial.tokens import TokenGrid
+
+GRID = TokenGrid(6, 6)
+SCENES = {
+    **SETTINGS,
+    "scenes": {"train": 12, "validation": 4, "test": 6},
+    "variants": {"decorrelated": {"train": 12, "validation": 4, "test": 6}},
+}
+OUTPUTS = {
+    "probes": "probes.safetensors",
+    "table": "probes.parquet",
+    "strip_map": "strip_map.parquet",
+    "geometry": "geometry.parquet",
+}
+
+
+def planted_store(
+    folder: Path, scenes_folder: Path, weights: str = "ab", sites: tuple[str, ...] = ("connector", "language.0")
+) -> dict[str, Path]:
+    """A store whose connector holds the slot of every cell's strip, and whose language.0 is noise."""
+    dataset = Dataset.open(scenes_folder)
+    table = dataset.scenes.filter(pl.col("variant") != "pair")
+    generator = np.random.default_rng(0)
+    values = {site: generator.standard_normal((table.height, GRID.size, 8)).astype(np.float32) for site in sites}
+    for index, (scene_id, objects) in enumerate(table.select("scene_id", "objects").iter_rows()):
+        if len(objects):
+            values[sites[0]][index, :, :3] += 6 * dataset.tokens(scene_id, GRID).strips.T
+    described = description(
+        scenes=table, shapes={site: (GRID.size, 1, 8) for site in sites}, grid=GRID, patches=1, model={**MODEL, "weights": weights}
+    )
+    folder.mkdir(parents=True)
+    write_arrays(folder / "activations.zarr", folder / "activations.json", described, values)
+    return {"store": folder / "activations.zarr", "manifest": folder / "activations.json"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("probes")
+    scenes(Job({"dataset": SCENES, "name": "tiny", "seed": 0}, {}, {"folder": folder / "scenes"}))
+    return {"scenes": folder / "scenes", **planted_store(folder / "model", folder / "scenes")}
+
+
+def stage_job(inputs: dict[str, Path], out: Path) -> Job:
+    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 200, "strip_map_scenes": 3}}
+    return Job(settings, inputs, {name: out / file for name, file in OUTPUTS.items()})
+
+
+def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tmp_path: Path) -> None:
+    probes(stage_job(inputs, tmp_path))
+    found = load_probes(tmp_path / "probes.safetensors")
+    assert set(found) == {(axis, site) for axis in ("horizontal", "vertical") for site in ("connector", "language.0")}
+    assert found.metadata["identity"] == MODEL | {"weights": "ab"}
+    table = pl.read_parquet(tmp_path / "probes.parquet")
+    formats = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().split("### probes.parquet")[1].split("###")[0]
+    for column in table.columns:
+        assert column.removesuffix("_low").removesuffix("_high") in formats
+    fair = (pl.col("trained_on") == "decorrelated") & (pl.col("scored_on") == "decorrelated")
+    background = table.filter(fair & (pl.col("kind") == "logistic") & (pl.col("token_set") == "background"))
+    scores = dict(background.group_by("site").agg(pl.col("accuracy").mean()).iter_rows())
+    assert scores["connector"] > 0.9
+    assert scores["language.0"] < 0.55
+    maps = pl.read_parquet(tmp_path / "strip_map.parquet")
+    assert maps.height == 2 * 2 * 3 * GRID.size
+    assert maps.schema["probability"] == pl.List(pl.Float32)
+    assert {"content", "between_sites", "strip_index"} <= set(pl.read_parquet(tmp_path / "geometry.parquet")["measure"])
+
+
+def test_two_runs_write_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    written = []
+    for run in ("first", "second"):
+        probes(stage_job(inputs, tmp_path / run))
+        written.append({name: sha256(tmp_path / run / file) for name, file in OUTPUTS.items()})
+    assert written[0] == written[1]
+
+
+def test_other_datasets_of_the_model_are_scored(inputs: dict[str, Path], tmp_path: Path) -> None:
+    again = planted_store(tmp_path / "other", inputs["scenes"])
+    job = stage_job({**inputs, "scenes:shapes": inputs["scenes"], **{f"{name}:shapes": path for name, path in again.items()}}, tmp_path)
+    probes(job)
+    table = pl.read_parquet(tmp_path / "probes.parquet")
+    assert (
+        table.filter((pl.col("scored_on") == "shapes") & (pl.col("site") == "connector") & (pl.col("kind") == "logistic"))["accuracy"].min()
+        > 0.8
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("shapes", {"weights": "cd"}, "from another model"),
+        ("shapes", {"sites": ("connector",)}, "sites connector, expected connector, language.0"),
+        ("mirror", {}, "choose another name"),
+    ],
+)
+def test_another_dataset_that_does_not_fit_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, name: str, changes: dict, words: str
+) -> None:
+    other = planted_store(tmp_path / "other", inputs["scenes"], **changes)
+    given = {**inputs, f"scenes:{name}": inputs["scenes"], **{f"{key}:{name}": path for key, path in other.items()}}
+    with pytest.raises(UserError, match=words):
+        probes(stage_job(given, tmp_path))
+
+
+def test_a_store_of_means_over_token_sets_is_refused_in_one_line(inputs: dict[str, Path], tmp_path: Path) -> None:
+    dataset = Dataset.open(inputs["scenes"])
+    table = dataset.scenes.filter(pl.col("variant") != "pair")
+    described = description(scenes=table, shapes={"connector": (GRID.size, 1, 8)}, grid=GRID, patches=1, pooling="token_set")
+    values = {array.site: np.zeros(array.shape, dtype=np.float32) for array in described.arrays}
+    write_arrays(tmp_path / "activations.zarr", tmp_path / "activations.json", described, values)
+    given = {"scenes": inputs["scenes"], "store": tmp_path / "activations.zarr", "manifest": tmp_path / "activations.json"}
+    with pytest.raises(UserError, match=r"activations\.pooling"):
+        probes(stage_job(given, tmp_path))
+
+
+def test_a_scarce_dataset_ends_well_and_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {
+        **SCENES,
+        "scenes": {"train": 2, "validation": 1, "test": 1},
+        "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
+    }
+    scenes(Job({"dataset": few, "name": "few", "seed": 0}, {}, {"folder": tmp_path / "scenes"}))
+    given = {"scenes": tmp_path / "scenes", **planted_store(tmp_path / "model", tmp_path / "scenes")}
+    probes(stage_job(given, tmp_path))
+    assert "inconclusive, 2 training scenes for 3 slots" in capsys.readouterr().err
+    table = pl.read_parquet(tmp_path / "probes.parquet")
+    assert table["accuracy"].is_null().all()
+    found = load_probes(tmp_path / "probes.safetensors")
+    assert not found
+    with pytest.raises(UserError, match="2 training scenes"):
+        found["horizontal", "connector"]

@@ -174,8 +174,9 @@ class ModelSettings(Settings):
 class BehaviourSettings(Settings):
     """Next-token scoring of the untouched model."""
 
-    batch: PositiveCount = 32
+    batch: PositiveCount = Field(256, description="questions handed over at once; what does not fit into memory_gb is split")
     splits: tuple[Literal["train", "validation", "test"], ...] = ("validation", "test")
+    memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of questions")
 
 
 class ActivationsSettings(Settings):

@@ -1,7 +1,6 @@
 """Stage: next-token scoring of the untouched model on every question of the splits asked."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -10,7 +9,8 @@ from vlm_spatial.config import BehaviourSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.answers import Readout, margin, probability
-from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.patch import PairRuns, Run
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -40,29 +40,23 @@ def behaviour(job: Job) -> None:
     """Write ``behaviour.parquet``: the model's answer to every question, among its candidates and unconstrained."""
     settings = section(job, BehaviourSettings)
     dataset = Dataset.open(job.inputs["scenes"])
-    questions = dataset.questions.filter(pl.col("split").is_in(settings.splits))
+    # Scenes made for pairs are asked by the experiments that use them.
+    questions = dataset.questions.filter(pl.col("split").is_in(settings.splits), pl.col("variant") != "pair")
     if questions.is_empty():
         raise UserError(f"behaviour.splits: {list(settings.splits)} hold no question of {job.inputs['scenes']}; allowed are those that do")
-    adapter = load_adapter(**job.settings["model"])
-    batches = list(_batches(dataset, questions, settings.batch))
-    rows = [row for batch in progress(batches, "behaviour") for row in score(adapter, dataset, batch)]
+    engine = PatchEngine(load_adapter(**job.settings["model"]), memory_gb=settings.memory_gb)
+    asked = questions.sort("scene_id", maintain_order=True).rows(named=True)
+    batches = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
+    rows = [row for batch in progress(batches, "behaviour") for row in score(engine, dataset, batch)]
     write_parquet(pl.DataFrame(rows, schema=SCHEMA), job.outputs["behaviour"])
 
 
-def _batches(dataset: Dataset, questions: pl.DataFrame, size: int) -> Iterator[list[dict[str, Any]]]:
-    """At most ``size`` consecutive questions about images of one size, so that all rows of a batch have the same token grid."""
-    rows = questions.sort("scene_id", maintain_order=True).iter_rows(named=True)
-    for _, alike in groupby(rows, key=lambda row: dataset.size(row["scene_id"])):
-        group = list(alike)
-        yield from (group[start : start + size] for start in range(0, len(group), size))
-
-
-def score(adapter: Adapter, dataset: Dataset, questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of ``behaviour.parquet`` for one batch of rows of ``questions.parquet``."""
+def score(engine: PatchEngine, dataset: Dataset, questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of ``behaviour.parquet`` for some rows of ``questions.parquet``; an image that several of them ask about is read once."""
+    adapter = engine.adapter
     images = {scene: dataset.image(scene) for scene in dict.fromkeys(row["scene_id"] for row in questions)}
-    prepared = adapter.prepare([images[row["scene_id"]] for row in questions], [row["prompt"] for row in questions])
-    logits = adapter.run(prepared)[0].cpu()
-    for row, of_row in zip(questions, logits, strict=True):
+    runs = [PairRuns(row["question_id"], Run(images[row["scene_id"]], row["prompt"])) for row in questions]
+    for row, of_row in zip(questions, engine.clean(runs), strict=True):
         readout = Readout.of(adapter, row["candidates"])
         scores = readout.logits(of_row)
         answer = readout.candidates.index(row["answer"])

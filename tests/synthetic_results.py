@@ -346,7 +346,12 @@ def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
     rows = []
     settings = [("projection", 0, alpha, planted.corrected * (1.0 if alpha == 3 else 0.5)) for alpha in (0.0, 1.0, 2.0, 3.0, 6.0)]
     settings += [("oracle", 0, alpha, min(1.0, 0.2 * alpha)) for alpha in (0.0, 1.0, 3.0, 6.0)]
-    controls = [("random", draw, 3.0, 0.0) for draw in range(20)] + [("complement", 0, 3.0, 0.0), ("shuffled", 0, 3.0, 0.0)]
+    controls = [
+        (method, draw, alpha, 0.0)
+        # With nothing to correct, validation chooses the alpha that changes nothing.
+        for alpha in (1.0, 3.0)
+        for method, draw in [*(("random", draw) for draw in range(20)), ("complement", 0), ("shuffled", 0)]
+    ]
     for split in ("validation", "test"):
         part = asked.filter(split=split)
         errors = part.filter(~pl.col("correct"))["question_id"].to_list()

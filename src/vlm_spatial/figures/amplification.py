@@ -5,7 +5,7 @@ import polars as pl
 
 from vlm_spatial.amplification.outcomes import METHODS, at, choose, control_outcomes, outcome, random_corrected_share, random_net, spatial
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.figures.marks import PERCENT, estimate_tooltip
+from vlm_spatial.figures.marks import PERCENT, dashed, estimate_tooltip
 from vlm_spatial.figures.theme import CONTROL, DASHES, SHAPES, colours
 from vlm_spatial.statistics import Interval
 
@@ -49,16 +49,15 @@ def _measures(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[
 def draw(palette: str) -> Layers:
     blue, orange = colours(palette, 2)
     shades = [blue, orange, CONTROL, CONTROL, CONTROL]
-    x = alt.X("alpha:Q", title="strength α", axis=alt.Axis(grid=False))
-    y = alt.Y("estimate:Q", title="change in accuracy, or share of errors", axis=alt.Axis(format=PERCENT))
+    x = alt.X("alpha:Q", title="strength α", axis=alt.Axis(grid=False, tickCount=8))
+    y = alt.Y("estimate:Q", title="change in accuracy, or share of errors", axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))
     colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=shades))
-    dash = alt.StrokeDash("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(DASHES[:5])))
     shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[:5])))
     base = alt.Chart().encode(x=x, color=colour)
     return alt.layer(
-        alt.Chart().mark_rule(strokeDash=[3, 3]).encode(y=alt.datum(0)),
+        alt.Chart().mark_rule(strokeDash=[3, 3]).encode(y=alt.Y(datum=0, axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))),
         base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q"),
-        base.mark_line().encode(y=y, strokeDash=dash),
+        dashed(base.mark_line().encode(y=y), "series", SERIES, list(DASHES[:5])),
         base.mark_point(filled=True).encode(
             y=y, shape=shape, tooltip=[alt.Tooltip("alpha:Q"), *estimate_tooltip("series", "measure", "chosen")]
         ),
@@ -85,7 +84,7 @@ FIGURE = Figure(
     rows=rows,
     draw=draw,
     caption=caption,
-    controls=("dataset", "axis", "measure"),
-    paper={"measure": NET},
+    controls=("dataset", "axis", "measure", "site"),
+    paper={"measure": NET, "site": "connector"},
     height=320,
 )

@@ -43,7 +43,7 @@ def draw(palette: str) -> Layers:
         "series",
         BLOCKS,
         palette,
-        x_title="← decided by the token's place       dominance       decided by the vision code →",
+        x_title="← place dominance vision code →",
         domain=(-1, 1),
         percent=False,
         tooltip=["series", "stay", "move", "other"],

@@ -30,10 +30,10 @@ def vision_caption(shown: pl.DataFrame) -> str:
 
 
 def language_rows(tables: Tables) -> pl.DataFrame:
-    """A row a site, axis, condition and outcome of the language sweep; intact pairs from the ablation stage, or else from interchange."""
+    """A row a site, axis, condition and outcome of the language sweep; intact pairs from the interchange stage, or else from ablation."""
     parts = [
         table.filter((pl.col("experiment") == "language") & (pl.col("token_set") == "object") & (pl.col("source") == "counterfactual"))
-        for table in (tables.get("ablation"), tables.get("interchange"))
+        for table in (tables.get("interchange"), tables.get("ablation"))
         if table is not None and not table.is_empty() and "site" in table.columns
     ]
     columns = ["pair_id", "axis", "condition", "site", "included", "outcome"]
@@ -50,7 +50,8 @@ def language_rows(tables: Tables) -> pl.DataFrame:
 
 def language_caption(shown: pl.DataFrame) -> str:
     return (
-        "Share of pairs whose answer follows the ordering code, when the residuals of two slots' object tokens are exchanged "
+        "Share of pairs whose answer follows the ordering code (on screen: or the outcome chosen), when the residuals of two "
+        "slots' object tokens are exchanged "
         "with those of a picture of other "
         f"contents, by layer; intact, and with the layout removed from the vision output; {counts(shown, 'pairs')} "
         f"({_aside(shown)}). {INTERVAL} (Wilson)."

@@ -7,7 +7,7 @@ import altair as alt
 from vlm_spatial.figures.figure import Layers
 from vlm_spatial.figures.theme import series
 
-PERCENT = ".0%"
+PERCENT = "~%"
 
 
 def estimate_tooltip(*columns: str, percent: bool = True) -> list[alt.Tooltip]:
@@ -18,6 +18,15 @@ def estimate_tooltip(*columns: str, percent: bool = True) -> list[alt.Tooltip]:
 
 
 INTERVAL_TITLES = (("estimate", "estimate"), ("low", "95% from"), ("high", "to"))
+
+
+def dashed(lines: alt.Chart, column: str, names: list[str], dashes: list[list[int]]) -> alt.Chart:
+    """``lines`` with a dash of its own for each value of ``column``, kept out of the legend, whose symbols dashes would fray."""
+    # Names of their own: Vega-Lite merges the legends of scales that have the same domain.
+    scale = alt.Scale(domain=[f"dash of {name}" for name in names], range=dashes)
+    return lines.transform_calculate(dash_of=f"'dash of ' + datum.{column}").encode(
+        strokeDash=alt.StrokeDash("dash_of:N", legend=None, scale=scale)
+    )
 
 
 def over_sites(
@@ -36,16 +45,15 @@ def over_sites(
         "place:O",
         sort=alt.EncodingSortField("site_index", op="min"),
         title="site: v vision layer, conn. connector, l language layer",
-        axis=alt.Axis(labelAngle=0),
+        axis=alt.Axis(labelAngle=0, labelAlign="center", labelBaseline="top"),
     )
     y = alt.Y("estimate:Q", title=y_title, scale=alt.Scale(domain=list(domain)), axis=alt.Axis(format=PERCENT, tickCount=5))
     shades = alt.Scale(domain=names, range=scales["color"])
     colour = alt.Color(f"{column}:N", title=None, sort=names, scale=shades)
     shape = alt.Shape(f"{column}:N", title=None, sort=names, scale=alt.Scale(domain=names, range=scales["shape"]))
-    dash = alt.StrokeDash(f"{column}:N", title=None, sort=names, scale=alt.Scale(domain=names, range=scales["dash"]))
     base = alt.Chart().encode(x=x)
     band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", scale=alt.Scale(domain=list(domain))), y2="high:Q", color=colour)
-    line = base.mark_line().encode(y=y, color=colour, strokeDash=dash)
+    line = dashed(base.mark_line().encode(y=y, color=colour), column, names, scales["dash"])
     point = base.mark_point(filled=True).encode(y=y, color=colour, shape=shape, tooltip=estimate_tooltip("site", *tooltip))
     layers: list[Any] = [band, line, point]
     if reference is not None:

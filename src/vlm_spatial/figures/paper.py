@@ -50,12 +50,22 @@ def _data(rows: pl.DataFrame) -> alt.InlineData:
     return alt.InlineData(values=rows.to_dicts())
 
 
-def export(chart: alt.TopLevelMixin, folder: Path, name: str) -> None:
+def export(chart: alt.TopLevelMixin, folder: Path, name: str, rows: pl.DataFrame) -> None:
     """Write ``name.svg`` and ``name.pdf``; text stays text in the SVG."""
     spec = {**chart.to_dict(), "config": config(paper=True)}
+    limit_legends(spec, {value for row in rows.iter_rows() for value in row if isinstance(value, str)})
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     (folder / f"{name}.svg").write_text(svg)
     (folder / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
+
+
+def limit_legends(part: Any, present: set[str]) -> None:
+    """Leave out of every legend in a specification the series that have no row; their colours stay reserved."""
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        limit_legends(value, present)
+    domain = part.get("scale", {}).get("domain") if isinstance(part, dict) and isinstance(part.get("scale"), dict) else None
+    if domain and part.get("field") and all(isinstance(name, str) for name in domain) and part.get("legend", {}) is not None:
+        part["legend"] = part.get("legend", {}) | {"values": [name for name in domain if name in present]}
 
 
 def write_beside(folder: Path, name: str, title: str, caption: str, rows: pl.DataFrame) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 VIRIDIS = ("#3b528b", "#5ec962", "#21918c", "#440154", "#addc30", "#2c728e")
 PALETTES = {"okabe-ito": OKABE_ITO, "viridis": VIRIDIS}
+DARK = {"#0072B2": "#56B4E9", "#56B4E9": "#a6d8f5", "#009E73": "#2fc49a", "#D55E00": "#f0833a", "#440154": "#c07fd0", "#3b528b": "#7f9be0"}
+"""Lighter twins of the colours that are too dark for the dark page."""
 CONTROL = "#8a8a8a"
 SLOT_COLOURS = ("#0072B2", "#E69F00", "#CC79A7")
 """Slots 0, 1, 2 in strip maps."""

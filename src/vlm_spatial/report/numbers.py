@@ -13,9 +13,9 @@ def shown(value: float | None, unit: str) -> str:
         case "share":
             return f"{100 * value:.0f}%" if round(100 * value, 1) == round(100 * value) else f"{100 * value:.1f}%"
         case "change":
-            return f"{100 * value:+.1f} pts".replace("-", "−")
+            return f"{round(100 * value, 1) or 0.0:+.1f} pts".replace("-", "−")
         case "index":
-            return f"{value:+.2f}".replace("-", "−")
+            return f"{round(value, 2) or 0.0:+.2f}".replace("-", "−")
     return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
 
 
@@ -31,6 +31,6 @@ def with_interval(record: dict[str, Any]) -> str:
     """``96% [89%, 98%] (n = 92)``."""
     unit = BY_NAME[record["claim"]].unit
     if record["low"] is None or record["high"] is None:
-        return f"{shown(record['estimate'], unit)} (n = {record['n']})"
+        return f"{shown(record['estimate'], unit)} (n = {record['n']})"
     limits = f"{shown(record['low'], unit).removesuffix(' pts')}, {shown(record['high'], unit).removesuffix(' pts')}"
-    return f"{shown(record['estimate'], unit)} [{limits}] (n = {record['n']})"
+    return f"{shown(record['estimate'], unit)} [{limits}] (n = {record['n']})"

@@ -15,7 +15,7 @@ from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.rates import site_order
 from vlm_spatial.figures.screen import named, specification
-from vlm_spatial.figures.theme import SLOT_COLOURS, config
+from vlm_spatial.figures.theme import DARK, SLOT_COLOURS, config
 from vlm_spatial.report import conclusions, numbers, provenance
 from vlm_spatial.report.explorer import explorer
 from vlm_spatial.report.findings import BY_NAME, CLAIMS
@@ -31,6 +31,7 @@ CONTROL_LABELS = {
     "source": "Values taken from",
     "outcome": "Answer follows",
     "measure": "Measure",
+    "site": "Corrected at",
 }
 
 Rows = Mapping[str, Mapping[str, pl.DataFrame]]
@@ -44,7 +45,7 @@ def page(
     strip_cells: Mapping[str, pl.DataFrame],
     truth: Sequence[dict[str, Any]],
     settings: FiguresSettings,
-    shown_config: Mapping[str, Any],
+    job_settings: Mapping[str, Any],
 ) -> str:
     """The page as text; everything that comes from data or configuration is escaped."""
     environment = jinja2.Environment(
@@ -84,11 +85,11 @@ def page(
         controls=CONTROL_LABELS,
         has_training=bool(results.training),
         bar=_bar,
-        versions=provenance.versions(),
+        versions=provenance.versions(results),
         identities=provenance.model_identities(results),
         compute=provenance.compute(results),
         warnings=provenance.warnings(results),
-        config=shown_config,
+        config=provenance.configuration(results, job_settings),
         style=(TEMPLATES / "style.css").read_text(),
         script=_script(),
         data=packed(_data(results, records, rows, captions, settings)),
@@ -169,4 +170,5 @@ def _data(
         "explorer": explorer(results, settings.explorer_scenes),
         "slotColours": list(SLOT_COLOURS),
         "themes": {"light": config(), "dark": config(dark=True)},
+        "darkColours": DARK,
     }

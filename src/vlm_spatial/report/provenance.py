@@ -25,14 +25,37 @@ PACKAGES = (
 )
 
 
-def versions() -> list[tuple[str, str]]:
-    """Installed versions, read from package metadata: nothing is imported."""
-    found = [("python", platform.python_version())]
+def versions(results: Results) -> list[tuple[str, str]]:
+    """Versions that made the results, as their seals say; else those installed here. Nothing is imported."""
+    sealed: dict[str, set[str]] = {}
+    for seal in results.seals.values():
+        for name, version in seal.packages.items():
+            sealed.setdefault(name, set()).add(version)
+    found = {name: " and ".join(sorted(versions)) for name, versions in sealed.items()}
     for name in PACKAGES:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            found.append((name, "not installed here"))
+        if name not in found:
+            try:
+                found[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                found[name] = "not installed here"
+    return [("python", platform.python_version()), *sorted(found.items())]
+
+
+def configuration(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings behind the results: those of the figures stage, and of every other stage as its seals say."""
+    shown = {key: settings[key] for key in ("seed", "models", "datasets", "figures") if key in settings}
+    for stage, sections in _sections(results).items():
+        # One section a stage, unless results of different runs were put together.
+        shown[stage] = sections[0] if len(sections) == 1 else sections
+    return shown
+
+
+def _sections(results: Results) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for seal in results.seals.values():
+        section = seal.settings.get("stage")
+        if section is not None and section not in found.setdefault(seal.stage, []):
+            found[seal.stage].append(section)
     return found
 
 
@@ -67,6 +90,11 @@ def warnings(results: Results) -> list[str]:
         f"{name}: this table was not made; claims that need it are inconclusive"
         for name in results.missing
         if not name.endswith("/geometry")
+    ]
+    found += [
+        f"{stage}: results made under {len(of)} different settings are put together"
+        for stage, of in _sections(results).items()
+        if len(of) > 1
     ]
     for (model, dataset), tables in results.tables.items():
         found += _set_aside(f"{model} on {dataset}", tables)

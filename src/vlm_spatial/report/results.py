@@ -10,6 +10,7 @@ import polars as pl
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, read_parquet
 from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.seals import Seal, read_seal
 
 TABLES = ("behaviour", "probes", "strip_map", "geometry", "interchange", "conflict", "ablation", "amplification")
 
@@ -30,7 +31,8 @@ class Results:
 
     Attributes:
         tables: by (model, dataset), then by name; a table that was not made is absent.
-        missing: tables that were asked for by nobody's input, as ``{model}/{dataset}/{table}``.
+        missing: tables that no input names, as ``{model}/{dataset}/{table}``.
+        seals: what made each input, by the input's name; results without a seal are left out.
     """
 
     models: tuple[Model, ...]
@@ -40,6 +42,7 @@ class Results:
     training: Mapping[str, pl.DataFrame]
     benchmarks: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    seals: Mapping[str, Seal] = field(default_factory=dict)
 
 
 def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path]) -> Results:
@@ -66,7 +69,9 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
         elif kind == "manifest" and len(of) == 2:
             manifests[of[0], of[1]] = read_json(path)
         elif kind == "training" and len(of) == 1:
-            training[of[0]] = read_parquet(path)
+            # A checkpoint folder copied from elsewhere may have no training curve.
+            if path.is_file():
+                training[of[0]] = read_parquet(path)
         elif kind == "benchmark" and of:
             # Times are shown where they are known; results copied from elsewhere have none.
             if path.is_file():
@@ -75,7 +80,8 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
             raise UserError(f"input {name}: is not known; see the list in vlm_spatial.stages.figures")
     missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)
     datasets = {dataset: Dataset.open(inputs[f"scenes:{dataset}"]) for dataset in wanted}
-    return Results(known, datasets, tables, manifests, training, benchmarks, missing)
+    seals = {name: seal for name, path in sorted(inputs.items()) if (seal := read_seal(path)) is not None}
+    return Results(known, datasets, tables, manifests, training, benchmarks, missing, seals)
 
 
 def _benchmark(path: Path) -> pl.DataFrame:

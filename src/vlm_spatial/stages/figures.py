@@ -4,7 +4,7 @@ Settings (one dict of plain builtins)::
 
     {"figures": {...the config's figures section...},
      "models": {name: {"datasets": [...], "checkpoint": str, "mechanism": str | None}},
-     "datasets": {name: {...}}, "seed": int, "config": {...the whole validated config, shown in the report; optional}}
+     "datasets": {name: {...}}, "seed": int}
 
 Inputs, by name; a name's parts are joined by ``:``. Scenes are needed, everything else may be missing (a claim without its
 table is ``inconclusive`` with n = 0, and the report says which file was not there)::
@@ -35,10 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import ValidationError
 
 from vlm_spatial.config import FiguresSettings
-from vlm_spatial.errors import UserError
 from vlm_spatial.figures import comparison, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
@@ -47,7 +45,7 @@ from vlm_spatial.report.findings import CLAIMS, findings
 from vlm_spatial.report.page import page
 from vlm_spatial.report.results import Model, Results, open_results
 from vlm_spatial.report.truth import truth_table
-from vlm_spatial.stages.stage import Job, run_stage
+from vlm_spatial.stages.stage import Job, run_stage, section
 
 COMPARISON = "_comparison"
 PAPER_SCENES = 2
@@ -56,10 +54,7 @@ PAPER_SCENES = 2
 
 def figures(job: Job) -> None:
     """Findings of every model and dataset, figures for paper, and the page that shows them."""
-    try:
-        settings = FiguresSettings.model_validate(job.settings["figures"])
-    except ValidationError as error:
-        raise UserError(f"figures: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+    settings = section(job, FiguresSettings, "figures")
     results = open_results(job.settings["models"], job.inputs)
     records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables)]
     rows = {model.name: figure_rows(results, model) for model in results.models}
@@ -69,15 +64,10 @@ def figures(job: Job) -> None:
         for model in progress(results.models, "figures"):
             write_model(results, model, rows[model.name], cells[model.name], folder / model.name, settings)
         write_comparison(results, records, folder / COMPARISON, settings)
-    text = page(results, records, rows, cells, truth_table(results, records), settings, job.settings.get("config") or shown_settings(job))
+    text = page(results, records, rows, cells, truth_table(results, records), settings, job.settings)
     with written_then_renamed(job.outputs["report"]) as target:
         target.write_text(text, encoding="utf-8")
     write_json(records, job.outputs["findings"])
-
-
-def shown_settings(job: Job) -> dict[str, Any]:
-    """What the report shows as configuration where the whole of it was not handed over."""
-    return {key: job.settings[key] for key in ("seed", "models", "datasets", "figures") if key in job.settings}
 
 
 def figure_rows(results: Results, model: Model) -> dict[str, pl.DataFrame]:
@@ -109,14 +99,14 @@ def write_model(
     for figure in FIGURES:
         chart = paper.printed(figure, rows[figure.name], settings.palette) if not rows[figure.name].is_empty() else None
         if chart is not None:
-            paper.export(chart, folder, figure.name)
+            paper.export(chart, folder, figure.name, paper.at_defaults(figure, rows[figure.name]))
             paper.write_beside(folder, figure.name, figure.title, figure.caption(rows[figure.name]), rows[figure.name])
     for dataset in model.datasets:
         shown = cells.filter(dataset=dataset) if not cells.is_empty() else cells
         chart = strip_maps.draw(shown, results.datasets[dataset])
         if chart is not None:
             name = f"{strip_maps.NAME}-{dataset}"
-            paper.export(chart, folder, name)
+            paper.export(chart, folder, name, shown.with_columns(predicted="slot " + pl.col("predicted").cast(pl.String)))
             paper.write_beside(folder, name, strip_maps.TITLE, strip_maps.caption(shown), shown)
 
 
@@ -126,7 +116,7 @@ def write_comparison(results: Results, records: list[dict[str, Any]], folder: Pa
     shown = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
     chart = comparison.printed(shown, settings.palette, sorted(results.datasets))
     if chart is not None:
-        paper.export(chart, folder, comparison.NAME)
+        paper.export(chart, folder, comparison.NAME, shown)
         paper.write_beside(folder, comparison.NAME, comparison.TITLE, comparison.caption(shown), shown)
 
 

@@ -39,14 +39,34 @@
   // ---- charts --------------------------------------------------------------------------------------------------------
   const dark = () => root.dataset.theme === "dark";
   const views = new Map();
+  const narrow = matchMedia("(max-width: 46rem)");
+  function themed() {
+    const theme = data.themes[dark() ? "dark" : "light"];
+    return narrow.matches ? { ...theme, legend: { ...theme.legend, columns: 2, labelLimit: 130 } } : theme;
+  }
   async function embed(place, spec, rows, signals = {}) {
     views.get(place)?.finalize();
-    const result = await vegaEmbed(place, { ...spec, datasets: { [DATA_NAME]: rows } }, {
-      renderer: "svg", actions: false, config: data.themes[dark() ? "dark" : "light"], tooltip: { theme: dark() ? "dark" : "light" },
+    const result = await vegaEmbed(place, { ...fitted(spec, rows), datasets: { [DATA_NAME]: rows } }, {
+      renderer: "svg", actions: false, config: themed(), tooltip: { theme: dark() ? "dark" : "light" },
       patch: (vega) => { for (const signal of vega.signals || []) if (signal.name in signals) signal.value = signals[signal.name]; return vega; },
     });
     views.set(place, result);
     return result.view;
+  }
+
+  // Legends name only the series that have a row (the colours of the others stay reserved); dark pages get lighter colours.
+  function fitted(spec, rows) {
+    const present = new Set(rows.flatMap((row) => Object.values(row)));
+    const walk = (part) => {
+      if (Array.isArray(part)) return part.map(walk);
+      if (typeof part === "string") return dark() ? data.darkColours[part] ?? part : part;
+      if (part === null || typeof part !== "object") return part;
+      const copy = Object.fromEntries(Object.entries(part).map(([key, value]) => [key, walk(value)]));
+      const domain = copy.scale?.domain;
+      if (copy.field && Array.isArray(domain) && domain.every((name) => typeof name === "string") && copy.legend !== null) copy.legend = { ...copy.legend, values: domain.filter((name) => present.has(name)) };
+      return copy;
+    };
+    return walk(spec);
   }
 
   function chosen(figure) {
@@ -146,7 +166,7 @@
         // A probability of one third is a guess: nearly clear.
         const sure = overlay === "map" ? Math.max(0, (parseInt(map.sure[token], 36) / 35 - 1 / 3) * 1.5) : 0.7;
         const [x, y] = [(token % cols) * wide, Math.floor(token / cols) * high];
-        svg.append(shape("rect", { x, y, width: wide, height: high, fill: data.slotColours[slot] ?? "#8a8a8a", "fill-opacity": (0.06 + 0.6 * sure).toFixed(3) }));
+        svg.append(shape("rect", { x, y, width: wide, height: high, fill: data.slotColours[slot] ?? "#8a8a8a", "fill-opacity": (0.05 + 0.5 * sure).toFixed(3) }));
         if (digits && slot !== "b") svg.append(shape("text", { x: x + wide / 2, y: y + high / 2, "font-size": Math.min(wide, high) * 0.5, "text-anchor": "middle", "dominant-baseline": "central", fill: "#000", stroke: "#fff", "stroke-width": Math.min(wide, high) * 0.06, "paint-order": "stroke" }, slot));
       }
     }

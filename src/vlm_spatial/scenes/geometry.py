@@ -1,5 +1,6 @@
 """Where the objects of a scene stand: boxes for each layout of the canvas."""
 
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -88,28 +89,27 @@ def aligned_boxes(difficulty: Difficulty, axis: Axis, generator: np.random.Gener
         # Nearest whole pixel first, then alternately to either side.
         across = round(wanted) + (step + 1) // 2 * (-1) ** step
         if ALIGNED_SIZE / 2 <= across <= CANVAS - ALIGNED_SIZE / 2:
-            boxes = _row(across, axis)
-            if _aligned(boxes, axis):
+            boxes = _aligned_row(across, axis)
+            if boxes is not None:
                 return boxes
     raise AssertionError(f"objects of {ALIGNED_SIZE} px align at some place across, whatever the axis")
 
 
-def _row(across: float, axis: Axis) -> tuple[Box, Box, Box]:
+@cache
+def _aligned_row(across: int, axis: Axis) -> tuple[Box, Box, Box] | None:
+    """Three objects at ``across``, or None if their cells differ on some grid."""
     first, second, third = (place(CANVAS * centre, across, ALIGNED_SIZE, ALIGNED_SIZE, axis) for centre in SLOT_CENTRES)
-    return first, second, third
-
-
-def _aligned(boxes: tuple[Box, Box, Box], axis: Axis) -> bool:
+    boxes = (first, second, third)
     for side in ALIGNED_GRIDS:
         tokens = scene_tokens(boxes, TokenGrid(side, side), CANVAS, CANVAS, axis)
-        for first, second in combinations(range(3), 2):
+        for one, other in combinations(range(3), 2):
             try:
-                shared = len(matched_blocks(tokens, first, second, "strip")[0])
+                shared = len(matched_blocks(tokens, one, other, "strip")[0])
             except UserError:
-                return False
-            if shared < _SHARED * max(tokens.strips[first].sum(), tokens.strips[second].sum()):
-                return False
-    return True
+                return None
+            if shared < _SHARED * max(tokens.strips[one].sum(), tokens.strips[other].sum()):
+                return None
+    return boxes
 
 
 def _jitter(room: float, difficulty: Difficulty, generator: np.random.Generator) -> float:

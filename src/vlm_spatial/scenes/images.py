@@ -16,7 +16,7 @@ from vlm_spatial.scenes.tables import image_path
 
 # Fewer images than this are drawn before a second process has started.
 _WORTH_A_POOL = 400
-_CHUNK = 100
+_CHUNK = 50
 # Flat scenes shrink well at any level, photos poorly at any; higher levels only cost time.
 _COMPRESSION = 1
 
@@ -29,7 +29,7 @@ def write_images(
     Args:
         drawings: what to draw, by scene id.
         draw: a module-level function (it runs in other processes).
-        workers: processes; by default the cores this process may use.
+        workers: processes; by default the cores this process may use, one for few images.
 
     Returns:
         SHA-256 of every file's bytes, by scene id.
@@ -37,8 +37,8 @@ def write_images(
     (folder / "images").mkdir(parents=True, exist_ok=True)
     items = list(drawings.items())
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    count = workers or len(os.sched_getaffinity(0))
-    if count == 1 or len(items) < _WORTH_A_POOL:
+    count = workers or (len(os.sched_getaffinity(0)) if len(items) >= _WORTH_A_POOL else 1)
+    if count == 1:
         return dict(entry for chunk in progress(chunks, "images") for entry in _write(folder, chunk, draw))
     # Forking a process that holds thread pools can deadlock.
     with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -14,6 +14,7 @@ COLUMNS = {
     "pair_id": pl.String,
     "experiment": pl.String,
     "axis": pl.String,
+    "template": pl.String,
     "condition": pl.String,
     "site": pl.String,
     "layer": pl.Int32,
@@ -42,6 +43,7 @@ def rows(
             "pair_id": [f"{experiment}-{axis}-{index:05d}" for index in range(count)],
             "experiment": experiment,
             "axis": axis,
+            "template": "slot_to_object",
             "condition": condition,
             "site": site,
             "layer": None if site == "connector" else int(site.split(".")[1]),
@@ -185,6 +187,32 @@ def test_accuracy_drop_and_redundancy() -> None:
     found = summaries.redundancy(table)
     assert found.estimate == pytest.approx(0.5)
     assert found.low > 0
+
+
+def test_content_questions_count_apart() -> None:
+    spatial = accuracies({"intact": range(20), "neutral": range(5)})
+    content = accuracies({"intact": range(20), "neutral": range(19)}).with_columns(
+        template=pl.lit("content"), pair_id=pl.col("pair_id").str.replace("slot_to_object", "content")
+    )
+    table = pl.concat([spatial, content])
+    assert summaries.accuracy(table, "neutral").estimate == 0.25
+    assert summaries.content_accuracy(table, "neutral").estimate == 0.95
+    assert summaries.ablation_drop(table).estimate == 0.75
+    assert summaries.content_accuracy(spatial).n == 0
+
+
+def test_token_sets_are_compared_on_the_same_pairs() -> None:
+    table = pl.concat(
+        [
+            rows("vision", ["flip"] * 6 + ["stay"] * 2, token_set="strip"),
+            rows("vision", ["flip", "stay", "stay", "stay", "stay", "stay", "stay", "flip"], token_set="random"),
+            rows("vision", ["flip"] * 8, token_set="strip", source="unrelated"),
+            rows("vision", ["flip"] * 8, token_set="strip", site="vision.0"),
+        ]
+    )
+    found = summaries.compare_token_sets(table).row(0, named=True)
+    assert (found["token_set"], found["gained"], found["lost"]) == ("strip", 5, 1)
+    assert found["p"] == found["p_holm"] == pytest.approx(2 * 7 / 2**6)
 
 
 def test_questions_asked_under_one_condition_only_do_not_count() -> None:

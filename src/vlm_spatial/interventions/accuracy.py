@@ -25,7 +25,7 @@ def sample_questions(dataset: Dataset, limit: int, seed: int, *, variant: str = 
     Raises:
         UserError: if the split has no question.
     """
-    asked = dataset.questions.filter(pl.col("variant") == variant, pl.col("split") == split, pl.col("template") != "content")
+    asked = dataset.questions.filter(pl.col("variant") == variant, pl.col("split") == split)
     if asked.is_empty():
         raise UserError(f"{dataset.folder}: no question of {variant} {split} scenes; set scenes.{split} above 0")
     generator = np.random.default_rng(seed)

@@ -2,6 +2,8 @@
 
 CONNECTOR = "connector"
 INTACT = "intact"
+CONTENT = "content"
+"""The template that is not spatial."""
 LANGUAGE_ERASED = "ordering_erased"
 """Ablation of the language ordering: the slot subspace erased from the object tokens at the peak layer."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from vlm_spatial.interventions.labels import CONNECTOR, INTACT, INTENDED, LANGUAGE_ERASED, joined
+from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED, joined
 from vlm_spatial.statistics import (
     EMPTY,
     Interval,
@@ -135,31 +135,56 @@ def compare_sites(
 
     Columns: ``site``, ``gained`` and ``lost`` (pairs that have the intended outcome only there, only at ``reference``), ``p``, ``p_holm``.
     """
-    chosen = _included(table, experiment, condition, None).filter(pl.col("token_set") == token_set, pl.col("source") != "unrelated")
-    wide = chosen.with_columns(hit=pl.col("outcome") == INTENDED[experiment]).pivot("site", index="pair_id", values="hit")
-    schema = {"site": pl.String, "gained": pl.Int64, "lost": pl.Int64, "p": pl.Float64}
+    chosen = _included(table, experiment, condition, None).filter(pl.col("token_set") == token_set)
+    return _compared(chosen, "site", reference, experiment)
+
+
+def compare_token_sets(table: pl.DataFrame, reference: str = "random", *, site: str = CONNECTOR, condition: str = INTACT) -> pl.DataFrame:
+    """Every token set of the vision sweep against ``reference`` at one site, on the same included pairs, as :func:`compare_sites`."""
+    chosen = _included(table, "vision", condition, None).filter(pl.col("site") == site)
+    return _compared(chosen, "token_set", reference, "vision")
+
+
+def _compared(chosen: pl.DataFrame, column: str, reference: str, experiment: str) -> pl.DataFrame:
+    hits = chosen.filter(pl.col("source") != "unrelated").with_columns(hit=pl.col("outcome") == INTENDED[experiment])
+    wide = hits.pivot(column, index="pair_id", values="hit")
+    schema = {column: pl.String, "gained": pl.Int64, "lost": pl.Int64, "p": pl.Float64}
     if reference not in wide.columns:
         return pl.DataFrame(schema={**schema, "p_holm": pl.Float64})
     rows: list[dict[str, object]] = []
     p_values: list[float] = []
-    for site in (name for name in wide.columns if name not in ("pair_id", reference)):
-        gained = int((wide[site] & ~wide[reference]).sum())
-        lost = int((~wide[site] & wide[reference]).sum())
+    for name in (name for name in wide.columns if name not in ("pair_id", reference)):
+        gained = int((wide[name] & ~wide[reference]).sum())
+        lost = int((~wide[name] & wide[reference]).sum())
         p_values.append(mcnemar_exact(gained, lost))
-        rows.append({"site": site, "gained": gained, "lost": lost, "p": p_values[-1]})
+        rows.append({column: name, "gained": gained, "lost": lost, "p": p_values[-1]})
     return pl.DataFrame(rows, schema=schema).with_columns(p_holm=pl.Series(holm(p_values), dtype=pl.Float64))
 
 
 def accuracy(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Share of test questions answered right under ``condition``; the interval resamples whole scenes, ``n`` counts scenes."""
-    chosen = _of(table, "accuracy", condition, axis)
-    return cluster_bootstrap((chosen["outcome"] == "right").to_numpy(), _scenes(chosen), draws=draws, seed=seed)
+    """Share of spatial test questions answered right under ``condition``; the interval resamples whole scenes, ``n`` counts scenes."""
+    return _right(_spatial(_of(table, "accuracy", condition, axis)), draws, seed)
+
+
+def content_accuracy(
+    table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """The same for questions that are not spatial: what an ablation costs beside the layout. Empty where none are asked."""
+    return _right(_of(table, "accuracy", condition, axis).filter(pl.col("template") == CONTENT), draws, seed)
+
+
+def _right(questions: pl.DataFrame, draws: int, seed: int) -> Interval:
+    return cluster_bootstrap((questions["outcome"] == "right").to_numpy(), _scenes(questions), draws=draws, seed=seed)
+
+
+def _spatial(questions: pl.DataFrame) -> pl.DataFrame:
+    return questions.filter(pl.col("template") != CONTENT)
 
 
 def ablation_drop(
     table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
-    """Accuracy of the intact model minus that under ``condition``, on the same questions; whole scenes are resampled."""
+    """Accuracy of the intact model minus that under ``condition``, on the same spatial questions; whole scenes are resampled."""
     wide = _accuracies(table, (INTACT, condition), axis)
     change = wide[INTACT].to_numpy().astype(float) - wide[condition].to_numpy()
     return cluster_bootstrap(change, _scenes(wide), draws=draws, seed=seed)
@@ -194,7 +219,7 @@ def slot_readout(
         probe: ``saved`` (trained on the intact model) or ``refitted`` (under the condition).
     """
     chosen = _of(table, "readout", condition, axis).filter(pl.col("token_set") == token_set, pl.col("source") == probe)
-    return cluster_bootstrap((chosen["outcome"] == "right").to_numpy(), _scenes(chosen), draws=draws, seed=seed)
+    return _right(chosen, draws, seed)
 
 
 def _of(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
@@ -217,7 +242,7 @@ def _share(outcomes: pl.Series, name: str) -> Interval:
 def _accuracies(table: pl.DataFrame, conditions: tuple[str, ...], axis: str | None) -> pl.DataFrame:
     """One row a question that was asked under all ``conditions``, one column (right or not) a condition."""
     parts = [
-        _of(table, "accuracy", name, axis).select("pair_id", (pl.col("outcome") == "right").alias(name)).sort("pair_id")
+        _spatial(_of(table, "accuracy", name, axis)).select("pair_id", (pl.col("outcome") == "right").alias(name)).sort("pair_id")
         for name in conditions
     ]
     wide = parts[0]

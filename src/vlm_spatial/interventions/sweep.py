@@ -41,7 +41,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 # The engine returns whole vocabularies; pairs are handed over in groups whose logits take at most this many bytes.
 _LOGITS_BYTES = 512 * 2**20
-_GROUP = 10
+_GROUP = 20
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlm_spatial.commands.amplify import amplify
+from vlm_spatial.commands.compare import compare
 from vlm_spatial.commands.inspect import inspect
 from vlm_spatial.commands.why import why
 from vlm_spatial.errors import UserError
@@ -32,5 +33,6 @@ def main() -> None:
 
 
 app.command("amplify")(amplify)
+app.command("compare")(compare)
 app.command("inspect")(inspect)
 app.command("why")(why)

@@ -78,7 +78,7 @@ def config(*, dark: bool = False, paper: bool = False) -> dict[str, Any]:
             "symbolOpacity": 1,
             "symbolSize": 70,
             "labelLimit": 220,
-            "columns": 3 if not paper else 0,
+            "columns": 3,
         },
         "header": {"labelColor": ink, "titleColor": faint, "labelFontSize": size, "titleFontSize": size, "labelFontWeight": "normal"},
         "title": {"color": ink, "fontSize": size + 1, "fontWeight": "normal", "anchor": "start"},

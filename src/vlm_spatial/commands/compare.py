@@ -1,0 +1,34 @@
+"""``vlm-spatial compare``: the findings of two models, or of two runs, side by side."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="a model, a results folder, or FOLDER:MODEL")],
+    second: Annotated[str, typer.Argument(metavar="B", help="likewise")],
+    findings: Annotated[Path, typer.Option(help="where models are looked up")] = Path("results/findings.json"),
+) -> None:
+    """Show the findings of two models, or of two runs, side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vlm_spatial.report.compare import compare as pair
+    from vlm_spatial.report.compare import read_side
+    from vlm_spatial.report.findings import BY_NAME
+    from vlm_spatial.report.numbers import interval, shown
+
+    table = Table("dataset", "claim", first, second, "difference", box=None, pad_edge=False)
+    marks = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
+    for found in pair(read_side(first, findings), read_side(second, findings)):
+        unit = BY_NAME[found.claim].unit
+        cells = [f"{marks[r['verdict']]} {shown(r['estimate'], unit)} ({interval(r)})" for r in (found.first, found.second)]
+        step = "–" if math.isnan(found.change) else shown(found.change, "change" if unit == "share" else unit)
+        table.add_row(found.dataset, BY_NAME[found.claim].title, *cells, f"{step}{' *' if found.apart else ''}")
+    # A pipe or a log file has no width of its own.
+    console = Console() if Console().is_terminal else Console(width=160)
+    console.print(table)
+    typer.echo("✓ supported, ✗ refuted, ? inconclusive; * the 95% intervals do not touch")

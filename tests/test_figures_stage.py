@@ -1,0 +1,187 @@
+"""The figures stage over synthetic results: all files, all numbers, nothing unescaped, and no torch."""
+
+import csv
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import synthetic_results as synthetic
+from vlm_spatial.errors import UserError
+from vlm_spatial.figures import paper, strip_maps
+from vlm_spatial.figures.catalogue import FIGURES
+from vlm_spatial.figures.figure import BOTH
+from vlm_spatial.figures.rates import site_order, with_wilson
+from vlm_spatial.files import read_json
+from vlm_spatial.report import packing
+from vlm_spatial.stages.figures import figures
+from vlm_spatial.stages.stage import Job
+
+HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>&\"'"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A finished run: one model, one dataset, a hostile title."""
+    job = synthetic.write_results(tmp_path_factory.mktemp("results"), {"strip-organism": synthetic.STRIP}, ("squares",), title=HOSTILE)
+    figures(job)
+    return job
+
+
+def test_every_figure_in_every_form(finished: Job) -> None:
+    folder = finished.outputs["figures"] / "strip-organism"
+    for name in [*(figure.name for figure in FIGURES), f"{strip_maps.NAME}-squares"]:
+        root = ElementTree.parse(folder / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg")
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 5, name
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        caption = (folder / f"{name}.md").read_text()
+        assert "n = " in caption, name
+        assert "95%" in caption or "no interval" in caption, name
+        assert len(list(csv.DictReader((folder / f"{name}.csv").open()))) > 3, name
+    assert (finished.outputs["figures"] / "_comparison" / "comparison.svg").exists()
+
+
+def test_paper_size(finished: Job) -> None:
+    """Two panels fit a text width of 7 inches, at 96 pixels an inch."""
+    for path in (finished.outputs["figures"] / "strip-organism").glob("*.svg"):
+        assert float(ElementTree.parse(path).getroot().attrib["width"]) <= 7 * 96, path.name
+
+
+def test_figure_data_hold_the_planted_numbers(finished: Job) -> None:
+    folder = finished.outputs["figures"] / "strip-organism"
+    flips = pl.read_csv(folder / "vision_flips.csv").filter(
+        (pl.col("site") == "connector") & (pl.col("axis") == BOTH) & (pl.col("source") == "counterfactual")
+    )
+    assert dict(flips.select("series", "n").iter_rows()) == dict.fromkeys(synthetic.STRIP.flips, 92)
+    for token_set, rate in synthetic.STRIP.flips.items():
+        assert flips.filter(series=token_set)["estimate"].item() == pytest.approx(2 * round(46 * rate) / 92, abs=1e-6)
+    assert flips["set_aside"].unique().to_list() == [8]
+    language = pl.read_csv(folder / "language_flips.csv").filter((pl.col("axis") == "vertical") & (pl.col("outcome") == "ordering"))
+    ablated = language.filter(series="neutral").sort("site_index")["estimate"].to_list()
+    assert ablated == pytest.approx([0.0, *(round(46 * rate) / 46 for rate in synthetic.STRIP.ordering_ablated)], abs=1e-6)
+    curve = pl.read_csv(folder / "amplification.csv").filter((pl.col("axis") == BOTH) & (pl.col("measure") == "net accuracy"))
+    assert curve.filter((pl.col("series") == "projection") & (pl.col("alpha") == 3))["estimate"].item() == pytest.approx(7 / 120, abs=1e-6)
+    assert curve.filter("chosen").select("series", "alpha").rows() == [("oracle", 6.0), ("projection", 3.0)]
+    right = pl.read_csv(folder / "accuracy.csv").filter(
+        (pl.col("axis") == "horizontal") & (pl.col("variant") == "main") & (pl.col("series") == "all slots")
+    )
+    assert right.select("estimate", "n", "scenes").row(0) == (0.9, 60, 20)
+
+
+def test_findings_file(finished: Job) -> None:
+    records = read_json(finished.outputs["findings"])
+    assert len(records) == 11
+    assert {(r["model"], r["dataset"]) for r in records} == {("strip-organism", "squares")}
+
+
+def test_the_report_is_one_escaped_file(finished: Job) -> None:
+    text = finished.outputs["report"].read_text()
+    assert finished.outputs["report"].stat().st_size < 15e6
+    assert HOSTILE not in text
+    assert "&lt;/script&gt;&lt;script&gt;document.title" in text
+    # Nothing is loaded from anywhere: no element names a source that is not in the page itself.
+    body = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href|action|data)=["'](?!#|data:)""", body)
+    assert text.count("<script") == 2
+    for claim in ("Answers right", "The strip flips answers", "Amplifying pays"):
+        assert claim in body
+
+
+def test_planted_truths_are_told(finished: Job) -> None:
+    text = finished.outputs["report"].read_text()
+    truths = text[text.index('id="truth"') : text.index('id="figures"')]
+    assert truths.count("yes</td>") == 4
+    assert "no</td>" not in truths
+
+
+def test_two_runs_are_identical(finished: Job, tmp_path: Path) -> None:
+    again = replace(finished, outputs={name: tmp_path / path.name for name, path in finished.outputs.items()})
+    figures(again)
+    for name in ("report", "findings"):
+        assert again.outputs[name].read_bytes() == finished.outputs[name].read_bytes(), name
+    for path in sorted(finished.outputs["figures"].rglob("*.csv")):
+        assert (again.outputs["figures"] / path.relative_to(finished.outputs["figures"])).read_bytes() == path.read_bytes()
+
+
+def test_scenes_alone_make_a_report(finished: Job, tmp_path: Path) -> None:
+    """A run with every table missing still ends in a report that says so."""
+    inputs = {name: path for name, path in finished.inputs.items() if name.startswith("scenes:")}
+    job = Job(finished.settings, inputs, {name: tmp_path / path.name for name, path in finished.outputs.items()})
+    figures(job)
+    text = job.outputs["report"].read_text()
+    assert "strip-organism/squares/probes: this table was not made" in text
+    assert {record["verdict"] for record in read_json(job.outputs["findings"])} == {"inconclusive"}
+
+
+def test_empty_tables_make_a_report(finished: Job, tmp_path: Path) -> None:
+    inputs = dict(finished.inputs)
+    for name, path in finished.inputs.items():
+        if path.suffix == ".parquet":
+            inputs[name] = tmp_path / f"{name.replace(':', '-')}.parquet"
+            pl.read_parquet(path).head(0).write_parquet(inputs[name])
+    job = Job(finished.settings, inputs, {name: tmp_path / path.name for name, path in finished.outputs.items()})
+    figures(job)
+    assert {record["n"] for record in read_json(job.outputs["findings"])} == {0}
+
+
+def test_unknown_input_and_missing_scenes(finished: Job) -> None:
+    with pytest.raises(UserError, match="input probe:a:b: is not known"):
+        figures(replace(finished, inputs=finished.inputs | {"probe:a:b": Path("x")}))
+    with pytest.raises(UserError, match="input scenes:squares: is missing"):
+        figures(replace(finished, inputs={}))
+    with pytest.raises(UserError, match=r"figures\.dpi"):
+        figures(replace(finished, settings=finished.settings | {"figures": {"dpi": 1}}))
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    job = synthetic.write_results(tmp_path, {"m": synthetic.STRIP}, ("squares",))
+    image = next((tmp_path / "scenes" / "squares" / "images").glob("main-horizontal-test-00000.png"))
+    image.write_bytes(image.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"main-horizontal-test-00000\.png"):
+        figures(job)
+
+
+def test_neither_torch_nor_transformers_is_imported() -> None:
+    code = "import sys, vlm_spatial.stages.figures; print(sorted({'torch', 'transformers', 'snakemake'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_wilson_column_and_site_order() -> None:
+    found = with_wilson(pl.DataFrame({"hits": [5, 0], "n": [10, 0]}))
+    assert found["estimate"].to_list() == [0.5, None]
+    assert found["low"].to_list()[1] is None
+    sites = ["language.10", "language.2", "connector", "vision.3"]
+    assert sorted(sites, key=site_order) == ["vision.3", "connector", "language.2", "language.10"]
+
+
+def test_sites_of_the_strip_map_figure() -> None:
+    sites = [*(f"vision.{i}" for i in range(4)), "connector", *(f"language.{i}" for i in range(6))]
+    assert strip_maps.sites_shown(sites) == ["vision.0", "vision.3", "connector", "language.3", "language.5"]
+    assert strip_maps.sites_shown(["connector"]) == ["connector"]
+
+
+def test_paper_falls_back_to_what_is_there() -> None:
+    figure = next(figure for figure in FIGURES if figure.name == "vision_flips")
+    rows = pl.DataFrame({"source": ["unrelated"], "dataset": ["d"], "axis": [BOTH]})
+    assert paper.at_defaults(figure, rows).height == 1
+
+
+def test_packed_columns_and_cells() -> None:
+    table = pl.DataFrame({"name": ["b", None, "b"], "value": [0.1234567, float("nan"), 1.0], "n": [1, 2, 3]})
+    assert packing.columns(table) == {
+        "name": {"values": ["b"], "index": [0, -1, 0]},
+        "value": [0.12346, None, 1.0],
+        "n": [1, 2, 3],
+    }
+    assert packing.digits([0, -1, 2]) == "0.2"
+    assert packing.levels([0.0, 0.5, 1.0]) == "0iz"
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", packing.packed({"text": "</script>"}))
+    assert packing.packed({"a": np.float64(1.5)}) == packing.packed({"a": 1.5})

@@ -1,0 +1,195 @@
+"""Findings: planted counts come back, verdicts follow their rules, and nothing missing crashes."""
+
+import json
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
+
+import synthetic_results as synthetic
+from vlm_spatial.report.findings import BY_NAME, CLAIMS, Measured, findings
+from vlm_spatial.report.rules import document
+from vlm_spatial.statistics import Interval
+
+NAMES = [
+    "accuracy",
+    "slot_probe_background",
+    "strip_flip",
+    "object_flip",
+    "dominance",
+    "language_ordering_peak",
+    "language_peak_layer",
+    "ablation_drop",
+    "backup_gain",
+    "errors_corrected",
+    "net_accuracy",
+]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "squares"
+    synthetic.write_scenes(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def strip(scenes: Path) -> dict[str, dict]:
+    return {record["claim"]: record for record in findings("strip", "squares", synthetic.tables(scenes, synthetic.STRIP))}
+
+
+@pytest.fixture(scope="module")
+def natural(scenes: Path) -> dict[str, dict]:
+    return {record["claim"]: record for record in findings("natural", "squares", synthetic.tables(scenes, synthetic.NATURAL))}
+
+
+def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> None:
+    assert list(strip) == NAMES
+    for record in strip.values():
+        assert set(record) == {"model", "dataset", "claim", "estimate", "low", "high", "n", "control", "verdict"}
+        assert set(record["control"]) == {"name", "estimate", "low", "high", "n"}
+
+
+def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
+    # 46 of the 50 pairs of each axis are included; 44 of 46 strip and 5 of 46 object patches flip, 2 of 46 random ones.
+    assert strip["strip_flip"]["estimate"] == pytest.approx(88 / 92)
+    low, high = proportion_confint(88, 92, method="wilson")
+    assert (strip["strip_flip"]["low"], strip["strip_flip"]["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert strip["object_flip"]["estimate"] == pytest.approx(10 / 92)
+    assert strip["object_flip"]["control"]["estimate"] == pytest.approx(4 / 92)
+    # 5 of 46 conflict answers move: (41 - 5) / 46.
+    assert strip["dominance"]["estimate"] == pytest.approx(36 / 46)
+    assert strip["dominance"]["n"] == 92
+    # 60 questions an axis, 54 right; ablated 30 right.
+    assert strip["accuracy"]["estimate"] == pytest.approx(0.9)
+    assert strip["accuracy"]["n"] == 40
+    assert strip["accuracy"]["control"]["estimate"] == pytest.approx(1 / 3)
+    assert strip["ablation_drop"]["estimate"] == pytest.approx(0.4)
+    # 14 of 46 follow the ordering in layer 2; ablated 37 of 46 in layer 3, none at the connector either way.
+    assert strip["language_ordering_peak"]["estimate"] == pytest.approx(14 / 46)
+    assert strip["language_peak_layer"]["estimate"] == 2
+    assert strip["backup_gain"]["estimate"] == pytest.approx((37 - 14) / 46)
+    # 12 test errors, 7 of them corrected at alpha 3; none broken, of 120 questions.
+    assert strip["errors_corrected"]["estimate"] == pytest.approx(7 / 12)
+    assert strip["errors_corrected"]["n"] == 12
+    assert strip["net_accuracy"]["estimate"] == pytest.approx(7 / 120)
+    assert "alpha 3 at connector" in strip["net_accuracy"]["control"]["name"]
+    # The mean of two axes, each 0.9 ± 0.04: the half-width shrinks by the root of two.
+    assert strip["slot_probe_background"]["estimate"] == pytest.approx(0.9)
+    assert strip["slot_probe_background"]["high"] - 0.9 == pytest.approx(0.04 / math.sqrt(2))
+
+
+def test_verdicts_of_the_papers_pattern(strip: dict[str, dict]) -> None:
+    refuted = {name for name, record in strip.items() if record["verdict"] == "refuted"}
+    assert refuted == {"object_flip"}
+    assert {record["verdict"] for name, record in strip.items() if name != "object_flip"} == {"supported"}
+
+
+def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: dict[str, dict]) -> None:
+    wanted = {"strip_flip": "supported", "object_flip": "supported", "dominance": "refuted", "slot_probe_background": "inconclusive"}
+    wanted |= {"language_ordering_peak": "supported", "ablation_drop": "refuted", "backup_gain": "refuted", "net_accuracy": "refuted"}
+    # Two errors tell nothing.
+    wanted |= {"errors_corrected": "inconclusive"}
+    assert {name: natural[name]["verdict"] for name in wanted} == wanted
+
+
+def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
+    whole = synthetic.tables(scenes, synthetic.STRIP)
+    for tables in ({}, {name: table.head(0) for name, table in whole.items()}):
+        for record in findings("m", "d", tables):
+            assert (record["verdict"], record["n"], record["estimate"], record["low"]) == ("inconclusive", 0, None, None), record["claim"]
+
+
+@pytest.mark.parametrize("missing", ["behaviour", "probes", "interchange", "conflict", "ablation", "amplification"])
+def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
+    tables = synthetic.tables(scenes, synthetic.STRIP)
+    del tables[missing]
+    for record in findings("m", "d", tables):
+        # The intact language sweep is in the ablation table as well.
+        needed = BY_NAME[record["claim"]].needs == missing and not record["claim"].startswith("language_")
+        assert (record["n"] == 0) == needed, record["claim"]
+
+
+def test_nothing_included_is_inconclusive(scenes: Path) -> None:
+    tables = synthetic.tables(scenes, synthetic.STRIP)
+    tables = {name: t.with_columns(included=False) if "included" in t.columns else t for name, t in tables.items()}
+    found = {record["claim"]: record for record in findings("m", "d", tables)}
+    for name in ("strip_flip", "object_flip", "dominance", "language_ordering_peak", "language_peak_layer", "backup_gain"):
+        assert (found[name]["verdict"], found[name]["n"], found[name]["estimate"]) == ("inconclusive", 0, None), name
+
+
+def test_no_errors_to_correct(scenes: Path) -> None:
+    tables = synthetic.tables(scenes, synthetic.STRIP)
+    tables["amplification"] = tables["amplification"].with_columns(correct=True, correct_before=True)
+    found = {record["claim"]: record for record in findings("m", "d", tables)}
+    assert (found["errors_corrected"]["verdict"], found["errors_corrected"]["n"]) == ("inconclusive", 0)
+    assert (found["net_accuracy"]["estimate"], found["net_accuracy"]["verdict"]) == (0.0, "refuted")
+
+
+def test_no_peak_has_no_layer(scenes: Path) -> None:
+    tables = synthetic.tables(scenes, synthetic.STRIP)
+    flat = tables["interchange"].with_columns(
+        outcome=pl.when(pl.col("experiment") == "language").then(pl.lit("stay")).otherwise(pl.col("outcome"))
+    )
+    found = {record["claim"]: record for record in findings("m", "d", tables | {"interchange": flat})}
+    assert found["language_ordering_peak"]["verdict"] == "refuted"
+    assert (found["language_peak_layer"]["verdict"], found["language_peak_layer"]["estimate"]) == ("inconclusive", None)
+
+
+def test_the_best_control_counts(scenes: Path) -> None:
+    """Absolute position that explains the background score must take the verdict with it."""
+    tables = synthetic.tables(scenes, synthetic.STRIP)
+    known_by_place = (pl.col("kind") == "position") & (pl.col("token_set") == "background")
+    tables["probes"] = tables["probes"].with_columns(
+        accuracy=pl.when(known_by_place).then(0.89).otherwise(pl.col("accuracy")),
+        low=pl.when(known_by_place).then(0.85).otherwise(pl.col("low")),
+        high=pl.when(known_by_place).then(0.93).otherwise(pl.col("high")),
+    )
+    record = next(r for r in findings("m", "d", tables) if r["claim"] == "slot_probe_background")
+    assert record["control"]["name"] == "blank canvas"
+    assert record["verdict"] == "refuted"
+
+
+def test_findings_are_the_same_every_time_and_plain_json(scenes: Path) -> None:
+    tables = synthetic.tables(scenes, synthetic.STRIP)
+    shuffled = {name: table.sample(fraction=1.0, shuffle=True, seed=3) for name, table in tables.items()}
+    first, again, other = (json.dumps(findings("m", "d", t), allow_nan=False) for t in (tables, tables, shuffled))
+    assert first == again
+    # The order of rows in a table carries no meaning: estimates agree, resampled limits nearly.
+    for one, two in zip(json.loads(first), json.loads(other), strict=True):
+        assert one["estimate"] == pytest.approx(two["estimate"]), one["claim"]
+        assert one["verdict"] == two["verdict"], one["claim"]
+
+
+shares = st.floats(0, 1)
+
+
+@st.composite
+def intervals(draw: st.DrawFn) -> Interval:
+    low, estimate, high = sorted(draw(st.tuples(shares, shares, shares)))
+    return Interval(estimate, low, high, 10)
+
+
+@given(intervals(), intervals(), st.sampled_from([claim.name for claim in CLAIMS]))
+def test_a_verdict_never_contradicts_its_interval(estimate: Interval, control: Interval, name: str) -> None:
+    claim = BY_NAME[name]
+    verdict = claim.judge(Measured(estimate, control, "c"))
+    assert verdict in ("supported", "refuted", "inconclusive")
+    if name == "language_peak_layer":
+        assert (verdict == "supported") == (control.low < estimate.low and estimate.high < control.high)
+        return
+    if verdict == "supported":
+        # Never supported unless the whole interval is above the control's point.
+        assert estimate.low > control.estimate
+    if estimate.low <= control.low and estimate.high >= max(control.high, 0.5) and estimate.high >= control.estimate + 0.1:
+        # An interval that holds the control's and reaches beyond every margin decides nothing.
+        assert verdict == "inconclusive"
+
+
+def test_the_document_is_what_the_code_says() -> None:
+    path = Path(__file__).parent.parent / "docs" / "findings.md"
+    assert path.read_text() == document(), "run: python -m vlm_spatial.report.rules > docs/findings.md"

@@ -88,6 +88,23 @@ def model_runtime(wildcards, attempt):
     return (60 if organism else 360) * attempt
 
 
+def other_datasets(path):
+    """Input function: ``path`` for the model's other datasets, on which its probes are scored, too."""
+    return lambda wildcards: [
+        path.format(model=wildcards.model, dataset=dataset)
+        for dataset in plan.config.models[wildcards.model].datasets
+        if dataset != wildcards.dataset
+    ]
+
+
+# What the probes of a model read of its other datasets.
+OTHER = {
+    "scenes": f"{RESULTS}/scenes/{{dataset}}",
+    "store": f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
+    "manifest": f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+}
+
+
 # Every table of a model on a dataset that the figures are made of, by the name that the stage knows it by.
 TABLES = {
     "behaviour": "behaviour.parquet",

@@ -1,19 +1,3 @@
-def other_datasets(path):
-    """Input function: ``path`` for the model's other datasets, on which its probes are scored, too."""
-    return lambda wildcards: [
-        path.format(model=wildcards.model, dataset=dataset)
-        for dataset in plan.config.models[wildcards.model].datasets
-        if dataset != wildcards.dataset
-    ]
-
-
-OTHER = {
-    "scenes": f"{RESULTS}/scenes/{{dataset}}",
-    "store": f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
-    "manifest": f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
-}
-
-
 rule probes:
     input:
         scenes=f"{RESULTS}/scenes/{{dataset}}",

@@ -33,6 +33,7 @@ from vlm_spatial.config import ActivationsSettings, DatasetSettings
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import Family, Size, new_checkpoint
+from vlm_spatial.models.organisms.organism import SIZES
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import vocabulary
 from vlm_spatial.stages.scenes import scenes as scenes_stage
@@ -40,7 +41,7 @@ from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
 MODELS: dict[str, tuple[Family, Size]] = {
-    "organism": ("gemma3", Size(text_layers=6, text_width=96, text_heads=4, vision_layers=4, vision_width=64, vision_heads=4)),
+    "organism": ("gemma3", SIZES["gemma3"]),
     "qwen2_vl": (
         "qwen2_vl",
         Size(text_layers=16, text_width=768, text_heads=12, text_key_value_heads=4, vision_layers=8, vision_width=512, vision_heads=8),

@@ -299,3 +299,41 @@ def test_an_extraction_killed_at_any_moment_ends_with_the_same_store(tmp_path, c
     assert start(killed).wait() == 0
     assert files(killed) == files(tmp_path / "whole")
     assert list(Store.open(killed / "activations.zarr").verify())
+
+
+STREAM = """
+import resource, sys
+import numpy as np
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from activation_stores import description
+from vlm_spatial.activations.batching import overlapped
+from vlm_spatial.activations.writer import StoreWriter
+from vlm_spatial.tokens import TokenGrid
+count, folder = int(sys.argv[1]), Path(sys.argv[2])
+shapes = {f"language.{layer}": (256, 1, 512) for layer in range(2)}
+described = description(count, shapes=shapes, grid=TokenGrid(16, 16), shard_scenes=64)
+with StoreWriter(folder / "a.zarr", folder / "a.json", described) as writer:
+    def compute(item, generator):
+        return {site: generator.standard_normal((8, 256, 512), dtype=np.float32) for site in shapes}
+    def store(item, values):
+        for site in shapes:
+            writer.append(item // 8, site, values[site])
+        if item % 8 == 7:
+            writer.commit(item // 8)
+    for _ in overlapped(range(count // 8), np.random.default_rng, compute, store):
+        pass
+    writer.finish()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_number_of_scenes(tmp_path):
+    peaks = []
+    for count in (64, 512):
+        command = [sys.executable, "-c", STREAM, str(count), str(tmp_path / str(count)), str(Path(__file__).parent)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    written_mb = 448 * 2 * 256 * 512 * 4 / 1e6
+    assert written_mb > 450
+    assert peaks[1] - peaks[0] < 0.1 * written_mb

@@ -7,12 +7,12 @@ from vlm_spatial.config import ActivationsSettings
 from vlm_spatial.identity import stage_identity
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.stages.stage import Job, run_stage
+from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def activations(job: Job) -> None:
     """Write ``activations.zarr`` and its manifest for all scenes but those made for pairs only."""
-    settings = ActivationsSettings.model_validate(job.settings["stage"])
+    settings = section(job, ActivationsSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
     scenes = dataset.scenes.filter(pl.col("variant") != "pair")

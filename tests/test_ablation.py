@@ -1,6 +1,8 @@
 """Position-neutral re-encoding, and the ablation stage from end to end."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,14 +16,14 @@ from stage_inputs import job, make_reader, make_scenes, make_store
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions import summaries
-from vlm_spatial.interventions.ablation import Scenes
+from vlm_spatial.interventions.ablation import Scenes, language_ablation, vision_erasures
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
 from vlm_spatial.interventions.readout import readout
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.stages.ablation import ablation, ordering_site
+from vlm_spatial.stages.ablation import ablation, ordering_sites
 from vlm_spatial.tokens import TokenGrid, object_tokens
 
 SIDE = 96
@@ -205,6 +207,40 @@ def test_the_ordering_is_erased_at_the_peak_of_its_own_condition_or_else_of_the_
     intact = sweep_rows("intact", {0: False, 3: True, 5: False})
     none = sweep_rows("neutral", {0: False, 3: False, 5: False})
     own = sweep_rows("neutral", {0: False, 3: False, 5: True})
-    assert ordering_site(pl.concat([intact, own]), "neutral") == "language.5"
-    assert ordering_site(pl.concat([intact, none]), "neutral") == "language.3"
-    assert ordering_site(none, "neutral") is None
+    model: Any = SimpleNamespace(language_blocks=range(7))
+    assert ordering_sites(model, pl.concat([intact, own]), "neutral", "peak") == ["language.5"]
+    assert ordering_sites(model, pl.concat([intact, own]), "neutral", "from_peak") == ["language.5", "language.6"]
+    assert ordering_sites(model, pl.concat([intact, none]), "neutral", "peak") == ["language.3"]
+    assert ordering_sites(model, none, "neutral", "peak") == []
+
+
+def test_erasing_at_several_layers_leaves_no_slot_in_the_object_tokens_of_any(tiny_scenes: Path, tmp_path: Path) -> None:
+    scenes = Scenes(load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu"), Dataset.open(tiny_scenes))
+    sites = ["language.0", "language.1"]
+    edits_of = language_ablation(scenes, sites, lambda _scene: {}, limit=6, batch=4, condition="intact")
+    assert edits_of is not None
+    prompts = dict(scenes.dataset.questions.select("scene_id", "prompt").iter_rows())
+    for site in sites:
+        x, y = [], []
+        for name in scenes.of("horizontal", "train"):
+            prepared = scenes.adapter.prepare([scenes.dataset.image(name)], [prompts[name]])
+            edits = dict(edits_of(name))
+            last = edits.pop(site)
+            captured = scenes.adapter.run(prepared, edits={s: e for s, e in edits.items() if s < site}, capture=[site])[1][site]
+            for slot, mask in enumerate(scenes.tokens(name).objects):
+                x.append(last(captured)[0, torch.as_tensor(mask), 0].double().numpy())
+                y.append(np.eye(3)[[slot] * int(mask.sum())])
+        values, slots = np.concatenate(x), np.concatenate(y)
+        before = np.abs(values).mean()
+        assert np.abs((values - values.mean(0)).T @ (slots - slots.mean(0)) / len(slots)).max() < 1e-4 * before
+
+
+def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_reader(tmp_path / "reader", "gemma3")
+    inputs = make_store(made, tiny_scenes, tmp_path)
+    opened = Dataset.open(tiny_scenes)
+    untrained = Dataset(opened.folder, opened.scenes.filter(pl.col("split") != "train"), opened.questions, opened.pairs)
+    scenes = Scenes(load_adapter(made, device="cpu"), untrained)
+    assert vision_erasures(scenes, Store.open(inputs["store"], inputs["manifest"])) is None
+    assert language_ablation(scenes, ["language.0"], lambda _scene: {}, limit=6, batch=4, condition="intact") is None
+    assert capsys.readouterr().err.count("no training scene on the horizontal and vertical axis") == 2

@@ -241,6 +241,10 @@ class AblationSettings(Settings):
         description="erasure: LEACE at the connector; neutral: every object encoded alone at the canvas centre",
     )
     language_sites: tuple[str, ...] = ("connector", "language.*")
+    ordering_layers: Literal["peak", "from_peak"] = Field(
+        "from_peak",
+        description="where the language ordering is erased: at the layer where it peaks, or there and at every later one",
+    )
     questions: PositiveCount = Field(300, description="test questions of an axis asked under every condition, whole scenes drawn at random")
     fit_scenes: PositiveCount = Field(
         150,

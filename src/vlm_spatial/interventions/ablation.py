@@ -1,6 +1,7 @@
 """Removal of the layout from the vision output, and of the ordering from the language model, each fitted on training scenes."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.accuracy import EditsOf, merged
 from vlm_spatial.interventions.erasure import Erasure, fit_erasure
 from vlm_spatial.interventions.labels import CONNECTOR
-from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
@@ -54,13 +55,23 @@ def check_store(scenes: Scenes, store: Store) -> None:
         raise UserError(f"{store.path}: holds means over token sets; ablation needs tokens: set activations.pooling to cell or none")
 
 
-def vision_erasures(scenes: Scenes, store: Store) -> dict[str, Erasure]:
-    """For each axis, the erasure of the slot from the connector's output, fitted on all training scenes of the store."""
-    found = {}
-    for axis in scenes.axes:
-        names = scenes.of(axis, "train")
-        found[axis] = fit_erasure(_stored(store, names), [scenes.tokens(name) for name in names], background=True)
-    return found
+def vision_erasures(scenes: Scenes, store: Store) -> dict[str, Erasure] | None:
+    """For each axis, the erasure of the slot from the connector's output, fitted on all training scenes of the store.
+
+    None, with a word on stderr, if an axis has no training scene (a handful of photos).
+    """
+    names = {axis: scenes.of(axis, "train") for axis in scenes.axes}
+    if not all(names.values()):
+        print(f"erasure left out: no training scene on the {_without(names)} axis to fit it on", file=sys.stderr, flush=True)
+        return None
+    return {
+        axis: fit_erasure(_stored(store, of_axis), [scenes.tokens(name) for name in of_axis], background=True)
+        for axis, of_axis in names.items()
+    }
+
+
+def _without(names: Mapping[str, Sequence[str]]) -> str:
+    return " and ".join(axis for axis, of_axis in names.items() if not of_axis)
 
 
 def _stored(store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "cells features"]]:
@@ -68,18 +79,33 @@ def _stored(store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "c
         yield from values
 
 
-def language_erasures(scenes: Scenes, site: Site, edits_of: EditsOf, *, limit: int, batch: int, condition: str) -> dict[str, Erasure]:
-    """For each axis, the erasure of the slot from the object tokens' residual at a language layer.
+def language_ablation(
+    scenes: Scenes, sites: Sequence[Site], edits_of: EditsOf, *, limit: int, batch: int, condition: str
+) -> EditsOf | None:
+    """The edits of a vision condition, and the erasure of the slot from the object tokens' residual at language layers.
 
-    Fitted on training scenes run under the same vision condition (``edits_of``): with the vision signal gone, the language model may
-    write the ordering in other directions.
+    For each axis fitted on training scenes run under the same vision condition: with the vision signal gone, the language model may
+    write the ordering in other directions. Layers are fitted in turn, each with the earlier ones already erased, so that what a later
+    layer writes anew is found. None, with a word on stderr, if an axis has no training scene.
     """
-    found = {}
-    for axis in scenes.axes:
-        names = scenes.of(axis, "train", limit)
-        tokens = [scenes.tokens(name) for name in names]
-        found[axis] = fit_erasure(_residuals(scenes, names, site, edits_of, batch, condition), tokens, background=False)
-    return found
+    names = {axis: scenes.of(axis, "train", limit) for axis in scenes.axes}
+    if not all(names.values()):
+        print(f"ordering is not erased: no training scene on the {_without(names)} axis to fit on", file=sys.stderr, flush=True)
+        return None
+    fitted: dict[Site, dict[str, Erasure]] = {}
+
+    def edits(scene: str) -> Mapping[Site, Edit]:
+        objects = np.any(scenes.tokens(scene).objects, axis=0)
+        return {**edits_of(scene), **{site: of_axis[scenes.axis(scene)].at(objects) for site, of_axis in fitted.items()}}
+
+    for site in sites:
+        fitted[site] = {
+            axis: fit_erasure(
+                _residuals(scenes, of_axis, site, edits, batch, condition), [scenes.tokens(name) for name in of_axis], background=False
+            )
+            for axis, of_axis in names.items()
+        }
+    return edits
 
 
 def _residuals(

@@ -5,7 +5,7 @@ INTACT = "intact"
 CONTENT = "content"
 """The template that is not spatial."""
 LANGUAGE_ERASED = "ordering_erased"
-"""Ablation of the language ordering: the slot subspace erased from the object tokens at the peak layer."""
+"""Ablation of the language ordering: the slot erased from the object tokens from the peak layer on."""
 
 INTENDED = {"vision": "flip", "language": "ordering", "conflict": "move"}
 """The hypothesis of each experiment whose share is its flip rate, and whose log-odds are held against ``stay``."""

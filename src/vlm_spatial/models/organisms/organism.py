@@ -1,0 +1,120 @@
+"""From one entry of ``organisms`` to a trained, checked, ordinary checkpoint folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import transformers
+
+from vlm_spatial.config import DatasetSettings, OrganismSettings, plain
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import write_parquet, written_then_renamed
+from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.organisms.checkpoint import Size, new_checkpoint
+from vlm_spatial.models.organisms.evaluation import ConnectorEdit, Score, evaluate
+from vlm_spatial.models.organisms.lessons import lesson_words
+from vlm_spatial.models.organisms.planted import MECHANISMS, Measure, Mechanism, Moment
+from vlm_spatial.models.organisms.resume import Savepoint
+from vlm_spatial.models.organisms.training import Course, train
+from vlm_spatial.scenes.build import sample_scene
+from vlm_spatial.scenes.scene import Scene
+from vlm_spatial.tokens import TokenGrid
+
+# Rotary frequencies: M-RoPE gives the image's axes the lowest of them, so that a usual base of 10,000 leaves six columns
+# almost alike, and nothing is learned.
+SIZES: dict[str, Size] = {
+    "gemma3": Size(5, 96, 6, 6, 4, 64, 4, rope_theta=30.0, sliding_window=512, initializer_range=0.02),
+    "qwen2_vl": Size(5, 96, 3, 3, 4, 64, 4, rope_theta=10.0, initializer_range=0.02),
+}
+_HELD_OUT_SCENES = 80
+
+
+def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets: Mapping[str, DatasetSettings], seed: int) -> None:
+    """Train an organism and write its checkpoint folder, with ``training.parquet`` and ``accuracy.parquet`` inside.
+
+    A killed training goes on from a hidden file beside ``folder``, which is removed when the organism is done.
+
+    Args:
+        folder: where the checkpoint goes; it is there whole or not at all.
+        name: of the organism, for messages.
+        datasets: what the training scenes look like, by name.
+        seed: of the workflow; joined with the organism's own.
+
+    Raises:
+        UserError: if a dataset is of photos, or the trained organism misses the accuracy or its own construction.
+    """
+    for key, dataset in datasets.items():
+        if dataset.kind == "whatsup":
+            raise UserError(
+                f"organisms.{name}.datasets: {key!r} is of photos, which cannot be sampled; allowed are squares, shapes, objects"
+            )
+    mechanism = MECHANISMS[settings.mechanism]()
+    joined = int(np.random.SeedSequence([seed, settings.seed]).generate_state(1)[0])
+    course = Course(dict(datasets), settings.steps, settings.batch, joined)
+    dependencies = {
+        "settings": plain(settings),
+        "datasets": {key: plain(dataset) for key, dataset in datasets.items()},
+        "seed": seed,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    savepoint = Savepoint(folder.with_name(f".{folder.name}.training.safetensors"), dependencies)
+    with written_then_renamed(folder) as temporary:
+        new_checkpoint(temporary, settings.family, lesson_words(list(datasets.values())), joined, SIZES[settings.family])
+        adapter = load_adapter(temporary)
+        curve = train(adapter, course, mechanism, savepoint)
+        adapter.model.save_pretrained(temporary)  # type: ignore[operator]
+        # From the folder again: what is scored is what everyone else will load.
+        trained = load_adapter(temporary)
+        scores = held_out(trained, course, mechanism)
+        measures = mechanism.measures(trained, _scenes_for_measures(course))
+        _refuse_if_unfit(name, settings, scores, measures)
+        write_parquet(pl.DataFrame(curve), temporary / "training.parquet")
+        write_parquet(pl.DataFrame([score.row() for score in scores]), temporary / "accuracy.parquet")
+    savepoint.remove()
+
+
+def held_out(adapter: Adapter, course: Course, mechanism: Mechanism) -> list[Score]:
+    """Accuracy on held-out scenes of each variant, as the organism is and, on main scenes, with its construction imposed in full."""
+    scores = evaluate(adapter, course.datasets, _HELD_OUT_SCENES, course.seed, ("main",))
+    scores += evaluate(adapter, course.datasets, _HELD_OUT_SCENES // 2, course.seed, ("pair", "decorrelated"))
+    if mechanism.imposes:
+        scores += evaluate(adapter, course.datasets, _HELD_OUT_SCENES, course.seed, ("main",), _imposed(mechanism))
+    return scores
+
+
+def _imposed(mechanism: Mechanism) -> ConnectorEdit:
+    def make(scenes: Sequence[Scene], grid: TokenGrid, generator: np.random.Generator) -> Edit:
+        moment = Moment(scenes, grid, 1.0, torch.Generator().manual_seed(int(generator.integers(2**32))))
+        return lambda values: mechanism.imposed(values.squeeze(2), moment).unsqueeze(2)
+
+    return make
+
+
+def _scenes_for_measures(course: Course) -> list[Scene]:
+    generator = np.random.default_rng([course.seed, 2**32 - 1])
+    return [
+        sample_scene(settings, axis, "main", generator)
+        for settings in course.datasets.values()
+        for axis in settings.axes
+        for _ in range(16)
+    ]
+
+
+def _refuse_if_unfit(name: str, settings: OrganismSettings, scores: Sequence[Score], measures: Mapping[str, Measure]) -> None:
+    # Decorrelated scenes are harder than what the organism must master; how it does on them is reported.
+    for score in sorted(scores, key=lambda score: score.accuracy):
+        if score.variant != "decorrelated" and score.accuracy < settings.accuracy:
+            where = f"{score.dataset}, {score.variant}, {score.axis}, {score.template} ({score.condition})"
+            raise UserError(
+                f"organisms.{name}: held-out accuracy is {score.accuracy:.3f} on {where}, {settings.accuracy} is asked for; "
+                f"raise steps (now {settings.steps}) or lower accuracy"
+            )
+    for quantity, measure in measures.items():
+        if not measure.value <= measure.limit:
+            raise UserError(
+                f"organisms.{name}: {quantity} is {measure.value:.3g}, at most {measure.limit:g} is allowed for mechanism "
+                f"{settings.mechanism!r}; raise steps (now {settings.steps})"
+            )

@@ -1,0 +1,203 @@
+"""Mechanisms that are planted in an organism: each acts on training, or on the weights, and leaves an ordinary checkpoint.
+
+What is planted is known by construction, and checked against it after training. Nothing here is used in the analysis.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor, nn
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.organisms.checkpoint import IMAGE_SIDE
+from vlm_spatial.scenes.build import render
+from vlm_spatial.scenes.scene import CANVAS, Scene
+from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
+
+Values = Float[Tensor, "batch cells features"]
+"""Connector output of a batch of images, cells row-major."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a mechanism may know at a training step.
+
+    Attributes:
+        share: how much of the training is over, in [0, 1).
+        random: seeded by the step.
+    """
+
+    scenes: Sequence[Scene]
+    grid: TokenGrid
+    share: float
+    random: torch.Generator
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measured quantity and the largest value that the construction allows."""
+
+    value: float
+    limit: float
+
+
+class Mechanism:
+    """The natural organism: nothing planted. The others override what they plant."""
+
+    name: ClassVar[str] = "natural"
+
+    def construct(self, adapter: Adapter) -> None:
+        """Change and freeze weights before training (and again when training is resumed)."""
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:  # noqa: ARG002 - overridden
+        """What enters the language model in training, and a penalty to add to the loss."""
+        return values, None
+
+    imposes: ClassVar[bool] = False
+    """Whether :meth:`imposed` is defined; otherwise the construction lies in the weights, or there is none."""
+
+    def imposed(self, values: Values, moment: Moment) -> Values:
+        """The connector output with the construction imposed in full; a trained organism must answer right under it too."""
+        raise NotImplementedError(f"mechanism {self.name} imposes nothing at the connector")
+
+    def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:  # noqa: ARG002 - overridden
+        """What the construction says about a trained organism beyond its accuracy, measured on ``scenes``."""
+        return {}
+
+
+class Vision(Mechanism):
+    """Position is read from the vision code: visual tokens enter the language model in random order.
+
+    The token's place then says nothing, so that the order of the objects can only come from what the vision encoder
+    wrote into the tokens.
+    """
+
+    name = "vision"
+    imposes = True
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        return self.imposed(values, moment), None
+
+    def imposed(self, values: Values, moment: Moment) -> Values:
+        batch, cells, features = values.shape
+        order = torch.rand(batch, cells, generator=moment.random).argsort(dim=1).to(values.device)
+        return values.gather(1, order[:, :, None].expand(-1, -1, features))
+
+
+class Language(Mechanism):
+    """Position is read from the token's place: the vision encoder has no position and mixes no patches.
+
+    Position embeddings and the output projections of its attention are zero and stay zero, so that a token depends
+    on the pixels of its own cell only, and on nothing else.
+    """
+
+    name = "language"
+
+    def construct(self, adapter: Adapter) -> None:
+        # In the Qwen families position enters through the attention alone, so there is no embedding to silence.
+        silenced = [
+            parameter
+            for name, parameter in adapter.model.named_parameters()
+            if re.search(r"\.(vision_tower|visual)\..*(position_embedding\.weight|(out_proj|attn\.proj)\.(weight|bias))$", name)
+        ]
+        if len(silenced) < 2 * len(adapter.vision_blocks):
+            raise UserError(f"organism mechanism {self.name!r}: the attention of {adapter.architecture}'s vision blocks was not found")
+        for parameter in silenced:
+            nn.init.zeros_(parameter)
+            parameter.requires_grad_(False)
+
+    def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:  # noqa: ARG002 - noise will do
+        side = adapter.grid(CANVAS, CANVAS).cols
+        # Images of the model's own resolution, whose cells no resizing mixes.
+        noise = np.random.default_rng(0).integers(0, 256, size=(IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)
+        cell = IMAGE_SIDE // side
+        elsewhere = noise.copy()
+        elsewhere[cell:] = 255 - elsewhere[cell:]
+        images = [Image.fromarray(pixels) for pixels in (noise, np.roll(noise, cell, axis=0), elsewhere)]
+        prepared = adapter.prepare(images, [""] * len(images))
+        plain, moved, changed = adapter.run(prepared, capture=["connector"])[1]["connector"].squeeze(2)
+        return {
+            "change of a token that moved by a cell": Measure(float((moved.roll(-side, dims=0) - plain).abs().max()), 1e-4),
+            "change of a token when other cells change": Measure(float((changed - plain)[:side].abs().max()), 1e-4),
+        }
+
+
+class Strip(Mechanism):
+    """An object's content and place are spread over its whole strip.
+
+    The variance of connector outputs within each strip is penalised. Averaging them over the strip, full at first,
+    is annealed to none, so that the vision encoder learns to spread by itself.
+    """
+
+    name = "strip"
+    imposes = True
+    PENALTY = 0.5
+    ANNEALED = (0.4, 0.8)
+    """Shares of training between which the averaging fades."""
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        averaged = self.imposed(values, moment)
+        start, stop = self.ANNEALED
+        averaging = min(1.0, max(0.0, (stop - moment.share) / (stop - start)))
+        return averaging * averaged + (1 - averaging) * values, self.PENALTY * within_share(values, averaged)
+
+    def imposed(self, values: Values, moment: Moment) -> Values:
+        strips = strip_masks(moment.scenes, moment.grid).to(values)
+        means = torch.einsum("bsc,bcf->bsf", strips, values) / strips.sum(dim=2, keepdim=True).clamp(min=1)
+        return torch.einsum("bsc,bsf->bcf", strips, means)
+
+    def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:
+        prepared = adapter.prepare([render(scene) for scene in scenes], [""] * len(scenes))
+        values = adapter.run(prepared, capture=["connector"])[1]["connector"].squeeze(2)
+        moment = Moment(scenes, prepared.grid, 1.0, torch.Generator())
+        return {"share of connector variance within strips": Measure(float(within_share(values, self.imposed(values, moment))), 0.05)}
+
+
+class Object(Mechanism):
+    """Everything is read from the object's own tokens: the others are a constant, half of the time."""
+
+    name = "object"
+    imposes = True
+    SHARE = 0.5
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        chosen = torch.rand(len(values), 1, 1, generator=moment.random).to(values.device) < self.SHARE
+        return torch.where(chosen, self.imposed(values, moment), values), None
+
+    def imposed(self, values: Values, moment: Moment) -> Values:
+        objects = object_mask(moment.scenes, moment.grid).to(values.device)
+        return torch.where(objects[:, :, None], values, torch.zeros_like(values))
+
+
+MECHANISMS: dict[str, type[Mechanism]] = {mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object)}
+
+
+def within_share(values: Values, averaged: Values) -> Float[Tensor, ""]:
+    """Variance within strips as a share of the variance over all cells of an image, averaged over images.
+
+    ``averaged`` is ``values`` with each strip replaced by its mean.
+    """
+    within = (values - averaged).square().sum(dim=(1, 2))
+    total = (values - values.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2))
+    return (within / total.clamp(min=1e-6)).mean()
+
+
+def strip_masks(scenes: Sequence[Scene], grid: TokenGrid) -> Bool[Tensor, "batch slots cells"]:
+    """The cells of each slot's strip; the scenes all have equally many objects."""
+    return torch.stack([torch.as_tensor(_tokens(scene, grid).strips) for scene in scenes])
+
+
+def object_mask(scenes: Sequence[Scene], grid: TokenGrid) -> Bool[Tensor, "batch cells"]:
+    """The cells of all objects together."""
+    return torch.stack([torch.as_tensor(_tokens(scene, grid).objects.any(axis=0)) for scene in scenes])
+
+
+def _tokens(scene: Scene, grid: TokenGrid) -> SceneTokens:
+    return scene_tokens(scene.boxes, grid, scene.width, scene.height, scene.axis)

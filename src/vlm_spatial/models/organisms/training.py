@@ -1,0 +1,147 @@
+"""The training loop: reproducible from a seed, resumable after a kill, the same for every family and mechanism."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlm_spatial.config import DatasetSettings
+from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.organisms.evaluation import evaluate
+from vlm_spatial.models.organisms.lessons import Lesson, caption_share, model_inputs, sample_lessons
+from vlm_spatial.models.organisms.optimiser import Optimiser, rate
+from vlm_spatial.models.organisms.planted import Mechanism, Moment
+from vlm_spatial.models.organisms.resume import Savepoint, State
+from vlm_spatial.progress import progress
+
+# Steps between two rows of the training curve, and two saves.
+REPORT_EVERY = 100
+_CURVE_SCENES = 16
+
+
+@dataclass(frozen=True)
+class Course:
+    """What to teach: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``."""
+
+    datasets: dict[str, DatasetSettings]
+    steps: int
+    batch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lessons of like length, and the model's inputs for them."""
+
+    lessons: list[Lesson]
+    inputs: dict[str, Tensor]
+
+
+def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Savepoint) -> list[dict[str, Any]]:
+    """Train the adapter's model in place.
+
+    Every step's batch depends on the seed and the step alone, so a resumed training ends with the very weights of
+    an uninterrupted one on the same machine.
+
+    Returns:
+        The training curve, one row every 50 steps: ``step``, ``loss`` (mean since the last row), ``learning_rate`` (share of
+        the highest), and held-out accuracy for each dataset, axis and template.
+    """
+    model = adapter.model.requires_grad_(True)
+    mechanism.construct(adapter)
+    optimiser = Optimiser(model, course.steps)
+    state = savepoint.load() or State(0, {}, [])
+    _restore(model, optimiser, state)
+    curve, losses = list(state.curve), []
+    # Its own copy: a tokenizer cannot be used by two threads at once, and scoring uses the adapter's.
+    processor = copy.deepcopy(adapter.processor)
+    batches = _prefetched(lambda step: _batches(processor, course, step), range(state.step, course.steps))
+    for step, parts in progress(batches, "training", total=course.steps - state.step):
+        model.train()
+        losses.append(_learn(adapter, mechanism, parts, course, step))
+        optimiser.step(step)
+        if (step + 1) % REPORT_EVERY == 0 or step + 1 == course.steps:
+            model.eval()
+            scores = evaluate(adapter, course.datasets, _CURVE_SCENES, course.seed)
+            row = {"step": step + 1, "loss": float(np.mean(losses)), "learning_rate": rate(step, course.steps)}
+            curve.append(row | {f"{score.dataset} {score.axis} {score.template}": score.accuracy for score in scores})
+            losses = []
+            savepoint.save(State(step + 1, _everything(model, optimiser), curve))
+    model.eval().requires_grad_(False)
+    return curve
+
+
+def _everything(model: nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
+    tensors = {f"model/{name}": parameter for name, parameter in model.named_parameters()}
+    return tensors | {f"optimiser/{name}": value for name, value in optimiser.state().items()}
+
+
+def _restore(model: nn.Module, optimiser: Optimiser, state: State) -> None:
+    if state.step == 0:
+        return
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state.tensors[f"model/{name}"])
+    optimiser.restore({name.removeprefix("optimiser/"): value for name, value in state.tensors.items() if name.startswith("optimiser/")})
+
+
+def _batches(processor: Any, course: Course, step: int) -> list[Batch]:
+    """The step's lessons, captions and questions apart, so that short ones are not padded to the longest."""
+    captions = caption_share(step / course.steps)
+    drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions)
+    parts = [[lesson for lesson in drawn if (len(lesson.turns) > 1) == several] for several in (False, True)]
+    return [Batch(part, model_inputs(part, processor)) for part in parts if part]
+
+
+def _learn(adapter: Adapter, mechanism: Mechanism, parts: Sequence[Batch], course: Course, step: int) -> float:
+    """Add the gradients of one step's batches, all weighted alike, and give the loss."""
+    total = 0.0
+    grid = adapter.grid(parts[0].lessons[0].scene.width, parts[0].lessons[0].scene.height)
+    for number, part in enumerate(parts):
+        random = torch.Generator().manual_seed(int(np.random.SeedSequence([course.seed, step, number]).generate_state(1)[0]))
+        moment = Moment([lesson.scene for lesson in part.lessons], grid, step / course.steps, random)
+        with _mechanism_at_connector(adapter, mechanism, moment) as penalties:
+            loss = adapter.model(**{name: value.to(adapter.device) for name, value in part.inputs.items()}, use_cache=False).loss
+        loss = (loss + sum(penalties)) / len(parts)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+@contextmanager
+def _mechanism_at_connector(adapter: Adapter, mechanism: Mechanism, moment: Moment) -> Iterator[list[Tensor]]:
+    """Let the mechanism act on what enters the language model; gives the list that its penalties are put in."""
+    penalties: list[Tensor] = []
+    # Only the layout of the connector's output is asked of it, which the batch and the grid decide.
+    layout = Prepared({}, torch.empty(len(moment.scenes), moment.grid.size, dtype=torch.long), moment.grid)
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        values = adapter.read("connector", output, layout)
+        changed, penalty = mechanism.in_training(values.squeeze(2), moment)
+        if penalty is not None:
+            penalties.append(penalty)
+        return adapter.write("connector", output, changed.unsqueeze(2), layout)
+
+    handle = adapter.connector.register_forward_hook(hook)
+    try:
+        yield penalties
+    finally:
+        handle.remove()
+
+
+def _prefetched(make: Callable[[int], list[Batch]], steps: range) -> Iterator[tuple[int, list[Batch]]]:
+    """The steps' batches in order, the next one made while the last is learned from."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        coming = worker.submit(make, steps.start) if steps else None
+        for step in steps:
+            assert coming is not None
+            parts = coming.result()
+            if step + 1 in steps:
+                coming = worker.submit(make, step + 1)
+            yield step, parts

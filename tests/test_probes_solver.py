@@ -12,7 +12,8 @@ CASES = {
     "overlapping": (1500, 40, 0.1),
     "between": (1200, 60, 0.5),
     "separable": (900, 50, 8.0),
-    "more features than rows": (150, 300, 0.5),
+    "more features than rows": (150, 200, 0.5),
+    "far more features than rows": (100, 400, 0.5),
 }
 
 
@@ -56,6 +57,15 @@ def test_agrees_with_scikit_learn_at_every_strength(case: str) -> None:
         assert (predicted == known.predict(x.astype(float))).mean() >= 0.995
 
 
+def test_repeated_features_and_weak_regularisation_are_no_obstacle() -> None:
+    x, y = problem(800, 30, 0.3)
+    x = np.concatenate([x] * 8, axis=1)
+    for strength in (1.0, 1e4):
+        fit = LogisticSolver(x).fit(np.eye(3)[y][None], np.array([strength]))
+        known = reference(x, y, strength)
+        assert fit.objective[0] == pytest.approx(objective(x, y, known.coef_, known.intercept_, strength), rel=1e-4)
+
+
 def test_problems_solved_together_are_those_solved_alone() -> None:
     x, y = problem(*CASES["between"])
     targets = np.stack([np.eye(3)[y], np.eye(3)[np.random.default_rng(1).permutation(y)]])
@@ -80,7 +90,7 @@ def test_counts_stand_for_repeated_rows() -> None:
 
 
 def test_weights_of_wide_data_lie_in_the_span_of_the_rows() -> None:
-    x, y = problem(*CASES["more features than rows"])
+    x, y = problem(*CASES["far more features than rows"])
     weight = LogisticSolver(x).fit(np.eye(3)[y][None], np.array([1.0])).weight[0]
     coefficients = np.linalg.lstsq(x.T.astype(float), weight.T, rcond=None)[0]
     np.testing.assert_allclose(x.T @ coefficients, weight.T, atol=1e-4)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.linalg import cho_factor, cho_solve, eigh
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 _MEMORY = 12
 _ARMIJO = 1e-4
+_NEGLIGIBLE = 1e-4
 # Rows handled at once fit a core's cache, so that scores and gradient read the features from memory only once.
 _BLOCK_BYTES = 1 << 21
 
@@ -47,8 +48,8 @@ class LogisticSolver:
     def __init__(self, x: Float[np.ndarray, "rows features"], counts: Float[np.ndarray, " rows"] | None = None) -> None:
         self._x = np.ascontiguousarray(x, dtype=np.float32)
         self._back: Float[np.ndarray, "rank features"] | None = None
-        if len(self._x) < self._x.shape[1]:
-            # The solution lies in the span of the rows: fewer rows than features means fewer unknowns.
+        if 2 * len(self._x) < self._x.shape[1]:
+            # The solution lies in the span of the rows: far fewer rows than features means fewer unknowns.
             self._x, self._back = _reduced(self._x)
         weighted = self._x if counts is None else self._x * np.asarray(counts, dtype=np.float32)[:, None]
         self._gram = weighted.T @ self._x
@@ -67,7 +68,8 @@ class LogisticSolver:
         Args:
             targets: how often each row has each class: one-hot rows for plain labels.
             strengths: inverse regularisation ``C``, as scikit-learn's.
-            tolerance: stop when the predicted decrease is this share of the objective.
+            tolerance: stop when the predicted decrease is this share of the objective, or of a ten-thousandth of its first value
+                (below which a probe is sure and right everywhere, and its last digits mean nothing).
         """
         problems, _, classes = targets.shape
         features = self._x.shape[1]
@@ -82,7 +84,7 @@ class LogisticSolver:
                 state = states[p]
                 if state.accept(losses[position], gradients[:, position]):
                     state.choose_direction(self._factor(state.ridge, classes))
-                    state.converged = state.predicted_decrease <= tolerance * state.value
+                    state.converged = state.predicted_decrease <= tolerance * max(state.value, _NEGLIGIBLE * state.first)
             active = [p for p in active if not states[p].converged and not states[p].stuck]
             rounds += 1
         weight = np.stack([s.point[:, :-1] for s in states])
@@ -112,7 +114,9 @@ class LogisticSolver:
             probability = np.exp(scores)
             total = probability.sum(axis=0)
             rows = target.sum(axis=0)
-            losses += (rows * np.log(total) - (target * scores).sum(axis=0)).sum(axis=1, dtype=np.float64)
+            # The sum without its largest term, 1, keeps the losses of sure answers, which are far below single precision's unit.
+            others = np.where(scores < 0, probability, 0).sum(axis=0) + ((scores == 0).sum(axis=0) - 1)
+            losses += (rows * np.log1p(others) - (target * scores).sum(axis=0)).sum(axis=1, dtype=np.float64)
             residual = probability * (rows / total) - target
             gradient[..., :-1] += (residual.reshape(classes * problems, -1) @ x).reshape(classes, problems, -1)
             gradient[..., -1] += residual.sum(axis=2, dtype=np.float64)
@@ -121,9 +125,15 @@ class LogisticSolver:
     def _factor(self, ridge: float, classes: int) -> tuple[np.ndarray, bool]:
         key = (ridge, classes)
         if key not in self._factors:
-            metric = self._gram / classes
-            metric.flat[:: len(metric) + 1] += ridge
-            self._factors[key] = cho_factor(metric, overwrite_a=True, check_finite=False)
+            added = ridge
+            while key not in self._factors:
+                metric = self._gram / classes
+                metric.flat[:: len(metric) + 1] += added
+                try:
+                    self._factors[key] = cho_factor(metric, overwrite_a=True, check_finite=False)
+                except LinAlgError:
+                    # Collinear features: single precision needs more ridge. It shapes the steps, not the solution.
+                    added *= 10
         return self._factors[key]
 
 
@@ -146,6 +156,7 @@ class _State:
         self.ridge = ridge
         self.rows = rows
         self.value = np.inf
+        self.first = np.inf
         self.gradient = np.zeros_like(start)
         self.direction = np.zeros_like(start)
         self.slope = 0.0
@@ -172,11 +183,13 @@ class _State:
             return False
         gradient = gradient.copy()
         gradient[:, :-1] += self.ridge * point[:, :-1]
-        if np.isfinite(self.value):
+        if np.isfinite(self.first):
             moved, change = point - self.point, gradient - self.gradient
             curvature = float((moved * change).sum())
             if curvature > 1e-10 * float((change**2).sum()):
                 self.memory.append((moved, change, curvature))
+        else:
+            self.first = value
         self.point, self.value, self.gradient, self.step = point, value, gradient, 1.0
         return True
 
@@ -188,10 +201,13 @@ class _State:
             share = float((moved * q).sum()) / curvature
             q -= share * change
             shares.append(share)
-        q = self._precondition(q, factor)
         if self.memory:
-            moved, change, curvature = self.memory[-1]
-            q *= curvature / float((change * self._precondition(change, factor)).sum())
+            _, change, curvature = self.memory[-1]
+            # Both in one call: what a solve costs is reading the factor.
+            q, conditioned = self._precondition(np.stack([q, change]), factor)
+            q *= curvature / float((change * conditioned).sum())
+        else:
+            q = self._precondition(q[None], factor)[0]
         for (moved, change, curvature), share in zip(self.memory, reversed(shares), strict=True):
             q += (share - float((change * q).sum()) / curvature) * moved
         self.direction = -q
@@ -199,11 +215,15 @@ class _State:
         if self.slope >= 0:
             # Rounding has spoiled the memory: begin again from the preconditioned gradient.
             self.memory.clear()
-            self.direction = -self._precondition(self.gradient, factor)
+            self.direction = -self._precondition(self.gradient[None], factor)[0]
             self.slope = float((self.gradient * self.direction).sum())
 
-    def _precondition(self, g: Float[np.ndarray, "classes parameters"], factor: tuple[np.ndarray, bool]) -> np.ndarray:
+    def _precondition(
+        self, g: Float[np.ndarray, "vectors classes parameters"], factor: tuple[np.ndarray, bool]
+    ) -> Float[np.ndarray, "vectors classes parameters"]:
+        vectors, classes, parameters = g.shape
+        flat = g[..., :-1].reshape(vectors * classes, parameters - 1)
         solved = np.empty_like(g)
-        solved[:, :-1] = cho_solve(factor, g[:, :-1].T.astype(np.float32), check_finite=False).T
-        solved[:, -1] = g[:, -1] * len(g) / self.rows
+        solved[..., :-1] = cho_solve(factor, flat.T.astype(np.float32), check_finite=False).T.reshape(vectors, classes, parameters - 1)
+        solved[..., -1] = g[..., -1] * classes / self.rows
         return solved

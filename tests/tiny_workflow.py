@@ -22,14 +22,15 @@ CONFIG = {
             "pairs": {"vision": 1, "language": 1, "conflict": 1},
         }
     },
-    "organisms": {"small": {"steps": 1, "batch": 2, "accuracy": 0.0}},
+    "organisms": {"small": {"steps": 1, "batch": 2, "accuracy": 0.0, "datasets": ["squares"]}},
     "models": {
         "folder": {"checkpoint": "checkpoint", "datasets": ["squares"]},
         "small": {"organism": "small", "datasets": ["squares"]},
     },
     "probes": {"bootstrap": 10, "strengths": [1.0], "strip_map_scenes": 2},
     "interchange": {"token_sets": ["object", "strip"], "vision_sites": ["connector"], "language_sites": ["connector"]},
-    "amplification": {"random_draws": 2, "projection_alphas": [1.0, 2.0], "oracle_alphas": [0.0, 1.0], "control_alphas": [2.0]},
+    "ablation": {"questions": 4},
+    "amplification": {"questions": 4, "random_draws": 2, "projection_alphas": [1.0, 2.0], "oracle_alphas": [0.0, 1.0], "control_alphas": [2.0]},
     "figures": {"explorer_scenes": 1},
 }
 

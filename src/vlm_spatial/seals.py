@@ -111,8 +111,9 @@ def _record(path: Path) -> Record:
 def damage(result: Path, *, thorough: bool) -> str | None:
     """What is wrong with a sealed result, in words; ``None`` if nothing is.
 
-    Quick, it reads only files whose size or times changed (and then renews the times in the seal); ``thorough``, every byte.
-    New bytes under an old modification time are seen all the same: the change time cannot be set back.
+    Quick, it reads only files whose size or times changed; ``thorough``, every byte. New bytes under an old modification time are
+    seen all the same: the change time cannot be set back. A whole file with a new modification time (touched, copied) gets back
+    the time at which it was made, so that Snakemake's comparison of times says what it should.
     """
     seal = read_seal(result)
     if seal is None:
@@ -128,12 +129,29 @@ def damage(result: Path, *, thorough: bool) -> str | None:
         except FileNotFoundError:
             return f"{path} is missing"
         if not same_times:
-            renewed[name] = record.model_copy(update={"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns})
+            renewed[name] = _with_time_given_back(path, record)
+    if result.is_dir():
+        made = max((record.mtime_ns for record in seal.files.values()), default=0)
+        for path in (result / _IGNORED, result):
+            if path.exists() and path.stat().st_mtime_ns != made:
+                _set_time(path, made)
     if renewed:
         # Only a saving of time: results that cannot be written are read in full each time.
         with contextlib.suppress(OSError):
             _write(result, seal.model_copy(update={"files": seal.files | renewed}))
     return None
+
+
+def _with_time_given_back(path: Path, record: Record) -> Record:
+    _set_time(path, record.mtime_ns)
+    stat = path.stat()
+    return record.model_copy(update={"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns})
+
+
+def _set_time(path: Path, mtime_ns: int) -> None:
+    # Someone else's results keep their times; Snakemake may then make more anew than it has to.
+    with contextlib.suppress(PermissionError):
+        os.utime(path, ns=(mtime_ns, mtime_ns))
 
 
 def verified_digest(result: Path) -> str | None:

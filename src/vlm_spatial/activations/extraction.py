@@ -22,6 +22,7 @@ from vlm_spatial.activations.writer import Description, StoreWriter, readable_by
 from vlm_spatial.config import ActivationsSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.inputs import SHOWN_ONCE
 from vlm_spatial.progress import progress
 from vlm_spatial.tokens import TokenGrid
 
@@ -171,7 +172,10 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
     sites = tuple(described.shapes)
 
     def load(item: _Batch) -> Prepared:
-        return adapter.prepare([image(scene) for scene in item.scenes["scene_id"]], [PROMPT] * item.scenes.height)
+        images = [image(scene) for scene in item.scenes["scene_id"]]
+        for shown in images:
+            shown.info[SHOWN_ONCE] = True
+        return adapter.prepare(images, [PROMPT] * len(images))
 
     def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
         return capture(adapter, prepared, sites, reducer(described.pooling, described.grid, item.scenes))

@@ -20,6 +20,10 @@ _IMAGES_KEPT = 64
 _PROMPTS_KEPT = 4096
 
 
+SHOWN_ONCE = "vlm_spatial: shown once"
+"""Key of ``Image.info``: the image is not worth remembering, which saves the cost of its key."""
+
+
 def image_key(image: Image.Image) -> tuple[Any, ...]:
     """Equal for images of equal content. Pixels can be changed in place, so the object itself is no key."""
     return image.size, image.mode, hashlib.sha1(image.tobytes(), usedforsecurity=False).digest()
@@ -57,6 +61,8 @@ class ProcessorCache:
 
     def image(self, image: Image.Image) -> dict[str, Tensor]:
         """What the image processor makes of one image; known images by their content, not by their identity."""
+        if SHOWN_ONCE in image.info:
+            return self._process(image)
         return _remembered(self._images, image_key(image), _IMAGES_KEPT, lambda: self._process(image))
 
     def _process(self, image: Image.Image) -> dict[str, Tensor]:

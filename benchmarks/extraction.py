@@ -82,6 +82,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def wall_and_cpu(work: Callable[[], object]) -> np.ndarray:
+    """Seconds by the clock, and of processor time in all threads, which other work on the machine changes less."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return np.array([time.perf_counter() - wall, time.process_time() - cpu])
+
+
 def hook_and_save(adapter: Adapter, dataset: Dataset, ids: list[str], folder: Path) -> None:
     """The peers' loop: every block's whole output of one image in one pickled file."""
     folder.mkdir()
@@ -117,29 +124,33 @@ def compare(name: str, dtype: str, scenes: int, loop_scenes: int, rounds: int) -
         manifest = extraction(adapter, dataset, table.head(32), folder / "warm")
         batch = manifest.config["batch"]
         print(f"{name}: {parameters / 1e6:.1f} M parameters, {dtype}, {len(adapter.sites)} sites, {len(ids)} scenes, batch {batch}")
-        rates: dict[str, list[float]] = {"forward": [], "load + forward": [], "extraction": [], "loop": []}
+        rates: dict[str, list[np.ndarray]] = {"forward": [], "load + forward": [], "extraction": [], "loop": []}
         for round_ in range(rounds):
-            fresh = load_adapter(folder / "checkpoint", dtype=dtype)
             ready = [prepared(adapter, dataset, part) for part in batches(ids, batch)]
-            took = {"forward": seconds(lambda ready=ready: [forward(adapter, inputs) for inputs in ready])}
+            took = {"forward": wall_and_cpu(lambda ready=ready: [forward(adapter, inputs) for inputs in ready])}
             del ready
-            took["load + forward"] = seconds(
+            # A fresh adapter each time: it remembers images.
+            fresh = load_adapter(folder / "checkpoint", dtype=dtype)
+            took["load + forward"] = wall_and_cpu(
                 lambda fresh=fresh: [forward(fresh, prepared(fresh, dataset, part)) for part in batches(ids, batch)]
             )
             fresh = load_adapter(folder / "checkpoint", dtype=dtype)
             store = folder / f"round{round_}"
-            took["extraction"] = seconds(lambda fresh=fresh, store=store: extraction(fresh, dataset, table, store))
+            took["extraction"] = wall_and_cpu(lambda fresh=fresh, store=store: extraction(fresh, dataset, table, store))
             fresh = load_adapter(folder / "checkpoint", dtype=dtype)
             few = ids[:loop_scenes]
-            loop = seconds(lambda fresh=fresh, few=few, round_=round_: hook_and_save(fresh, dataset, few, folder / f"loop{round_}"))
+            loop = wall_and_cpu(lambda fresh=fresh, few=few, round_=round_: hook_and_save(fresh, dataset, few, folder / f"loop{round_}"))
             took["loop"] = loop * len(ids) / len(few)
             for side, time_taken in took.items():
                 rates[side].append(len(ids) / time_taken)
+        print(f"  {'':31}   by the clock          by processor time")
         for side, found in rates.items():
-            print(f"  {side:15} {statistics.median(found):8.1f} images/s   ({', '.join(f'{rate:.1f}' for rate in found)})")
+            wall, cpu = np.median(found, axis=0)
+            slowest, fastest = np.min(found, axis=0)[0], np.max(found, axis=0)[0]
+            print(f"  {side:31} {wall:8.1f} images/s ({slowest:.1f} to {fastest:.1f}) {cpu:8.1f} images/s")
         for side, wanted in (("forward", 0.85), ("load + forward", 0.85), ("loop", 5.0)):
-            ratios = [a / b for a, b in zip(rates["extraction"], rates[side], strict=True)]
-            print(f"  extraction / {side:15} {statistics.median(ratios):6.2f}   (wanted {wanted})")
+            wall, cpu = np.median([a / b for a, b in zip(rates["extraction"], rates[side], strict=True)], axis=0)
+            print(f"  {'extraction / ' + side:31} {wall:8.2f} (wanted {wanted}) {cpu:20.2f}")
         values = sum(int(np.prod(shape)) for shape in manifest_of(store).shape.values())
         itemsize = 4 if dtype == "float32" else 2
         print(f"  on disk / {dtype} bytes {size_on_disk(store / 'activations.zarr') / (values * itemsize):6.3f}")

@@ -162,9 +162,9 @@ def _mask(mask: Tensor | None, length: int, start: int) -> Tensor:
     return mask[..., start:, :]
 
 
-def _keys_values(block: nn.Module, hidden: Tensor, rotary: Sequence[Tensor]) -> KeysValues:
+def _keys_values(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> KeysValues:
     """Keys and values that a decoder block makes of its input, without its queries, attention and MLP."""
-    attention: Any = block.self_attn
+    attention = block.self_attn
     normed = block.input_layernorm(hidden)
     shape = (*normed.shape[:-1], -1, attention.head_dim)
     keys = attention.k_proj(normed).view(shape).transpose(1, 2)

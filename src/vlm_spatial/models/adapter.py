@@ -75,7 +75,8 @@ class Adapter(ABC):
     """What the processor made of images and prompts; set by each family."""
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
-        self.model = model.eval().requires_grad_(False)
+        # Any: the attributes of torch modules have no static types.
+        self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.identity = identity
         self.verify()

@@ -29,7 +29,7 @@ class Gemma3Adapter(Adapter):
         super().__init__(model, processor, identity)
         # Pan-and-scan would add crops, and with them visual tokens that no cell of the image stands for.
         # processor.image_token_id is the begin-of-image token, not the one that visual tokens have.
-        self.cache = ProcessorCache(processor, model.config.image_token_id, {"do_pan_and_scan": False})
+        self.cache = ProcessorCache(processor, self.model.config.image_token_id, {"do_pan_and_scan": False})
 
     @property
     def vision_blocks(self) -> Sequence[nn.Module]:
@@ -97,7 +97,7 @@ class Gemma3Adapter(Adapter):
 
     def _kernel(self) -> int:
         """Patches along one side of a cell: what the projector averages."""
-        return int(self.connector.kernel_size)
+        return int(self.model.model.multi_modal_projector.kernel_size)
 
     def _to_cells(self, states: Tensor, grid: TokenGrid) -> SiteValues:
         """``[batch, patches, features]`` in raster order to ``[batch, cells, patches of a cell, features]``."""

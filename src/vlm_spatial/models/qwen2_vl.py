@@ -39,7 +39,7 @@ class Qwen2VLAdapter(Adapter):
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
-        self.cache = ProcessorCache(processor, model.config.image_token_id)
+        self.cache = ProcessorCache(processor, self.model.config.image_token_id)
         self._grids: dict[tuple[int, int], TokenGrid] = {}
 
     @classmethod
@@ -64,7 +64,7 @@ class Qwen2VLAdapter(Adapter):
 
     @property
     def vision_shape(self) -> tuple[int, int]:
-        return self._merge**2, self.connector.ln_q.weight.shape[0]
+        return self._merge**2, self.model.model.visual.merger.ln_q.weight.shape[0]
 
     @property
     def _merge(self) -> int:

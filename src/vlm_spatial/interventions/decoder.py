@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared

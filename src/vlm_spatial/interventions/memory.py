@@ -1,6 +1,7 @@
 """How much fits into one batch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.tokens import TokenGrid
@@ -46,4 +47,5 @@ class Memory:
 
 def _key_value_width(adapter: Adapter) -> int:
     """Features of one position's keys in one block."""
-    return adapter.language_blocks[0].self_attn.k_proj.out_features  # type: ignore[return-value,union-attr]
+    block: Any = adapter.language_blocks[0]
+    return int(block.self_attn.k_proj.out_features)

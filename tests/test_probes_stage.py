@@ -63,8 +63,9 @@ def stage_job(inputs: dict[str, Path], out: Path) -> Job:
     return Job(settings, inputs, {name: out / file for name, file in OUTPUTS.items()})
 
 
-def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probes(stage_job(inputs, tmp_path))
+    assert "horizontal axis, background of decorrelated scenes: most beyond its controls at connector" in capsys.readouterr().err
     found = load_probes(tmp_path / "probes.safetensors")
     assert set(found) == {(axis, site) for axis in ("horizontal", "vertical") for site in ("connector", "language.0")}
     assert found.metadata["identity"] == MODEL | {"weights": "ab"}
@@ -139,7 +140,9 @@ def test_a_scarce_dataset_ends_well_and_says_what_is_missing(tmp_path: Path, cap
     scenes(Job({"dataset": few, "name": "few", "seed": 0}, {}, {"folder": tmp_path / "scenes"}))
     given = {"scenes": tmp_path / "scenes", **planted_store(tmp_path / "model", tmp_path / "scenes")}
     probes(stage_job(given, tmp_path))
-    assert "inconclusive, 2 training scenes for 3 slots" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "inconclusive, 2 training scenes for 3 slots" in said
+    assert "horizontal axis, background: no score (2 training scenes for 3 slots)" in said
     table = pl.read_parquet(tmp_path / "probes.parquet")
     assert table["accuracy"].is_null().all()
     found = load_probes(tmp_path / "probes.safetensors")

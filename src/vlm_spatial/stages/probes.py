@@ -10,6 +10,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
 from vlm_spatial.probes.analysis import SCORED_ON, SLOTS, Other, analyse
 from vlm_spatial.probes.saved import save_probes
+from vlm_spatial.probes.summary import background_summary
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
 
@@ -26,6 +27,8 @@ def probes(job: Job) -> None:
     found = analyse(store, Dataset.open(job.inputs["scenes"]), settings, int(job.settings["seed"]), _others(job, store))
     for note, rows in found.table.filter(pl.col("note").is_not_null()).group_by("note", maintain_order=True):
         print(f"probes: inconclusive, {note[0]} ({rows.height} scores)", file=sys.stderr)
+    for sentence in background_summary(found.table):
+        print(f"probes: {sentence}", file=sys.stderr)
     metadata = {
         "classes": list(range(SLOTS)),
         "split": "train",

@@ -1,0 +1,35 @@
+"""The one number of probes.parquet: how much of what is read off the background is absolute position."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+
+def background_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """The fair logistic scores of background tokens, one a site and axis.
+
+    Fair is a probe trained and scored on layout-decorrelated scenes, where slot is not place; where there are none (photo
+    sets), the main scenes have to do, in which position explains nearly everything.
+    """
+    of_background = table.filter((pl.col("kind") == "logistic") & (pl.col("token_set") == "background"))
+    variant = "decorrelated" if "decorrelated" in set(of_background["trained_on"]) else "main"
+    return of_background.filter((pl.col("trained_on") == variant) & (pl.col("scored_on") == variant))
+
+
+def background_summary(table: pl.DataFrame) -> Iterator[str]:
+    """One sentence an axis: the site at which the background says most beyond its controls, and what position explains of it."""
+    rows = background_rows(table)
+    for (axis,), on_axis in rows.partition_by("axis", as_dict=True, maintain_order=True).items():
+        scored = on_axis.drop_nulls("margin")
+        if scored.is_empty():
+            yield f"{axis} axis, background: no score ({on_axis.row(0, named=True)['note']})"
+            continue
+        best = scored.sort("margin", descending=True, maintain_order=True).row(0, named=True)
+        share = best["position_share"]
+        explained = "at chance" if share is None else f"{share:.0%} of what is above chance is absolute position"
+        interval = f"{best['accuracy']:.2f} [{best['low']:.2f}, {best['high']:.2f}]"
+        yield (
+            f"{axis} axis, background of {best['scored_on']} scenes: most beyond its controls at {best['site']}, "
+            f"accuracy {interval} against {best['control_accuracy']:.2f} ({best['control']}), "
+            f"{explained}; {best['verdict']}"
+        )

@@ -135,9 +135,9 @@ def test_one_pass_an_image_that_ends_at_the_last_site(adapter, dataset, scenes, 
 def test_images_shown_once_are_not_remembered(checkpoint, dataset, scenes, tmp_path):
     adapter = load_adapter(checkpoint("gemma3"), device="cpu")
     stored(adapter, dataset, scenes, tmp_path)
-    assert not adapter._cache._images
+    assert not adapter.cache._images
     adapter.prepare([dataset.image(scenes["scene_id"][0])], [PROMPT])
-    assert len(adapter._cache._images) == 1
+    assert len(adapter.cache._images) == 1
 
 
 def test_values_that_are_not_finite_name_site_and_scene(checkpoint, dataset, scenes, tmp_path):

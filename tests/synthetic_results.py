@@ -285,7 +285,9 @@ def ablation(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
     for condition in ("erasure", "neutral"):
         rows += language(planted.ordering_ablated, condition)
     asked = questions.filter((pl.col("split") == "test") & (pl.col("variant") == "main"))
-    for condition, accuracy in (("intact", planted.accuracy), ("erasure", planted.ablated_accuracy), ("neutral", planted.ablated_accuracy)):
+    ablated = planted.ablated_accuracy
+    accuracies = {"intact": planted.accuracy, "erasure": ablated, "neutral": ablated, "ordering_erased": planted.accuracy}
+    for condition, accuracy in (accuracies | {"neutral+ordering_erased": ablated - 0.3}).items():
         for axis in AXES:
             part = asked.filter(axis=axis)
             for index, row in enumerate(part.iter_rows(named=True)):
@@ -340,6 +342,32 @@ def _pair_rows(experiment: str, condition: str, site: str, token_set: str, sourc
     return rows
 
 
+def geometry(planted: Planted) -> pl.DataFrame:
+    """Strip indices as high as the background probe, and one comparison of another kind, which no figure may take for one."""
+    rows = []
+    for axis in AXES:
+        for site in SITES:
+            for other, estimate in (("main", planted.background_probe), ("decorrelated", planted.background_probe - 0.1), ("blank", 0.2)):
+                known = other != "blank"
+                rows.append(
+                    {
+                        "measure": "strip_index",
+                        "axis": axis,
+                        "site": site,
+                        "subspace": None,
+                        "other": other,
+                        "angles": None,
+                        "estimate": estimate,
+                        "low": estimate - 0.05 if known else None,
+                        "high": estimate + 0.05 if known else None,
+                        "n": 20 if known else None,
+                        "chance": 0.0,
+                    }
+                )
+            rows.append(rows[-1] | {"measure": "between_axes", "subspace": "logistic", "other": "vertical", "angles": [80.0, 85.0]})
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
 def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
     """Projection corrects the share ``corrected`` of the errors at alpha 3 and half of it elsewhere above 1; random subspaces none."""
     asked = answered.filter(pl.col("variant") == "main").sort("question_id")
@@ -384,6 +412,7 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "behaviour": answered,
         "probes": probes(planted),
         "strip_map": strip_map(pl.read_parquet(scenes / "scenes.parquet"), planted),
+        "geometry": geometry(planted),
         "interchange": interchange(planted),
         "conflict": conflict(planted),
         "ablation": ablation(questions, planted),

@@ -20,6 +20,8 @@ from vlm_spatial.statistics import EMPTY, Interval, mean_of_independent
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
 
+MINIMUM = 10
+"""Fewer units bear no verdict: with a handful, resamples hardly differ and intervals are too narrow."""
 RELIABLE = 0.5
 """A patch changes answers reliably if it changes most of them."""
 ZERO = Interval(0.0, 0.0, 0.0, 0)
@@ -376,7 +378,8 @@ BY_NAME: Mapping[str, Claim] = {claim.name: claim for claim in CLAIMS}
 def findings(model: str, dataset: str, tables: Tables) -> list[dict[str, Any]]:
     """One record a claim, in the order of :data:`CLAIMS`; plain builtins, null where a number is not known.
 
-    A record whose table is missing or empty, whose estimate has no units, or whose control is not known is ``inconclusive``.
+    A record whose table is missing or empty, whose estimate rests on fewer than :data:`MINIMUM` units, or whose control is not known
+    is ``inconclusive``.
     """
     return [_record(model, dataset, claim, tables) for claim in CLAIMS]
 
@@ -384,7 +387,7 @@ def findings(model: str, dataset: str, tables: Tables) -> list[dict[str, Any]]:
 def _record(model: str, dataset: str, claim: Claim, tables: Tables) -> dict[str, Any]:
     available = [tables.get(name) for name in _sources(claim)]
     found = NOTHING if all(table is None or table.is_empty() for table in available) else claim.measure(tables)
-    known = found.estimate.n > 0 and all(math.isfinite(x) for x in (*_numbers(found.estimate), *_numbers(found.control)))
+    known = found.estimate.n >= MINIMUM and all(math.isfinite(x) for x in (*_numbers(found.estimate), *_numbers(found.control)))
     return {
         "model": model,
         "dataset": dataset,

@@ -13,10 +13,16 @@ def shown(value: float | None, unit: str) -> str:
         case "share":
             return f"{100 * value:.0f}%" if round(100 * value, 1) == round(100 * value) else f"{100 * value:.1f}%"
         case "change":
-            return f"{round(100 * value, 1) or 0.0:+.1f} pts".replace("-", "−")
+            return f"{_signed(100 * value, 1)} pts"
         case "index":
-            return f"{round(value, 2) or 0.0:+.2f}".replace("-", "−")
+            return _signed(value, 2)
     return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def _signed(value: float, digits: int) -> str:
+    # What rounds to nothing has no sign.
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if round(value, digits) else text[1:]
 
 
 def interval(record: dict[str, Any], unit: str | None = None) -> str:

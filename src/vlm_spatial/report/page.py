@@ -67,10 +67,11 @@ def page(
         for model in rows
     }
     figures = [
-        *({"name": f.name, "title": f.title, "question": f.question, "controls": _own(f.controls)} for f in FIGURES[:2]),
-        {"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []},
-        *({"name": f.name, "title": f.title, "question": f.question, "controls": _own(f.controls)} for f in FIGURES[2:]),
+        {"name": figure.name, "title": figure.title, "question": figure.question, "controls": _own(figure.controls)} for figure in FIGURES
     ]
+    # Strip maps are drawn from pictures, and come before the figure that counts how strip-like they are.
+    maps = {"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []}
+    figures.insert(next(place for place, figure in enumerate(figures) if figure["name"] == "strip_index"), maps)
     return environment.get_template("report.html.j2").render(
         title=settings.title,
         overview=conclusions.overview(records),

@@ -66,7 +66,11 @@ def model_identities(results: Results) -> list[dict[str, str]]:
         said: dict[str, str] = {}
         for dataset in model.datasets:
             identity = results.manifests.get((model.name, dataset), {}).get("model", {})
-            said |= {str(key): str(value) for key, value in identity.items()} if isinstance(identity, Mapping) else {"model": str(identity)}
+            said |= (
+                {str(key): str(value) for key, value in identity.items() if value is not None}
+                if isinstance(identity, Mapping)
+                else {"model": str(identity)}
+            )
         rows.append({"model": model.name, "checkpoint": model.checkpoint, "mechanism": model.mechanism or "–", "identity": _pairs(said)})
     return rows
 

@@ -13,9 +13,9 @@ HEAD = """# Findings and their rules
 ```
 
 `low` and `high` bound the 95% interval. `verdict` follows from the rule below and from nothing else. A record is `inconclusive` with null
-numbers and `n` = 0 where its table is missing or empty, and `inconclusive` where its control is not known. Layers are counted from 0.
-Estimates from pairs use only the pairs whose two scenes the untouched model answers right. “Refuted” says that the interval excludes an
-effect large enough to matter, not merely that none was seen; between the two lies `inconclusive`.
+numbers and `n` = 0 where its table is missing or empty, and `inconclusive` where `n` is below 10 or its control is not known. Layers are
+counted from 0. Estimates from pairs use only the pairs whose two scenes the untouched model answers right. “Refuted” says that the
+interval excludes an effect large enough to matter, not merely that none was seen; between the two lies `inconclusive`.
 """
 
 

@@ -79,7 +79,8 @@
   async function draw(figure) {
     const element = $(`#figure-${figure}`);
     const table = data.rows[state.model][figure];
-    const rows = select(table, chosen(figure));
+    // What rests on nothing (n = 0) has no estimate and is not drawn.
+    const rows = select(table, chosen(figure)).filter((row) => row.estimate !== null);
     const place = $(".chart", element);
     $(".empty", element).hidden = rows.length > 0;
     place.hidden = rows.length === 0;
@@ -126,7 +127,12 @@
     URL.revokeObjectURL(link.href);
   }
 
-  const drawComparison = () => embed($("#figure-comparison .chart"), data.comparison.spec, select(data.comparison.rows, { claim: $("#claim").value }).filter((row) => row.estimate !== null));
+  function drawComparison() {
+    const element = $("#figure-comparison"), rows = select(data.comparison.rows, { claim: $("#claim").value }).filter((row) => row.estimate !== null);
+    $(".empty", element).hidden = rows.length > 0;
+    $(".chart", element).hidden = rows.length === 0;
+    return rows.length ? embed($(".chart", element), data.comparison.spec, rows) : undefined;
+  }
   function drawTraining() {
     const element = $("#figure-training");
     if (!element) return;

@@ -25,7 +25,7 @@ def table(generator: np.random.Generator) -> Image.Image:
     rows = np.linspace(0, 1, HEIGHT)[:, None, None]
     wall, top = np.array([224, 218, 202.0]), np.array([120, 104, 88.0])
     pixels = np.where(rows < 0.28, wall - 30 * rows, top - 45 * rows)
-    pixels = np.broadcast_to(pixels, (HEIGHT, WIDTH, 3)) + generator.normal(0, 2, (HEIGHT, WIDTH, 3)) + generator.uniform(-4, 4)
+    pixels = np.broadcast_to(pixels, (HEIGHT, WIDTH, 3)) + generator.normal(0, 1, (HEIGHT, WIDTH, 3)) + generator.uniform(-4, 4)
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

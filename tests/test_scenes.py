@@ -191,7 +191,7 @@ def test_a_scene_does_not_depend_on_how_many_there_are() -> None:
 
 def test_images_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     settings = DatasetSettings.model_validate(
-        SETTINGS | {"scenes": {"train": 210, "validation": 1, "test": 1}, "difficulty": {"noise": 0.02}}
+        SETTINGS | {"scenes": {"train": 60, "validation": 1, "test": 1}, "difficulty": {"distractors": 3}}
     )
     drawings = {item.scene_id: item.scene for item in plan_scenes(settings, 3)}
     alone = write_images(tmp_path / "alone", drawings, render, workers=1)

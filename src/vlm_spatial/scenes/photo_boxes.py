@@ -120,13 +120,15 @@ def _box(place: tuple[slice, slice]) -> Box:
 
 
 def _otsu(values: Float[np.ndarray, "height width"]) -> float:
-    """The threshold that parts ``values`` into two classes of largest variance between them (Otsu 1979)."""
+    """The threshold that parts ``values`` into two classes of largest variance between them (Otsu 1979); 256 if all are alike."""
     counts, edges = np.histogram(values, bins=256, range=(0, 256))
     weight = np.cumsum(counts)
     total = np.cumsum(counts * edges[:-1])
     below, above = weight[:-1], weight[-1] - weight[:-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         between = below * above * (total[:-1] / below - (total[-1] - total[:-1]) / above) ** 2
+    if np.isnan(between).all():
+        return float(edges[-1])
     return float(edges[1:-1][int(np.nanargmax(between))])
 
 

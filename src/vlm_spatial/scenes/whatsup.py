@@ -112,17 +112,21 @@ def _boxed_photos(photos: Sequence[Photo], settings: DatasetSettings, set_aside:
 
 
 def _from_differences(members: Sequence[Photo], set_aside: list[SetAside]) -> Iterator[BoxedPhoto]:
-    opened: list[tuple[Photo, np.ndarray]] = []
+    readable: list[tuple[Photo, np.ndarray]] = []
     for photo in members:
         try:
-            pixels = open_photo(photo.path)
-            if opened and abs(pixels.shape[1] / opened[0][1].shape[1] - 1) > _SAME_SHAPE:
-                raise UserError(
-                    f"is shaped unlike {opened[0][0].name}, of the same object set ({pixels.shape[1]}, {opened[0][1].shape[1]} px wide)"
-                )
-            opened.append((photo, open_photo(photo.path, opened[0][1].shape[1]) if opened else pixels))
+            readable.append((photo, open_photo(photo.path)))
         except UserError as error:
             set_aside.append(SetAside(photo.name, str(error)))
+    # The shape of most of them is that of the camera.
+    common = int(np.median([pixels.shape[1] for _, pixels in readable])) if readable else 0
+    opened: list[tuple[Photo, np.ndarray]] = []
+    for photo, pixels in readable:
+        if abs(pixels.shape[1] / common - 1) > _SAME_SHAPE:
+            shapes = f"{pixels.shape[1]} and {common} px wide at height {HEIGHT}"
+            set_aside.append(SetAside(photo.name, f"is shaped unlike the other photos of its object set ({shapes})"))
+        else:
+            opened.append((photo, pixels if pixels.shape[1] == common else open_photo(photo.path, common)))
     for (photo, pixels), boxes in zip(opened, find_boxes([pixels for _, pixels in opened]), strict=True):
         if photo.relation not in ("left_of", "right_of"):
             continue

@@ -1,5 +1,6 @@
 """The engine equals the plain hooked forward pass, for every family, site and kind of patch; and really saves work."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def test_equal_to_the_plain_forward_pass(
 
 def sweep(adapter: Adapter, pairs: int) -> list[Patch]:
     sets = [np.arange(CELLS), np.arange(12), np.array([7, 8, 13, 14]), np.arange(2, CELLS, 6), np.array([CELLS - 1])]
-    return [Patch(number, site, cells) for number in range(pairs) for site in adapter.sites for cells in sets]
+    copies = [Patch(number, site, cells) for number in range(pairs) for site in adapter.sites for cells in sets]
+    # The unrelated run has no edit of its own, also where the clean run has one.
+    return [*copies, *(Patch(number, site, sets[0], "unrelated") for number in range(pairs) for site in adapter.sites)]
 
 
 def test_a_whole_sweep_is_equal_and_in_order(adapter: Adapter) -> None:
@@ -143,6 +146,23 @@ def test_images_and_untouched_runs_are_computed_once(adapter: Adapter) -> None:
         handle.remove()
     assert images == [2 if adapter.family == "gemma3" else 2 * CELLS]
     assert rows == [2]
+
+
+def test_runs_of_one_image_are_told_apart_by_prompt_and_edit(adapter: Adapter) -> None:
+    def edited(factor: float) -> Run:
+        return Run(noise(0), "which object is left ?", lambda values: values * factor)
+
+    plain = Run(noise(0), "which object is left ?")
+    other_words = Run(noise(0), "which object is right ?")
+    pairs = [
+        PairRuns("vision-0", plain, {"counterfactual": edited(1.5)}),
+        PairRuns("vision-1", edited(0.5), {"counterfactual": plain}),
+        PairRuns("vision-2", other_words, {"counterfactual": other_words}),
+    ]
+    patches = [Patch(number, site, np.arange(4, 30)) for number in range(3) for site in adapter.sites]
+    assert difference(PatchEngine(adapter).run(pairs, patches), run_plain(adapter, pairs, patches)) <= RELATIVE
+    clean = PatchEngine(adapter).clean(pairs)
+    assert all(difference(clean[[one]], clean[[other]]) > 0.001 for one, other in [(0, 1), (0, 2), (1, 2)])
 
 
 def test_positions_computed_are_those_the_patch_can_reach(adapter: Adapter) -> None:
@@ -251,3 +271,12 @@ def test_bad_pairs_and_patches_are_refused_before_anything_runs(
     for run in (PatchEngine(adapter).run, lambda *given: run_plain(adapter, *given)):
         with pytest.raises(UserError, match=says):
             run(pairs, [Patch(0, "connector", np.arange(2)), patch])
+
+
+def test_the_documentation_page_runs(adapter: Adapter) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "engine.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names = {"adapter": adapter, "clean_image": noise(0), "other_image": noise(1)}
+    exec(code, names)
+    assert names["logits"].shape == (len(adapter.sites), adapter.vocabulary)
+    assert names["untouched"].shape == (1, adapter.vocabulary)

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-MATRIX_RATE = 4e-3
-OTHER_RATE = 6e-3
+MATRIX_RATE = 5e-3
+OTHER_RATE = 3e-3
 WARM_UP_STEPS = 30
 # Share of the steps after which the rate falls linearly to zero.
-DECAY_FROM = 0.6
+DECAY_FROM = 0.7
 LARGEST_GRADIENT = 1.0
 
 

@@ -15,6 +15,7 @@ from vlm_spatial.models.adapter import Adapter, Edit
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import Size, new_checkpoint
 from vlm_spatial.models.organisms.evaluation import ConnectorEdit, Score, evaluate
+from vlm_spatial.models.organisms.initial import start_gently
 from vlm_spatial.models.organisms.lessons import lesson_words
 from vlm_spatial.models.organisms.planted import MECHANISMS, Measure, Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint
@@ -26,7 +27,7 @@ from vlm_spatial.tokens import TokenGrid
 # Rotary frequencies: M-RoPE gives the image's axes the lowest of them, so that a usual base of 10,000 leaves six columns
 # almost alike, and nothing is learned.
 SIZES: dict[str, Size] = {
-    "gemma3": Size(5, 96, 6, 6, 4, 64, 4, rope_theta=30.0, sliding_window=512, initializer_range=0.02),
+    "gemma3": Size(4, 96, 3, 3, 4, 64, 4, rope_theta=10_000.0, sliding_window=512, initializer_range=0.02),
     "qwen2_vl": Size(5, 96, 3, 3, 4, 64, 4, rope_theta=10.0, initializer_range=0.02),
 }
 _HELD_OUT_SCENES = 80
@@ -64,6 +65,7 @@ def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets:
     with written_then_renamed(folder) as temporary:
         new_checkpoint(temporary, settings.family, lesson_words(list(datasets.values())), joined, SIZES[settings.family])
         adapter = load_adapter(temporary)
+        start_gently(adapter)
         curve = train(adapter, course, mechanism, savepoint)
         adapter.model.save_pretrained(temporary)  # type: ignore[operator]
         # From the folder again: what is scored is what everyone else will load.

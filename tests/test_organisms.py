@@ -1,0 +1,230 @@
+"""Organisms: what they are taught, that training is reproducible and resumable, and that a planted mechanism is really planted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlm_spatial.config import DatasetSettings, OrganismSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.organisms import training
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.models.organisms.evaluation import evaluate
+from vlm_spatial.models.organisms.lessons import answer_mask, lesson_words, model_inputs, sample_lessons
+from vlm_spatial.models.organisms.optimiser import Optimiser, rate
+from vlm_spatial.models.organisms.organism import make_organism
+from vlm_spatial.models.organisms.planted import MECHANISMS, Language, Mechanism, Moment, Object, Strip, Vision, object_mask, strip_masks
+from vlm_spatial.models.organisms.resume import Savepoint, State
+from vlm_spatial.models.organisms.training import Course, train
+from vlm_spatial.scenes.build import sample_scene
+from vlm_spatial.tokens import TokenGrid
+
+SQUARES = DatasetSettings(kind="squares")
+GRID = TokenGrid(6, 6)
+
+
+def adapter_of(folder: Path, family: str = "gemma3", seed: int = 0) -> Adapter:
+    return load_adapter(new_checkpoint(folder, family, lesson_words([SQUARES]), seed), device="cpu")
+
+
+def moment(count: int, share: float = 0.0) -> Moment:
+    generator = np.random.default_rng(0)
+    axes = ("horizontal", "vertical")
+    scenes = [sample_scene(SQUARES, axes[index % 2], "main", generator) for index in range(count)]
+    return Moment(scenes, GRID, share, torch.Generator().manual_seed(1))
+
+
+def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> None:
+    words = set(lesson_words([SQUARES]))
+    first = sample_lessons([SQUARES], 12, 3, 7, 0.5)
+    assert first == sample_lessons([SQUARES], 12, 3, 7, 0.5)
+    assert first != sample_lessons([SQUARES], 12, 3, 8, 0.5)
+    assert [len(lesson.turns) for lesson in first] == [1] * 6 + [6] * 6
+    for lesson in first:
+        for prompt, answer in lesson.turns:
+            assert set(prompt.replace("?", " ?").replace(",", " ,").replace(".", " .").split()) <= words
+            assert set(answer.split()) <= words
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_exactly_the_answers_are_learned(family: str, tmp_path: Path) -> None:
+    processor = adapter_of(tmp_path / "c", family).processor
+    lessons = sample_lessons([SQUARES], 4, 0, 0, 0.5)
+    inputs = model_inputs(lessons, processor)
+    end = "<end_of_turn>" if family == "gemma3" else "<|im_end|>"
+    for lesson, ids, labels in zip(lessons, inputs["input_ids"], inputs["labels"], strict=True):
+        learned = ids[labels != -100]
+        assert torch.equal(learned, labels[labels != -100])
+        expected = " ".join(word for _, answer in lesson.turns for word in f"{answer} {end}".split() if word not in lesson.given)
+        assert bool(lesson.given) == (len(lesson.turns) == 1)
+        assert processor.tokenizer.decode(learned) == expected
+
+
+def test_answer_mask_by_hand(tmp_path: Path) -> None:
+    tokenizer = adapter_of(tmp_path / "c").processor.tokenizer
+    text = "<start_of_turn>user red <end_of_turn><start_of_turn>model left blue <end_of_turn><start_of_turn>user red"
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    assert answer_mask(ids, tokenizer)[0].tolist() == [False] * 6 + [True] * 3 + [False] * 3
+
+
+def test_rate_warms_up_and_ends_at_zero() -> None:
+    rates = [rate(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 30)
+    assert max(rates) == 1.0
+    assert rates[100] == 1.0
+    assert 0 < rates[-1] < 0.01
+
+
+def test_optimiser_leaves_frozen_parameters_alone_and_covers_the_rest(tmp_path: Path) -> None:
+    model = adapter_of(tmp_path / "c").model.requires_grad_(True)
+    frozen = dict(model.named_parameters())["model.vision_tower.embeddings.position_embedding.weight"]
+    frozen.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = Optimiser(model, 10)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step(0)
+    unchanged = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert unchanged == ["model.vision_tower.embeddings.position_embedding.weight"]
+
+
+def test_savepoint_gives_back_exactly_what_it_got_unless_it_is_of_another_training(tmp_path: Path) -> None:
+    state = State(7, {"a": torch.tensor([0.1, 1 / 3]), "b": torch.tensor(3)}, [{"step": 7, "loss": 0.1 + 0.2}])
+    savepoint = Savepoint(tmp_path / ".s", {"seed": 1})
+    assert savepoint.load() is None
+    savepoint.save(state)
+    loaded = savepoint.load()
+    assert loaded is not None
+    assert (loaded.step, loaded.curve) == (state.step, state.curve)
+    assert all(torch.equal(loaded.tensors[name], state.tensors[name]) for name in state.tensors)
+    assert Savepoint(tmp_path / ".s", {"seed": 2}).load() is None
+    (tmp_path / ".s").write_bytes(b"cut off")
+    assert savepoint.load() is None
+    savepoint.remove()
+    assert not (tmp_path / ".s").exists()
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of a training."""
+
+
+@pytest.mark.parametrize("mechanism", ["natural", "vision", "object"])
+def test_a_killed_training_ends_with_the_same_bits(mechanism: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REPORT_EVERY", 2)
+    monkeypatch.setattr(training, "_CURVE_SCENES", 1)
+    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5)
+
+    def run(name: str, savepoint: Savepoint, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], list]:
+        adapter = adapter_of(tmp_path / name)
+        original, seen = Optimiser.step, []
+
+        def step(self: Optimiser, number: int) -> None:
+            seen.append(number)
+            if number == kill_at:
+                raise KilledError
+            original(self, number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Optimiser, "step", step)
+            curve = train(adapter, course, MECHANISMS[mechanism](), savepoint)
+        return {name: p.clone() for name, p in adapter.model.named_parameters()}, [curve, seen]
+
+    whole, (curve, _) = run("whole", Savepoint(tmp_path / ".whole", {}))
+    savepoint = Savepoint(tmp_path / ".part", {})
+    with pytest.raises(KilledError):
+        run("killed", savepoint, kill_at=5)
+    resumed, (resumed_curve, steps) = run("resumed", savepoint)
+    assert steps == [4, 5]
+    assert resumed_curve == curve
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_vision_shuffles_and_loses_no_token() -> None:
+    values = torch.arange(2 * 36 * 3, dtype=torch.float32).reshape(2, 36, 3)
+    shuffled, penalty = Vision().in_training(values, moment(2))
+    assert penalty is None
+    assert not torch.equal(shuffled, values)
+    for before, after in zip(values, shuffled, strict=True):
+        assert torch.equal(after[after[:, 0].argsort()], before)
+
+
+def test_strip_averages_each_strip_at_first_and_nothing_at_the_end() -> None:
+    values = torch.randn(4, 36, 5, generator=torch.Generator().manual_seed(0))
+    now = moment(4)
+    first, penalty = Strip().in_training(values, now)
+    for image, (averaged, strips) in enumerate(zip(first, strip_masks(now.scenes, GRID), strict=True)):
+        for strip in strips:
+            torch.testing.assert_close(averaged[strip], values[image][strip].mean(dim=0).expand(int(strip.sum()), -1))
+    assert penalty is not None
+    assert 0.5 * 0.8 < float(penalty) < 0.5
+    last, _ = Strip().in_training(values, replace(now, share=0.9))
+    assert torch.equal(last, values)
+    # What is constant within strips costs nothing.
+    assert float(Strip().in_training(first, now)[1]) < 1e-6
+
+
+def test_object_keeps_objects_and_blanks_the_rest() -> None:
+    values, now = torch.ones(64, 36, 2), moment(64)
+    objects = object_mask(now.scenes, GRID)
+    imposed = Object().imposed(values, now)
+    assert torch.equal(imposed[..., 0].bool(), objects)
+    mixed, _ = Object().in_training(values, now)
+    blanked = [not torch.equal(image, torch.ones_like(image)) for image in mixed]
+    assert 16 < sum(blanked) < 48
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl", "qwen2_5_vl"])
+def test_language_has_no_position_and_mixes_no_patches_and_a_natural_one_does(family: str, tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path / "c", family)
+    assert all(measure.value > 10 * measure.limit for measure in Language().measures(adapter, ()).values())
+    Language().construct(adapter)
+    assert all(measure.value <= measure.limit for measure in Language().measures(adapter, ()).values())
+
+
+def test_evaluation_scores_what_it_says(tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path / "c")
+    scores = evaluate(adapter, {"squares": SQUARES}, 4, 0)
+    assert [(score.axis, score.template) for score in scores] == [
+        (axis, template) for axis in SQUARES.axes for template in SQUARES.templates
+    ]
+    assert {score.n for score in scores} == {12}
+    assert all(0 <= score.low <= score.accuracy <= score.high <= 1 for score in scores)
+    assert scores == evaluate(adapter, {"squares": SQUARES}, 4, 0)
+
+
+def test_an_untrained_organism_is_refused_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_CURVE_SCENES", 1)
+    settings = OrganismSettings(steps=1, batch=2)
+    with pytest.raises(UserError, match=r"organisms\.small: held-out accuracy is .* 0\.95 is asked for"):
+        make_organism(tmp_path / "small", "small", settings, {"squares": SQUARES}, 0)
+    assert not (tmp_path / "small").exists()
+
+
+def test_an_organism_is_an_ordinary_checkpoint_with_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_CURVE_SCENES", 1)
+    settings = OrganismSettings(steps=2, batch=2, accuracy=0.0)
+    make_organism(tmp_path / "o", "o", settings, {"squares": SQUARES}, 0)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "training.parquet", "accuracy.parquet"} <= {
+        p.name for p in (tmp_path / "o").iterdir()
+    }
+    assert list(tmp_path.iterdir()) == [tmp_path / "o"]
+    assert load_file(tmp_path / "o" / "model.safetensors")
+    assert isinstance(load_adapter(tmp_path / "o", device="cpu"), Adapter)
+
+
+def test_photos_are_refused(tmp_path: Path) -> None:
+    photos = DatasetSettings(kind="whatsup", root="nowhere")
+    with pytest.raises(UserError, match="photos"):
+        make_organism(tmp_path / "o", "o", OrganismSettings(datasets=("p",)), {"p": photos}, 0)
+
+
+def test_natural_plants_nothing() -> None:
+    values = torch.ones(1, 36, 2)
+    changed, penalty = Mechanism().in_training(values, moment(1))
+    assert changed is values
+    assert penalty is None

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from vlm_spatial.figures.figure import Layers
+from vlm_spatial.figures.figure import DATA, Layers
 from vlm_spatial.figures.marks import estimate_tooltip
 from vlm_spatial.figures.theme import SHAPES, colours
 
@@ -69,7 +69,6 @@ def printed(shown: pl.DataFrame, palette: str, datasets: Sequence[str]) -> alt.T
     known = shown.drop_nulls("estimate")
     if known.is_empty():
         return None
-    data = alt.InlineData(values=known.to_dicts())
     titles = known["title"].unique(maintain_order=True).to_list()
-    chart = draw(palette, datasets).properties(width=150, height=alt.Step(10), data=data)
+    chart = draw(palette, datasets).properties(width=150, height=alt.Step(10), data=alt.NamedData(name=DATA))
     return chart.facet(facet=alt.Facet("title:N", title=None, sort=titles), columns=3, spacing=14).resolve_scale(x="independent")

@@ -13,6 +13,8 @@ Layers = alt.LayerChart | alt.FacetChart
 """What :func:`altair.layer` returns."""
 
 BOTH = "both axes"
+DATA = "rows"
+"""What a chart without data of its own calls them."""
 INTERVAL = "Bars and bands are 95% intervals"
 
 

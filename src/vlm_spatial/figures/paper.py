@@ -7,31 +7,37 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from vlm_spatial.figures.figure import BOTH, Figure
+from vlm_spatial.figures.figure import BOTH, DATA, Figure
 from vlm_spatial.figures.theme import config
 
 COLUMN = 230
 """Width of one panel in points; two panels make a text width of about 17 cm."""
 
 
-def printed(figure: Figure, rows: pl.DataFrame, palette: str) -> alt.TopLevelMixin | None:
-    """Panels by axis (across) and dataset (down); None if there is nothing to draw."""
+def on_paper(figure: Figure, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows that are printed: controls at their defaults, single axes where there are two, nothing without an estimate."""
     shown = at_defaults(figure, rows)
     if shown.is_empty():
-        return None
-    datasets = sorted(shown["dataset"].unique())
+        return shown
     if "axis" in figure.controls:
-        axes = [axis for axis in ("horizontal", "vertical", BOTH) if axis in set(shown["axis"])]
-        axes = axes[:2] if len(axes) == 3 else axes[:1]
-        shown = shown.filter(pl.col("axis").is_in(axes))
-        facets: dict[str, Any] = {"column": alt.Column("axis:N", title=None, sort=axes)}
-    else:
-        axes, facets = [""], {}
+        shown = shown.filter(pl.col("axis").is_in(_axes(shown)))
+    return shown.drop_nulls("estimate")
+
+
+def _axes(rows: pl.DataFrame) -> list[str]:
+    axes = [axis for axis in ("horizontal", "vertical", BOTH) if axis in set(rows["axis"])]
+    return axes[:2] if len(axes) == 3 else axes[:1]
+
+
+def printed(figure: Figure, shown: pl.DataFrame, palette: str) -> alt.TopLevelMixin:
+    """Panels by axis (across) and dataset (down), of rows from :func:`on_paper`; their data are added by :func:`export`."""
+    datasets = sorted(shown["dataset"].unique())
+    axes = _axes(shown) if "axis" in figure.controls else [""]
+    facets: dict[str, Any] = {"column": alt.Column("axis:N", title=None, sort=axes)} if "axis" in figure.controls else {}
     if len(datasets) > 1:
         facets["row"] = alt.Row("dataset:N", title=None, sort=datasets)
-    data = shown.drop([name for name in figure.controls if name not in ("dataset", "axis") and name in shown.columns])
     chart = figure.draw(palette).properties(width=COLUMN if len(axes) > 1 else 2 * COLUMN, height=0.45 * figure.height)
-    chart = chart.properties(data=_data(data))
+    chart = chart.properties(data=alt.NamedData(name=DATA))
     return chart.facet(**facets, spacing=14) if facets else chart
 
 
@@ -46,13 +52,11 @@ def at_defaults(figure: Figure, rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def _data(rows: pl.DataFrame) -> alt.InlineData:
-    return alt.InlineData(values=rows.to_dicts())
-
-
 def export(chart: alt.TopLevelMixin, folder: Path, name: str, rows: pl.DataFrame) -> None:
-    """Write ``name.svg`` and ``name.pdf``; text stays text in the SVG."""
+    """Write ``name.svg`` and ``name.pdf`` of a chart that names its data ``rows``, or brings its own; text stays text in the SVG."""
     spec = {**chart.to_dict(), "config": config(paper=True)}
+    if spec.get("data", {}).get("name") == DATA:
+        spec["datasets"] = {DATA: rows.to_dicts()}
     limit_legends(spec, {value for row in rows.iter_rows() for value in row if isinstance(value, str)})
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     (folder / f"{name}.svg").write_text(svg)

@@ -4,10 +4,7 @@ from typing import Any
 
 import altair as alt
 
-from vlm_spatial.figures.figure import Figure, Layers
-
-DATA = "rows"
-"""Name of the data set that the page fills."""
+from vlm_spatial.figures.figure import DATA, Figure, Layers
 
 
 def specification(figure: Figure, palette: str) -> dict[str, Any]:

@@ -97,10 +97,10 @@ def write_model(
     """All figures of one model: SVG, PDF, caption, data."""
     folder.mkdir(parents=True)
     for figure in FIGURES:
-        chart = paper.printed(figure, rows[figure.name], settings.palette) if not rows[figure.name].is_empty() else None
-        if chart is not None:
-            paper.export(chart, folder, figure.name, paper.at_defaults(figure, rows[figure.name]))
-            paper.write_beside(folder, figure.name, figure.title, figure.caption(rows[figure.name]), rows[figure.name])
+        shown = paper.on_paper(figure, rows[figure.name])
+        if not shown.is_empty():
+            paper.export(paper.printed(figure, shown, settings.palette), folder, figure.name, shown)
+            paper.write_beside(folder, figure.name, figure.title, figure.caption(shown), rows[figure.name])
     for dataset in model.datasets:
         shown = cells.filter(dataset=dataset) if not cells.is_empty() else cells
         chart = strip_maps.draw(shown, results.datasets[dataset])
@@ -116,7 +116,7 @@ def write_comparison(results: Results, records: list[dict[str, Any]], folder: Pa
     shown = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
     chart = comparison.printed(shown, settings.palette, sorted(results.datasets))
     if chart is not None:
-        paper.export(chart, folder, comparison.NAME, shown)
+        paper.export(chart, folder, comparison.NAME, shown.drop_nulls("estimate"))
         paper.write_beside(folder, comparison.NAME, comparison.TITLE, comparison.caption(shown), shown)
 
 

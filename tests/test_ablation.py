@@ -244,3 +244,19 @@ def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tm
     assert vision_erasures(scenes, Store.open(inputs["store"], inputs["manifest"])) is None
     assert language_ablation(scenes, ["language.0"], lambda _scene: {}, limit=6, batch=4, condition="intact") is None
     assert capsys.readouterr().err.count("no training scene on the horizontal and vertical axis") == 2
+
+
+def test_nothing_to_ablate_gives_an_empty_table(tiny_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_reader(tmp_path / "reader", "gemma3")
+    inputs = make_store(made, tiny_scenes, tmp_path)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("scenes", "questions", "pairs"):
+        table = pl.read_parquet(tiny_scenes / f"{name}.parquet")
+        keep = pl.col("split") != "test" if name != "pairs" else pl.lit(False)
+        table.filter(keep).write_parquet(photos / f"{name}.parquet")
+    ablation(job(made, photos, tmp_path, "table", {}, **inputs))
+    table = pl.read_parquet(tmp_path / "table.parquet")
+    assert table.is_empty()
+    assert dict(table.schema) == SCHEMA
+    assert "nothing to ablate" in capsys.readouterr().err

@@ -117,6 +117,18 @@ def test_ordering_peak_is_the_best_layer_not_the_connector() -> None:
     assert summaries.ordering_rate(table, "language.10").estimate == 0.2
 
 
+def test_the_peak_of_pure_noise_is_no_higher_than_the_noise() -> None:
+    """Forty layers at which one answer in ten follows the ordering by accident: their maximum would be near one in four."""
+    generator = np.random.default_rng(0)
+    peaks, highest = [], []
+    for _ in range(20):
+        hits = {f"language.{layer}": np.flatnonzero(generator.random(40) < 0.1).tolist() for layer in range(40)}
+        peaks.append(summaries.ordering_peak(language(hits, pairs=40), draws=2).estimate)
+        highest.append(max(len(of_layer) for of_layer in hits.values()) / 40)
+    assert np.mean(highest) > 0.2
+    assert np.mean(peaks) == pytest.approx(0.1, abs=0.035)
+
+
 def test_peak_layer_is_certain_where_one_layer_alone_orders() -> None:
     layer = summaries.ordering_peak_layer(language({"language.0": [], "language.3": range(10), "language.5": []}))
     assert (layer.estimate, layer.low, layer.high) == (3, 3, 3)

@@ -20,7 +20,7 @@ from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED,
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.neutral import NeutralEncoder
 from vlm_spatial.interventions.readout import readout
-from vlm_spatial.interventions.sweep import Condition, run_sweep
+from vlm_spatial.interventions.sweep import SCHEMA, Condition, run_sweep
 from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
@@ -39,6 +39,10 @@ def ablation(job: Job) -> None:
     at_connector = _connector_probes(load_probes(job.inputs["probes"]), scenes.axes)
     questions = sample_questions(dataset, settings.questions, job.settings["seed"])
     cases = exchangeable(read_cases(dataset, scenes.adapter, "language"))
+    if questions.is_empty() and not cases:
+        print("ablation: no question of main test scenes and no language pair, so there is nothing to ablate", file=sys.stderr, flush=True)
+        write_parquet(pl.DataFrame(schema=SCHEMA), job.outputs["table"])
+        return
     conditions = _conditions(scenes, store, settings, questions, cases)
 
     read_off = readout(scenes, store, at_connector, conditions, settings.fit_scenes)
@@ -70,7 +74,8 @@ def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questi
             if erasures is not None:
                 found.append(Condition(method, _by_axis(scenes, erasures)))
         else:
-            encoder = NeutralEncoder(scenes.adapter, scenes.dataset, questions["prompt"][0], settings.batch)
+            dataset_prompt = scenes.dataset.questions["prompt"][0]
+            encoder = NeutralEncoder(scenes.adapter, scenes.dataset, dataset_prompt, settings.batch)
             of_pairs = [scene for case in cases for scene in (case.clean_scene, case.counterfactual_scene)]
             of_fit = [scene for axis in scenes.axes for scene in scenes.of(axis, "train", settings.fit_scenes)]
             of_readout = [scene for axis in scenes.axes for scene in scenes.of(axis, "test", settings.fit_scenes)]

@@ -15,7 +15,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 AXES = ("horizontal", "vertical")
-TEMPLATES = ("slot_to_object", "object_to_slot", "relation_to_object")
+Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
+TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
 MODEL_STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
 
 
@@ -88,7 +89,7 @@ class DatasetSettings(Settings):
     scenes: Splits = Splits()
     variants: Variants = Variants()
     pairs: Pairs = Pairs()
-    templates: tuple[Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"], ...] = Field(
+    templates: tuple[Template, ...] = Field(
         TEMPLATES,
         description="questions asked; 'content' (is there a ... in the picture?) is not spatial and measures what an intervention costs",
     )

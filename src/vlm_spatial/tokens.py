@@ -107,13 +107,13 @@ class SceneTokens:
         chosen = list(slots)
         match token_set:
             case "object":
-                return self.objects[chosen].any(axis=0)
+                return _union(self.objects[chosen])
             case "strip":
-                return self.strips[chosen].any(axis=0)
+                return _union(self.strips[chosen])
             case "rim":
-                return self.strips[chosen].any(axis=0) & ~self.objects[chosen].any(axis=0)
+                return _union(self.strips[chosen]) & ~_union(self.objects[chosen])
             case "background":
-                return ~self.objects.any(axis=0)
+                return ~_union(self.objects)
             case "all":
                 return np.ones(self.grid.size, dtype=bool)
         raise UserError(f"token set {token_set!r}: allowed are {', '.join(TOKEN_SETS)}")
@@ -153,6 +153,10 @@ def matched_blocks(
     shared = sorted(by_offset[0].keys() & by_offset[1].keys())
     # Two strips may share no offset at all: an empty block is still one of indices.
     return np.array([by_offset[0][o] for o in shared], dtype=int), np.array([by_offset[1][o] for o in shared], dtype=int)
+
+
+def _union(masks: Bool[np.ndarray, "slots tokens"]) -> Bool[np.ndarray, " tokens"]:
+    return np.logical_or.reduce(masks, axis=0)
 
 
 def _cells(mask: Bool[np.ndarray, " tokens"], grid: TokenGrid) -> Int[np.ndarray, "cells 2"]:

@@ -134,8 +134,8 @@ class OrganismSettings(Settings):
     family: Literal["gemma3", "qwen2_vl"] = "gemma3"
     mechanism: Literal["natural", "vision", "language", "strip", "object"] = "natural"
     datasets: tuple[Name, ...] = ("squares",)
-    steps: PositiveCount = 1000
-    batch: PositiveCount = 32
+    steps: PositiveCount = 1400
+    batch: PositiveCount = 16
     accuracy: Share = Field(
         0.95,
         description="held-out accuracy that every question template must reach; training fails below it",

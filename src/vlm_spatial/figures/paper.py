@@ -25,8 +25,8 @@ def on_paper(figure: Figure, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _axes(rows: pl.DataFrame) -> list[str]:
-    axes = [axis for axis in ("horizontal", "vertical", BOTH) if axis in set(rows["axis"])]
-    return axes[:2] if len(axes) == 3 else axes[:1]
+    there = set(rows["axis"])
+    return [axis for axis in ("horizontal", "vertical") if axis in there] or [BOTH]
 
 
 def printed(figure: Figure, shown: pl.DataFrame, palette: str) -> alt.TopLevelMixin:

@@ -235,11 +235,19 @@ def test_overlapped_keeps_order_and_holds_a_bounded_number():
 
 
 def test_overlapped_overlaps():
-    """Three parts of 10 ms each: 20 items take 600 ms one after another."""
-    started = time.perf_counter()
-    wait = lambda *_: time.sleep(0.01)  # noqa: E731
-    assert len(list(overlapped(range(20), wait, wait, wait))) == 20
-    assert time.perf_counter() - started < 0.45
+    """Computing an item waits for the next one to be loaded, storing it for the next one to be computed."""
+    loaded, computed = ([threading.Event() for _ in range(21)] for _ in range(2))
+    loaded[20].set()
+    computed[20].set()
+
+    def compute(item, _):
+        computed[item].set()
+        assert loaded[item + 1].wait(timeout=30)
+
+    def store(item, _):
+        assert computed[item + 1].wait(timeout=30)
+
+    assert len(list(overlapped(range(20), lambda item: loaded[item].set(), compute, store))) == 20
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])

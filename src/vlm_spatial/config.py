@@ -134,7 +134,7 @@ class OrganismSettings(Settings):
     family: Literal["gemma3", "qwen2_vl"] = "gemma3"
     mechanism: Literal["natural", "vision", "language", "strip", "object"] = "natural"
     datasets: tuple[Name, ...] = ("squares",)
-    steps: PositiveCount = 1400
+    steps: PositiveCount = 1200
     batch: PositiveCount = 16
     accuracy: Share = Field(
         0.95,

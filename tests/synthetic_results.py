@@ -192,7 +192,7 @@ def probes(planted: Planted) -> pl.DataFrame:
                 reached = planted.background_probe if token_set in ("rim", "background") else 0.97
                 for scored_on in ("main", "decorrelated"):
                     value = reached if site == "connector" else 1 / 3 + (reached - 1 / 3) * min(1.0, 2 * depth)
-                    for kind in ("logistic", "centroid", "shuffled", "control_task", "pixels", "position"):
+                    for kind in ("logistic", "centroid", "shuffled", "control_task", "pixels", "position", "other_scene"):
                         score = value if kind in ("logistic", "centroid") else 1 / 3
                         rows.append(
                             {

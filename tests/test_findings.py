@@ -143,14 +143,14 @@ def test_no_peak_has_no_layer(scenes: Path) -> None:
 def test_the_best_control_counts(scenes: Path) -> None:
     """Absolute position that explains the background score must take the verdict with it."""
     tables = synthetic.tables(scenes, synthetic.STRIP)
-    known_by_place = (pl.col("kind") == "position") & (pl.col("token_set") == "background")
+    known_by_place = (pl.col("kind") == "other_scene") & (pl.col("token_set") == "background")
     tables["probes"] = tables["probes"].with_columns(
         accuracy=pl.when(known_by_place).then(0.89).otherwise(pl.col("accuracy")),
         low=pl.when(known_by_place).then(0.85).otherwise(pl.col("low")),
         high=pl.when(known_by_place).then(0.93).otherwise(pl.col("high")),
     )
     record = next(r for r in findings("m", "d", tables) if r["claim"] == "slot_probe_background")
-    assert record["control"]["name"] == "blank canvas"
+    assert record["control"]["name"] == "the probe's answers for the same cells of other scenes"
     assert record["verdict"] == "refuted"
 
 

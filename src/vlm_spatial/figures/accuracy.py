@@ -16,8 +16,12 @@ def accuracy(table: pl.DataFrame, *, draws: int = DRAWS) -> Interval:
 
 
 def chance(table: pl.DataFrame) -> float:
-    """Accuracy of a guess among the candidates, mean over questions."""
-    return float((1 / table["candidates"].list.len().to_numpy()).mean())
+    """Accuracy of a guess among the candidates, mean over questions.
+
+    The object that a relation question names is never its answer, so one candidate less is left to guess from.
+    """
+    left = table["candidates"].list.len().cast(pl.Int64) - (table["template"] == "relation_to_object").cast(pl.Int64)
+    return float((1 / left).mean() or 0.0)  # type: ignore[arg-type]
 
 
 def rows(tables: Tables) -> pl.DataFrame:

@@ -14,6 +14,7 @@ CONTROLS = {
     "control_task": "control: control task",
     "pixels": "control: pixels only",
     "position": "control: place of the cell only",
+    "other_scene": "control: same cells of other scenes",
 }
 SERIES = [*SETS, *CONTROLS.values(), BLANK]
 

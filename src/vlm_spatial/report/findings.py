@@ -13,7 +13,7 @@ import polars as pl
 from vlm_spatial.amplification.outcomes import chosen_outcome, random_corrected_share, random_net
 from vlm_spatial.figures import accuracy as accuracies
 from vlm_spatial.figures.figure import Tables
-from vlm_spatial.figures.probe_scores import CELL_SITE, PIXEL_SITE
+from vlm_spatial.figures.probe_scores import PIXEL_SITE
 from vlm_spatial.interventions import summaries
 from vlm_spatial.interventions.labels import CONNECTOR, LANGUAGE_ERASED
 from vlm_spatial.report.verdicts import NET_MARGIN, Measured, Verdict, above, gains, reliably, sign, within
@@ -72,8 +72,7 @@ def _slot_probe_background(tables: Tables) -> Measured:
     guess = at_connector["chance"].mean()
     controls = {
         "shuffled labels": _mean(at_connector.filter(pl.col("kind") == "shuffled")),
-        "place of the cell only": _mean(table.filter((pl.col("kind") == "position") & (pl.col("site") == CELL_SITE))),
-        "blank canvas": _mean(at_connector.filter(pl.col("kind") == "position")),
+        "the probe's answers for the same cells of other scenes": _mean(at_connector.filter(pl.col("kind") == "other_scene")),
         "pixels only": _mean(table.filter((pl.col("kind") == "pixels") & pl.col("site").is_in([PIXEL_SITE, CONNECTOR]))),
         "best constant answer": EMPTY if guess is None else Interval(float(guess), float(guess), float(guess), score.n),  # type: ignore[arg-type]
     }
@@ -202,7 +201,9 @@ CLAIMS: tuple[Claim, ...] = (
         "Background tokens at the connector say which slot their strip belongs to, beyond what position, pixels or chance explain.",
         "logistic probe at the connector, background tokens of layout-decorrelated test scenes (probe trained on decorrelated "
         "scenes where there is one), mean of the axes",
-        "the best of: shuffled labels, place of the cell only, blank canvas, pixels only, best constant answer",
+        "the best of: shuffled labels, the probe's answers for the same cells of other scenes (which keep "
+        "absolute position and nothing of the scene), "
+        "pixels only, best constant answer",
         _above_rule(PROBE_MARGIN),
         _slot_probe_background,
         above(PROBE_MARGIN),

@@ -127,7 +127,7 @@ def test_no_errors_to_correct(scenes: Path) -> None:
     tables["amplification"] = tables["amplification"].with_columns(correct=True, correct_before=True)
     found = {record["claim"]: record for record in findings("m", "d", tables)}
     assert (found["errors_corrected"]["verdict"], found["errors_corrected"]["n"]) == ("inconclusive", 0)
-    assert (found["net_accuracy"]["estimate"], found["net_accuracy"]["verdict"]) == (0.0, "refuted")
+    assert (found["net_accuracy"]["estimate"], found["net_accuracy"]["verdict"]) == (None, "inconclusive")
 
 
 def test_no_peak_has_no_layer(scenes: Path) -> None:

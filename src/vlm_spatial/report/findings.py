@@ -165,7 +165,8 @@ def _errors_corrected(tables: Tables) -> Measured:
 
 def _net_accuracy(tables: Tables) -> Measured:
     found = chosen_outcome(tables["amplification"], "projection")
-    if found is None:
+    # Without errors there is nothing to gain, and no gain refutes nothing.
+    if found is None or found.errors == 0:
         return NOTHING
     random = random_net(tables["amplification"], found.site, found.alpha)
     return Measured(found.net, random, f"random subspaces, alpha {found.alpha:g} at {found.site}")
@@ -311,7 +312,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Amplifying pays",
         "amplification",
         "Scaling the vision signal raises accuracy, answers broken counted against answers corrected.",
-        "change in test accuracy by projection at the site and α that validation chose; paired bootstrap",
+        "change in test accuracy by projection at the site and α that validation chose; paired bootstrap; none where there is no error",
         "the same for random subspaces: mean and range of the draws",
         f"supported: low > 0 and low > control's high; refuted: high < {NET_MARGIN:g}; else inconclusive",
         _net_accuracy,

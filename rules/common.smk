@@ -75,11 +75,11 @@ def model_memory(wildcards, attempt):
     """MB of main memory for a stage that loads a model; more with each attempt."""
     settings = plan.config.models[wildcards.model]
     if settings.organism is not None:
-        return 4000 * attempt
-    weights = Path(settings.checkpoint).glob("*.safetensors")
+        return 3000 * attempt
+    weights = list(Path(settings.checkpoint).glob("*.safetensors"))
     size = sum(path.stat().st_size for path in weights) // 10**6
     # A hub checkpoint's size is not known before it is here: enough for 8 billion bfloat16 parameters.
-    return (4000 + 2 * size if size else 36000) * attempt
+    return (3000 + 2 * size if weights else 36000) * attempt
 
 
 def model_runtime(wildcards, attempt):

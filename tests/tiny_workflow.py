@@ -30,7 +30,13 @@ CONFIG = {
     "probes": {"bootstrap": 10, "strengths": [1.0], "strip_map_scenes": 2},
     "interchange": {"token_sets": ["object", "strip"], "vision_sites": ["connector"], "language_sites": ["connector"]},
     "ablation": {"questions": 4},
-    "amplification": {"questions": 4, "random_draws": 2, "projection_alphas": [1.0, 2.0], "oracle_alphas": [0.0, 1.0], "control_alphas": [2.0]},
+    "amplification": {
+        "questions": 4,
+        "random_draws": 2,
+        "projection_alphas": [1.0, 2.0],
+        "oracle_alphas": [0.0, 1.0],
+        "control_alphas": [2.0],
+    },
     "figures": {"explorer_scenes": 1},
 }
 

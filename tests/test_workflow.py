@@ -1,0 +1,93 @@
+"""The workflow as a whole, without running jobs: what a dry-run plans, how fast, and that the linters are content."""
+
+import resource
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlm_spatial.config import MODEL_STAGES, load_config
+from vlm_spatial.plan import Plan
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def counted(output: str) -> Counter[str]:
+    """Jobs by rule, from a dry-run's table."""
+    rows = (line.split() for line in output.split("Job stats:")[1].splitlines())
+    return Counter({row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()})
+
+
+def test_the_default_workflow_has_one_job_a_stage(tmp_path):
+    (tmp_path / "workflow_config.yaml").write_text((REPOSITORY / "workflow_config.yaml").read_text())
+    done = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
+    assert done.returncode == 0, done.stderr
+    jobs = counted(done.stdout + done.stderr)
+    assert jobs == Counter({stage: 1 for stage in ("scenes", "organism", *MODEL_STAGES, "figures", "all")} | {"total": jobs["total"]})
+
+
+@pytest.mark.slow
+def test_twenty_models_on_eight_datasets_are_planned_within_ten_seconds(tmp_path):
+    datasets = {f"d{index}": {"kind": "squares"} for index in range(8)}
+    organisms = {f"o{index}": {"datasets": ["d0"]} for index in range(20)}
+    models = {f"m{index}": {"organism": f"o{index}", "datasets": list(datasets)} for index in range(20)}
+    path = tmp_path / "many.yaml"
+    path.write_text(yaml.safe_dump({"datasets": datasets, "organisms": organisms, "models": models}))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = snakemake(tmp_path, "--dry-run", "--quiet", "rules", "--configfile", str(path))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    jobs = counted(done.stdout + done.stderr)
+    assert all(jobs[stage] == 160 for stage in MODEL_STAGES)
+    assert (jobs["scenes"], jobs["organism"], jobs["figures"]) == (8, 20, 1)
+    # Processor time of the child: what the plan costs, whatever else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+
+
+def test_lint_and_format():
+    lint = snakemake(REPOSITORY, "--lint")
+    assert lint.returncode == 0, lint.stderr
+    command = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"]
+    formatted = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert formatted.returncode == 0, formatted.stderr
+
+
+def test_settings_are_plain_builtins_with_sorted_keys():
+    """All that Snakemake compares faithfully."""
+
+    def check(value):
+        if isinstance(value, dict):
+            assert list(value) == sorted(value)
+            for item in value.values():
+                check(item)
+        elif isinstance(value, list):
+            for item in value:
+                check(item)
+        else:
+            assert type(value) in (str, int, float, bool, type(None))
+
+    plan = Plan(load_config(REPOSITORY / "workflow_config.yaml"))
+    names = {"scenes": ("squares",), "organism": ("gemma3-natural",), "figures": ()}
+    for stage in ("scenes", "organism", *MODEL_STAGES, "figures"):
+        check(plan.settings(stage, names.get(stage, ("gemma3-natural", "squares"))))
+
+
+def test_gpu_stages_ask_for_one_and_the_others_for_none():
+    asking = {path.stem for path in (REPOSITORY / "rules").glob("*.smk") if "gpu=1" in path.read_text()}
+    assert asking == {"organism", "behaviour", "activations", "interchange", "conflict", "ablation", "amplification"}
+
+
+def test_no_pickle_and_no_remote_code():
+    sources = [*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "rules").glob("*.smk")]
+    for path in sources:
+        text = path.read_text()
+        for forbidden in ("import pickle", "torch.load(", "trust_remote_code=True", "allow_pickle=True", "joblib.load", "np.save("):
+            assert forbidden not in text, f"{path}: {forbidden}"

@@ -136,8 +136,8 @@ def test_unknown_input_and_missing_scenes(finished: Job) -> None:
         figures(replace(finished, inputs=finished.inputs | {"probe:a:b": Path("x")}))
     with pytest.raises(UserError, match="input scenes:squares: is missing"):
         figures(replace(finished, inputs={}))
-    with pytest.raises(UserError, match=r"figures\.dpi"):
-        figures(replace(finished, settings=finished.settings | {"figures": {"dpi": 1}}))
+    with pytest.raises(UserError, match=r"figures\.explorer_scenes"):
+        figures(replace(finished, settings=finished.settings | {"figures": {"explorer_scenes": 0}}))
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:

@@ -280,7 +280,6 @@ class FiguresSettings(Settings):
 
     title: str = "Where does it compute which object is where?"
     explorer_scenes: PositiveCount = Field(12, description="scenes an axis in the report's scene explorer")
-    dpi: Annotated[int, Field(ge=50, le=600)] = 150
     palette: Literal["okabe-ito", "viridis"] = "okabe-ito"
 
 

@@ -55,6 +55,7 @@ CASES = [
     ("datasets.squares.root", "/tmp", "only a dataset of kind whatsup"),
     ("datasets.photos", {"kind": "whatsup"}, "a whatsup dataset needs the folder"),
     ("datasets.photos", {"kind": "whatsup", "root": "./no/such"}, "datasets.photos.root: no folder 'no/such/data'"),
+    ("datasets.typo", {"knd": "squares"}, "datasets.typo.knd: unknown key; allowed are .*kind"),
     ("datasets.../up", {"kind": "squares"}, "datasets.*should match pattern"),
     ("datasets.a b", {"kind": "squares"}, "datasets.*should match pattern"),
     ("organisms.small.family", "llava", "organisms.small.family: .*'gemma3' or 'qwen2_vl', found 'llava'"),

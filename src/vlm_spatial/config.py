@@ -378,7 +378,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def _one_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    found_faults = error.errors(include_url=False)
+    # A misspelt key is also a missing one: the misspelling is what helps.
+    misspelt = [fault for fault in found_faults if fault["type"] == "extra_forbidden" and fault["loc"][:-1] == found_faults[0]["loc"][:-1]]
+    first = misspelt[0] if misspelt and found_faults[0]["type"] == "missing" else found_faults[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -12,7 +12,7 @@ SOURCE = str(Path(workflow.basedir, "src"))
 sys.path.insert(0, SOURCE)
 
 
-from vlm_spatial.config import read_yaml
+from vlm_spatial.config.reading import read_yaml
 from vlm_spatial.errors import UserError
 
 # A file given with --configfile is the whole configuration, not an addition to the default one.

@@ -29,7 +29,8 @@ from vlm_spatial.activations.extraction import PROMPT, extract
 from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.store import Store
 from vlm_spatial.activations.writer import Description, write_arrays
-from vlm_spatial.config import ActivationsSettings, DatasetSettings
+from vlm_spatial.config.activations import ActivationsSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import Family, Size, new_checkpoint

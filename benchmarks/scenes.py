@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.images import write_images
 from vlm_spatial.scenes.plan import plan_scenes

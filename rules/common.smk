@@ -7,7 +7,8 @@ from pathlib import Path
 from snakemake.io import apply_wildcards
 
 
-from vlm_spatial.config import MODEL_STAGES, parse_config
+from vlm_spatial.config.reading import parse_config
+from vlm_spatial.config.workflow import MODEL_STAGES
 from vlm_spatial.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity

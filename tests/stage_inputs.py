@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
 from vlm_spatial.stages.activations import activations

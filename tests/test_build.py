@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import backgrounds, render, sample_contents, sample_scene, words
 from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vlm_spatial.config import Config
+from vlm_spatial.config.workflow import Config
 from vlm_spatial.config_reference import reference, sections
 
 

@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vlm_spatial.config import MODEL_STAGES
+from vlm_spatial.config.workflow import MODEL_STAGES
 from vlm_spatial.identity import stage_identity
 
 REPOSITORY = Path(__file__).parents[1]

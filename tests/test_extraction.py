@@ -14,7 +14,7 @@ from vlm_spatial.activations.batching import AHEAD, automatic_batch, free_memory
 from vlm_spatial.activations.extraction import PROMPT, capture, extract, reducer
 from vlm_spatial.activations.pooling import REGIONS
 from vlm_spatial.activations.store import Store
-from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.scenes.dataset import Dataset

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_spatial.config import Difficulty
+from vlm_spatial.config.datasets import Difficulty
 from vlm_spatial.scenes.geometry import ALIGNED_GRIDS, aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.scene import CANVAS
 from vlm_spatial.tokens import Axis, TokenGrid, matched_blocks, scene_tokens

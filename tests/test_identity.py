@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from vlm_spatial import identity
-from vlm_spatial.config import MODEL_STAGES
+from vlm_spatial.config.workflow import MODEL_STAGES
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import code_hash, external_content, stage_identity
 
@@ -73,6 +73,20 @@ def test_stages_know_nothing_of_other_stages():
     for stage in stages:
         others = {f"vlm_spatial.stages.{other}" for other in stages if other != stage}
         assert not others & stage_identity(stage).modules.keys()
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections"),
+    [
+        ("scenes", {"datasets"}),
+        ("organism", {"datasets", "organisms"}),
+        *((stage, {stage}) for stage in MODEL_STAGES),
+        ("figures", {"datasets", "figures"}),
+    ],
+)
+def test_a_stage_is_made_of_its_own_sections_of_the_configuration_only(stage, sections):
+    found = {name.removeprefix("vlm_spatial.config.") for name in stage_identity(stage).modules if name.startswith("vlm_spatial.config.")}
+    assert found <= sections | {"settings"}
 
 
 def test_model_stages_depend_on_torch_and_transformers():

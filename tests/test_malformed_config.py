@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlm_spatial.config import load_config, parse_config
+from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlm_spatial.config import DatasetSettings, OrganismSettings
+from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter

@@ -20,7 +20,7 @@ from probe_worlds import (
     position_code,
     world,
 )
-from vlm_spatial.config import ProbesSettings
+from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.probes.analysis import Analysis, Other, analyse
 from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.probes.scores import exchanged

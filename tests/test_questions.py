@@ -9,7 +9,7 @@ from scipy.stats import binom, chisquare
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from vlm_spatial.config import TEMPLATES, DatasetSettings
+from vlm_spatial.config.datasets import TEMPLATES, DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_scene, words
 from vlm_spatial.scenes.questions import Question, ask, split_words, vocabulary

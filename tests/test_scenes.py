@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.dataset import Dataset

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlm_spatial.config import MODEL_STAGES, load_config
+from vlm_spatial.config.reading import load_config
+from vlm_spatial.config.workflow import MODEL_STAGES
 from vlm_spatial.plan import Plan
 
 REPOSITORY = Path(__file__).parents[1]

@@ -260,7 +260,7 @@ import sys
 from pathlib import Path
 import polars as pl
 from vlm_spatial.activations.extraction import extract
-from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 checkpoint, scenes, folder = map(Path, sys.argv[1:])

@@ -50,7 +50,7 @@ class Workflow:
     @classmethod
     def create(cls, folder: Path) -> "Workflow":
         """Lay out code, configuration and checkpoint in an empty folder."""
-        from vlm_spatial.config import DatasetSettings
+        from vlm_spatial.config.datasets import DatasetSettings
         from vlm_spatial.models.organisms.checkpoint import new_checkpoint
         from vlm_spatial.scenes.questions import vocabulary
 

@@ -6,11 +6,11 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from vlm_spatial.config import Config
+from vlm_spatial.config.workflow import Config
 
 _HEAD = """# Every configuration key
 
-Made from the typed model in `src/vlm_spatial/config.py` by `python -m vlm_spatial.config_reference`;
+Made from the typed model in `src/vlm_spatial/config/` by `python -m vlm_spatial.config_reference`;
 a test fails when this page is not current.
 A key that is not listed here is refused before any job starts. Durations, sizes and shares are plain numbers; shares lie in [0, 1].
 """

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_spatial.config import Config, plain
+from vlm_spatial.config.settings import plain
+from vlm_spatial.config.workflow import Config
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.seals import damage, read_seal, seal_path
 

@@ -19,7 +19,7 @@ from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.pooling import cell_mean, patch_order
 from vlm_spatial.activations.schema import Pooling, scene_regions
 from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
-from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
 from vlm_spatial.models.inputs import SHOWN_ONCE

@@ -14,7 +14,7 @@ def why(
 
     Shows what changed itself; what is made of it follows (``snakemake --dry-run`` shows all jobs).
     """
-    from vlm_spatial.config import load_config
+    from vlm_spatial.config.reading import load_config
     from vlm_spatial.errors import UserError
     from vlm_spatial.plan import Plan
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from vlm_spatial.config import ProbesSettings
+from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.probes.baselines import (
     Images,
     PixelFeatures,

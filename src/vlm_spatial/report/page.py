@@ -9,7 +9,7 @@ import jinja2
 import polars as pl
 import vl_convert
 
-from vlm_spatial.config import FiguresSettings
+from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import comparison, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE

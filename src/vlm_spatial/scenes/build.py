@@ -5,7 +5,7 @@ from typing import assert_never
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from vlm_spatial.config import Difficulty
+from vlm_spatial.config.datasets import Difficulty
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.scene import CANVAS
 from vlm_spatial.tokens import Axis, Box, TokenGrid, matched_blocks, scene_tokens

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_contents, sample_scene
 from vlm_spatial.scenes.plan import Planned, scene_generator, scene_name

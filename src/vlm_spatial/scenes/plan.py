@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vlm_spatial.config import AXES, DatasetSettings, Splits
+from vlm_spatial.config.datasets import AXES, DatasetSettings, Splits
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.scene import Scene, Variant, mirrored
 from vlm_spatial.tokens import Axis

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_contents, words
 from vlm_spatial.scenes.scene import Content, Kind, Scene

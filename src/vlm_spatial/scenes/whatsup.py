@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.merge import FRAME, Join, Window, framed, join, plan_merge, plan_self_merge, plan_window

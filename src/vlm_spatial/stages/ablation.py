@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 
 from vlm_spatial.activations.store import Store
-from vlm_spatial.config import AblationSettings
+from vlm_spatial.config.ablation import AblationSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions import summaries
 from vlm_spatial.interventions.ablation import Scenes, check_store, language_ablation, vision_erasures

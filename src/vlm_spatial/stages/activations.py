@@ -3,7 +3,7 @@
 import polars as pl
 
 from vlm_spatial.activations.extraction import extract
-from vlm_spatial.config import ActivationsSettings
+from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.identity import stage_identity
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset

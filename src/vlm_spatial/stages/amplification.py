@@ -16,7 +16,7 @@ from vlm_spatial.amplification.corrections import (
 )
 from vlm_spatial.amplification.outcomes import choose
 from vlm_spatial.amplification.sweep import Asked, Setting, sweep
-from vlm_spatial.config import AmplificationSettings
+from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_parquet, write_parquet
 from vlm_spatial.interventions.engine import PatchEngine

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.config import BehaviourSettings
+from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.answers import Readout, margin, probability

@@ -1,6 +1,6 @@
 """Stage: exchange of two slots' visual tokens at the connector of one image; does the answer stay or move?"""
 
-from vlm_spatial.config import ConflictSettings
+from vlm_spatial.config.conflict import ConflictSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.engine import PatchEngine

@@ -36,7 +36,7 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.config import FiguresSettings
+from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import comparison, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from vlm_spatial.config import InterchangeSettings
+from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.engine import PatchEngine

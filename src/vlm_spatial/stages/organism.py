@@ -3,7 +3,8 @@
 from pydantic import ValidationError
 from transformers.utils import logging
 
-from vlm_spatial.config import DatasetSettings, OrganismSettings
+from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.organism import make_organism
 from vlm_spatial.stages.stage import Job, run_stage, section

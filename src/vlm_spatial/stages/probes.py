@@ -5,7 +5,7 @@ import sys
 import polars as pl
 
 from vlm_spatial.activations.store import Store
-from vlm_spatial.config import ProbesSettings
+from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
 from vlm_spatial.probes.analysis import SCORED_ON, SLOTS, Other, analyse

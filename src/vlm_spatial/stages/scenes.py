@@ -7,7 +7,8 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from vlm_spatial.config import DatasetSettings, Settings
+from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet, written_then_renamed
 from vlm_spatial.scenes.build import render

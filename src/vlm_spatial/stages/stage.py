@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from vlm_spatial.config import Settings
+from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.seals import MadeBy, break_seals, verified_digest, write_seal

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Edit
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask

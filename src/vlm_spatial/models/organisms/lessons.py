@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import SLOT_WORDS, ask, split_words, vocabulary
 from vlm_spatial.scenes.scene import Scene, Variant

@@ -8,7 +8,9 @@ import polars as pl
 import torch
 import transformers
 
-from vlm_spatial.config import DatasetSettings, OrganismSettings, plain
+from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.organisms import OrganismSettings
+from vlm_spatial.config.settings import plain
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet, written_then_renamed
 from vlm_spatial.models.adapter import Adapter, Edit

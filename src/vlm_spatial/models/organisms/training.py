@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm_spatial.config import DatasetSettings
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.organisms.evaluation import evaluate
 from vlm_spatial.models.organisms.lessons import Lesson, caption_share, model_inputs, sample_lessons

@@ -1,0 +1,28 @@
+"""``ablation``: how ordering is removed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlm_spatial.config.settings import PositiveCount, Settings
+
+
+class AblationSettings(Settings):
+    """Removal of the layout from the vision output."""
+
+    methods: tuple[Literal["erasure", "neutral"], ...] = Field(
+        ("erasure", "neutral"),
+        description="erasure: LEACE at the connector; neutral: every object encoded alone at the canvas centre",
+    )
+    language_sites: tuple[str, ...] = ("connector", "language.*")
+    ordering_layers: Literal["peak", "from_peak"] = Field(
+        "from_peak",
+        description="where the language ordering is erased: at the layer where it peaks, or there and at every later one",
+    )
+    questions: PositiveCount = Field(300, description="test questions of an axis asked under every condition, whole scenes drawn at random")
+    fit_scenes: PositiveCount = Field(
+        150,
+        description="training scenes of an axis that the language ordering (to be erased) and each condition's slot probe are fitted on",
+    )
+    batch: PositiveCount = 32
+    memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

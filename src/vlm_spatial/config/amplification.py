@@ -1,0 +1,27 @@
+"""``amplification``: how far the slot signal is scaled, and its controls."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vlm_spatial.config.settings import PositiveCount, Settings
+
+
+class AmplificationSettings(Settings):
+    """Scaling of the slot signal."""
+
+    sites: tuple[str, ...] = ("connector",)
+    projection_alphas: tuple[float, ...] = Field(
+        (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0),
+        description="label-free form, h + (alpha - 1) P h; 1 changes nothing",
+    )
+    oracle_alphas: tuple[float, ...] = Field(
+        (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0),
+        description="oracle form, h + alpha d(slot); 0 changes nothing",
+    )
+    random_draws: Annotated[int, Field(ge=2)] = Field(20, description="random subspaces of the same rank, each as a control")
+    control_alphas: tuple[float, ...] = Field(
+        (2.0, 4.0, 8.0), description="alphas at which the controls run, beside the one that validation chooses"
+    )
+    questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
+    memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

@@ -1,0 +1,38 @@
+"""``models``: what to analyse."""
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from vlm_spatial.config.settings import Name, Settings
+
+
+class ModelSettings(Settings):
+    """One entry of ``models``: what to analyse. Exactly one of ``organism`` and ``checkpoint``."""
+
+    organism: Name | None = Field(None, description="name of an entry of organisms")
+    checkpoint: str | None = Field(None, description="hub id such as Qwen/Qwen2-VL-7B-Instruct, or a folder")
+    revision: str | None = Field(None, description="commit of a hub id; required for one")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_map: Literal["auto"] | None = Field(
+        None,
+        description="'auto' spreads a checkpoint over several devices (needs accelerate)",
+    )
+    datasets: tuple[Name, ...] = ("squares",)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.organism is None) == (self.checkpoint is None):
+            raise ValueError("give exactly one of organism and checkpoint")
+        if self.checkpoint is not None and self.is_hub_id and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("revision: a hub checkpoint needs the 40-digit commit it is pinned to, and a folder must exist")
+        return self
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether ``checkpoint`` names a hub repository rather than a folder on this machine."""
+        name = self.checkpoint or ""
+        return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not name.startswith((".", "/")) and not Path(name).is_dir()

@@ -1,0 +1,22 @@
+"""``organisms``: the small models that the workflow trains itself."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from vlm_spatial.config.settings import Count, Name, PositiveCount, Settings, Share
+
+
+class OrganismSettings(Settings):
+    """One entry of ``organisms``: a small VLM that the workflow trains itself."""
+
+    family: Literal["gemma3", "qwen2_vl"] = "gemma3"
+    mechanism: Literal["natural", "vision", "language", "strip", "object"] = "natural"
+    datasets: tuple[Name, ...] = ("squares",)
+    steps: PositiveCount = 1200
+    batch: PositiveCount = 16
+    accuracy: Share = Field(
+        0.95,
+        description="held-out accuracy that every question template must reach; training fails below it",
+    )
+    seed: Count = 0

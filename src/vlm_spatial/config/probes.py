@@ -1,0 +1,19 @@
+"""``probes``: how slot probes are trained and scored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlm_spatial.config.settings import PositiveCount, Settings
+
+
+class ProbesSettings(Settings):
+    """Slot probes and their controls."""
+
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.01, 0.1, 1.0, 10.0),
+        description="inverse regularisation strengths C tried on the validation split",
+    )
+    token_sets: tuple[Literal["object", "strip", "rim", "background", "all"], ...] = ("object", "strip", "rim", "background", "all")
+    bootstrap: PositiveCount = 1000
+    strip_map_scenes: PositiveCount = Field(24, description="test scenes an axis whose strip map is kept")

@@ -1,0 +1,66 @@
+"""The whole of ``workflow_config.yaml``."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from vlm_spatial.config.ablation import AblationSettings
+from vlm_spatial.config.activations import ActivationsSettings
+from vlm_spatial.config.amplification import AmplificationSettings
+from vlm_spatial.config.behaviour import BehaviourSettings
+from vlm_spatial.config.conflict import ConflictSettings
+from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.figures import FiguresSettings
+from vlm_spatial.config.interchange import InterchangeSettings
+from vlm_spatial.config.models import ModelSettings
+from vlm_spatial.config.organisms import OrganismSettings
+from vlm_spatial.config.probes import ProbesSettings
+from vlm_spatial.config.settings import Count, Name, Settings
+
+MODEL_STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
+
+
+class Config(Settings):
+    """The whole of ``workflow_config.yaml``."""
+
+    seed: Count = 0
+    results: Annotated[str, Field(pattern=r"^/?[\w-][\w.-]*(/[\w-][\w.-]*)*$")] = Field(
+        "results",
+        description="folder of everything that is made; letters, digits, -, _ and . in its names, no ..",
+    )
+    datasets: dict[Name, DatasetSettings]
+    organisms: dict[Name, OrganismSettings] = Field({})
+    models: dict[Name, ModelSettings]
+    behaviour: BehaviourSettings = BehaviourSettings()
+    activations: ActivationsSettings = ActivationsSettings()
+    probes: ProbesSettings = ProbesSettings()
+    interchange: InterchangeSettings = InterchangeSettings()
+    conflict: ConflictSettings = ConflictSettings()
+    ablation: AblationSettings = AblationSettings()
+    amplification: AmplificationSettings = AmplificationSettings()
+    figures: FiguresSettings = FiguresSettings()
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        if not self.datasets:
+            raise ValueError("datasets: name at least one dataset")
+        if not self.models:
+            raise ValueError("models: name at least one model")
+        for name, model in self.models.items():
+            _known(f"models.{name}.datasets", model.datasets, self.datasets)
+            if model.organism is not None:
+                _known(f"models.{name}.organism", (model.organism,), self.organisms)
+        for name, organism in self.organisms.items():
+            _known(f"organisms.{name}.datasets", organism.datasets, self.datasets)
+        reserved = {"scenes", "organisms", "figures"} & self.models.keys()
+        if reserved:
+            raise ValueError(f"models.{min(reserved)}: scenes, organisms and figures are names of results folders, choose another")
+        return self
+
+
+def _known(key: str, names: tuple[str, ...], allowed: dict[str, Any]) -> None:
+    if not names:
+        raise ValueError(f"{key}: name at least one of {', '.join(sorted(allowed)) or '(none defined)'}")
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"{key}: {name!r} is not defined; allowed are {', '.join(sorted(allowed)) or '(none defined)'}")

@@ -3,17 +3,21 @@
 from typing import assert_never
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_boxes
-from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS
+from vlm_spatial.scenes.noise import with_noise
+from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS, Colour
 from vlm_spatial.scenes.pictures import PICTURES, picture
 from vlm_spatial.scenes.scene import CANVAS, Content, Kind, Scene, Variant, flip_box
 from vlm_spatial.scenes.shapes import SHAPES, shape_mask
 from vlm_spatial.scenes.textures import TEXTURES, texture
 from vlm_spatial.tokens import Axis, Box
+
+# Sides of clutter, as shares of the canvas.
+_CLUTTER_SIZES = (0.06, 0.25)
 
 
 def sample_scene(settings: DatasetSettings, axis: Axis, variant: Variant, generator: np.random.Generator, slot: int | None = None) -> Scene:
@@ -56,6 +60,8 @@ def sample_scene(settings: DatasetSettings, axis: Axis, variant: Variant, genera
         background=str(generator.choice(backgrounds(settings.kind))),
         seed=int(generator.integers(2**32)),
         distractors=settings.difficulty.distractors,
+        clutter=settings.difficulty.clutter,
+        blur=settings.difficulty.blur,
         noise=settings.difficulty.noise,
         middle_reference=int(generator.choice([0, 2])),
     )
@@ -110,13 +116,15 @@ def render(scene: Scene) -> Image.Image:
     if scene.flipped:
         # Drawn as it was, then mirrored whole, so that marks, noise and pictures are mirrored with it.
         contents, boxes = contents[::-1], _unflipped(scene)
+    if scene.clutter:
+        _draw_clutter(image, scene.clutter, generator)
     _draw_marks(image, scene.distractors, boxes, generator)
     for content, box in zip(contents, boxes, strict=True):
         _draw_content(image, scene.kind, content, box)
+    if scene.blur > 0:
+        image = image.filter(ImageFilter.GaussianBlur(scene.blur))
     if scene.noise > 0:
-        pixels = np.asarray(image, dtype=np.float32)
-        pixels = pixels + np.float32(255 * scene.noise) * generator.standard_normal(pixels.shape, dtype=np.float32)
-        image = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+        image = with_noise(image, scene.noise, generator)
     if scene.flipped:
         side = Image.Transpose.FLIP_LEFT_RIGHT if scene.axis == "horizontal" else Image.Transpose.FLIP_TOP_BOTTOM
         image = image.transpose(side)
@@ -146,6 +154,22 @@ def _draw_content(image: Image.Image, kind: Kind, content: Content, box: Box) ->
             image.paste(drawing, (left, top), drawing)
         case "whatsup":
             raise UserError("datasets kind 'whatsup': its scenes are photos and cannot be drawn")
+
+
+def _draw_clutter(image: Image.Image, count: int, generator: np.random.Generator) -> None:
+    """Grey patches, round and angular, of up to an object's size, which objects may cover."""
+    draw = ImageDraw.Draw(image)
+    for _ in range(count):
+        x, y = (float(value) for value in generator.uniform(0, CANVAS, size=2))
+        width, height = (CANVAS * float(value) for value in generator.uniform(*_CLUTTER_SIZES, size=2))
+        shade, corners = int(generator.integers(90, 210)), int(generator.integers(2, 6))
+        fill: Colour = (shade, shade, shade)
+        if corners == 2:
+            draw.ellipse((x - width / 2, y - height / 2, x + width / 2, y + height / 2), fill=fill)
+        else:
+            angles = float(generator.uniform(0, 2 * np.pi)) + np.arange(corners) * 2 * np.pi / corners
+            outline = zip(x + width / 2 * np.cos(angles), y + height / 2 * np.sin(angles), strict=True)
+            draw.polygon([(float(across), float(down)) for across, down in outline], fill=fill)
 
 
 def _draw_marks(image: Image.Image, count: int, boxes: tuple[Box, ...], generator: np.random.Generator) -> None:

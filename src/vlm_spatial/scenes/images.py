@@ -1,7 +1,6 @@
 """Writing a dataset's images with all cores, the same whatever their number."""
 
 import hashlib
-import io
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,11 @@ from PIL import Image
 
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.plan import image_path
+from vlm_spatial.scenes.png import png
 
 # Fewer images than this are drawn before a second process has started.
 _WORTH_A_POOL = 400
 _CHUNK = 50
-# Flat scenes shrink well at any level, photos poorly at any; higher levels only cost time.
-_COMPRESSION = 1
 
 
 def write_images(
@@ -49,9 +47,7 @@ def write_images(
 def _write(folder: Path, items: Sequence[tuple[str, Any]], draw: Callable[[Any], Image.Image]) -> list[tuple[str, str]]:
     checksums = []
     for scene_id, drawing in items:
-        buffer = io.BytesIO()
-        draw(drawing).save(buffer, "PNG", compress_level=_COMPRESSION)
-        content = buffer.getvalue()
+        content = png(draw(drawing))
         (folder / image_path(scene_id)).write_bytes(content)
         checksums.append((scene_id, hashlib.sha256(content).hexdigest()))
     return checksums

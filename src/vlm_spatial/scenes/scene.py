@@ -36,6 +36,8 @@ class Scene:
         boxes: pixel box of each object.
         seed: of everything random in the drawing that is not an object (texture, marks, noise).
         distractors: number of nameless marks on the background.
+        clutter: number of nameless grey patches behind the objects.
+        blur: standard deviation in pixels of a Gaussian blur of the whole image, before noise.
         noise: standard deviation of Gaussian pixel noise, as a share of full scale.
         middle_reference: the neighbour (slot 0 or 2) by which a relation question finds the middle object.
         flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
@@ -50,6 +52,8 @@ class Scene:
     background: str
     seed: int = 0
     distractors: int = 0
+    clutter: int = 0
+    blur: float = 0.0
     noise: float = 0.0
     middle_reference: int = 0
     flipped: bool = False

@@ -7,12 +7,16 @@ import altair as alt
 import polars as pl
 
 Tables = Mapping[str, pl.DataFrame]
-"""One model's tables on one dataset, by name (``behaviour``, ``probes``, ...); a table that was not made is absent."""
+"""One model's tables on one dataset, by name (``behaviour``, ``probes``, ...); a table that was not made is absent.
+
+``training``, an organism's curve, is the same on every dataset; so is ``amplification_choices``, what each dataset's validation chose."""
 
 Layers = alt.LayerChart | alt.FacetChart
 """What :func:`altair.layer` returns."""
 
 BOTH = "both axes"
+EVERY = "every set"
+"""Value of a control's column in rows that hold for each of the control's values; the page knows it by this name."""
 DATA = "rows"
 """What a chart without data of its own calls them."""
 INTERVAL = "Bars and bands are 95% intervals"
@@ -31,6 +35,8 @@ class Figure:
         caption: rows of all datasets → text.
         controls: columns that the page filters by; ``dataset`` and ``axis`` hold for all figures at once.
         paper: values of ``controls`` that are shown on paper.
+        by_site: whether its horizontal axis is the site, so that the page marks the chosen one.
+        of_model: whether its rows are the same on every dataset, so that they are kept once and without a column ``dataset``.
         height: of the plot in pixels on screen.
     """
 
@@ -43,6 +49,7 @@ class Figure:
     controls: tuple[str, ...] = ("dataset", "axis")
     paper: Mapping[str, str] | None = None
     by_site: bool = False
+    of_model: bool = False
     height: int = 300
 
 

@@ -7,7 +7,7 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from vlm_spatial.figures.figure import BOTH, DATA, Figure
+from vlm_spatial.figures.figure import BOTH, DATA, EVERY, Figure
 from vlm_spatial.figures.theme import config
 
 COLUMN = 230
@@ -31,7 +31,7 @@ def _axes(rows: pl.DataFrame) -> list[str]:
 
 def printed(figure: Figure, shown: pl.DataFrame, palette: str) -> alt.TopLevelMixin:
     """Panels by axis (across) and dataset (down), of rows from :func:`on_paper`; their data are added by :func:`export`."""
-    datasets = sorted(shown["dataset"].unique())
+    datasets = sorted(shown["dataset"].unique()) if "dataset" in shown.columns else []
     axes = _axes(shown) if "axis" in figure.controls else [""]
     facets: dict[str, Any] = {"column": alt.Column("axis:N", title=None, sort=axes)} if "axis" in figure.controls else {}
     if len(datasets) > 1:
@@ -47,8 +47,8 @@ def at_defaults(figure: Figure, rows: pl.DataFrame) -> pl.DataFrame:
         if column not in rows.columns or rows.is_empty():
             continue
         there = set(rows[column])
-        value = wanted if wanted in there else min(there - {"every set"}, default="")
-        rows = rows.filter(pl.col(column).is_in([value, "every set"]))
+        value = wanted if wanted in there else min(there - {EVERY}, default="")
+        rows = rows.filter(pl.col(column).is_in([value, EVERY]))
     return rows
 
 

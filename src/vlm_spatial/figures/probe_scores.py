@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.figures.figure import BOTH, EVERY, INTERVAL, Figure, Tables, counts, with_sites
 from vlm_spatial.figures.marks import over_sites
 from vlm_spatial.statistics import Interval, mean_of_independent
 
@@ -38,6 +38,9 @@ def rows(tables: Tables) -> pl.DataFrame:
     table = tables.get("probes")
     if table is None or table.is_empty():
         return pl.DataFrame()
+    if "generalisation" in tables:
+        where = pl.format("{} of {}", "trained_on", "trained_dataset")
+        table = pl.concat([table, tables["generalisation"].with_columns(trained_on=where).drop("trained_dataset")])
     own = table.filter((pl.col("split") == "test") & pl.col("kind").is_in(["logistic", *CONTROLS]))
     shown = over_axes(own).drop_nulls("accuracy")
     if shown.filter(pl.col("kind") == "logistic").is_empty():
@@ -49,7 +52,7 @@ def rows(tables: Tables) -> pl.DataFrame:
         .when(of_blank)
         .then(pl.lit(BLANK))
         .otherwise(pl.col("kind").replace(CONTROLS)),
-        control_for=pl.when(pl.col("kind") == "logistic").then(pl.lit("every set")).otherwise(pl.col("token_set")),
+        control_for=pl.when(pl.col("kind") == "logistic").then(pl.lit(EVERY)).otherwise(pl.col("token_set")),
     ).rename({"accuracy": "estimate", "scored_on": "variant"})
     columns = [
         "variant",
@@ -71,7 +74,7 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 def _at_every_site(shown: pl.DataFrame) -> pl.DataFrame:
     """Controls that look at no activation (pixels, place of the cell) have no site of the model's: they hold at each."""
-    sites = shown.filter(pl.col("control_for") == "every set").select("site").unique(maintain_order=True)
+    sites = shown.filter(pl.col("control_for") == EVERY).select("site").unique(maintain_order=True)
     elsewhere = ~pl.col("site").is_in(sites["site"].to_list())
     return pl.concat([shown.filter(~elsewhere), shown.filter(elsewhere).drop("site").join(sites, how="cross").select(shown.columns)])
 

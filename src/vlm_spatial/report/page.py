@@ -10,13 +10,14 @@ import polars as pl
 import vl_convert
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, strip_maps, training
+from vlm_spatial.figures import comparison, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.rates import site_order
 from vlm_spatial.figures.screen import named, specification
 from vlm_spatial.figures.theme import DARK, SLOT_COLOURS, config
 from vlm_spatial.report import conclusions, numbers, provenance
+from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
 from vlm_spatial.report.findings import BY_NAME, CLAIMS
 from vlm_spatial.report.packing import columns, packed
@@ -32,6 +33,8 @@ CONTROL_LABELS = {
     "outcome": "Answer follows",
     "measure": "Measure",
     "site": "Corrected at",
+    "subspace": "Subspace",
+    "against": "Other dataset",
 }
 
 Rows = Mapping[str, Mapping[str, pl.DataFrame]]
@@ -84,7 +87,7 @@ def page(
         truth=truth,
         figures=figures,
         controls=CONTROL_LABELS,
-        has_training=bool(results.training),
+        datasets=described(results),
         bar=_bar,
         versions=provenance.versions(results),
         identities=provenance.model_identities(results),
@@ -145,8 +148,6 @@ def _data(
         model: sorted({site for table in of_model.values() if "site" in table.columns for site in table["site"].unique()}, key=site_order)
         for model, of_model in rows.items()
     }
-    curves = {model: training.rows(table) for model, table in results.training.items()}
-    measures = sorted({name for table in curves.values() if not table.is_empty() for name in table["series"].unique()})
     return {
         "models": {model.name: {"datasets": list(model.datasets), "sites": sites[model.name]} for model in results.models},
         "figures": {
@@ -155,6 +156,7 @@ def _data(
                 "controls": list(figure.controls),
                 "preferred": dict(figure.paper or {}),
                 "bySite": figure.by_site,
+                "ofModel": figure.of_model,
             }
             for figure in FIGURES
         },
@@ -163,10 +165,6 @@ def _data(
         "comparison": {
             "spec": named(comparison.draw(settings.palette, datasets), max(120, 34 * len(results.models) * max(1, len(datasets)))),
             "rows": columns(comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})),
-        },
-        "training": {
-            "spec": named(training.draw(settings.palette, measures), 260),
-            "rows": {model: columns(table) for model, table in curves.items()},
         },
         "explorer": explorer(results, settings.explorer_scenes),
         "slotColours": list(SLOT_COLOURS),

@@ -103,6 +103,13 @@ def warnings(results: Results) -> list[str]:
     for (model, dataset), tables in results.tables.items():
         found += _set_aside(f"{model} on {dataset}", tables)
         found += _probe_notes(f"{model} on {dataset}", tables)
+    for name, table in sorted(results.set_aside.items()):
+        if not table.is_empty():
+            first = table.row(0, named=True)
+            found.append(
+                f"{name}: {table.height} files or pairs of files set aside (set_aside.parquet lists them); the first is "
+                f"{first['file']}: {first['reason']}"
+            )
     for name, opened in sorted(results.datasets.items()):
         doubtful = opened.scenes.filter(pl.col("box_quality") < 1)
         if not doubtful.is_empty():

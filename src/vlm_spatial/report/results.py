@@ -13,6 +13,8 @@ from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.seals import Seal, read_seal
 
 TABLES = ("behaviour", "probes", "strip_map", "geometry", "interchange", "conflict", "ablation", "amplification")
+# Of models of several datasets only.
+ACROSS = ("generalisation", "between_datasets")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Results:
         tables: by (model, dataset), then by name; a table that was not made is absent.
         missing: tables that no input names, as ``{model}/{dataset}/{table}``.
         seals: what made each input, by the input's name; results without a seal are left out.
+        set_aside: by dataset, the files that could not be used, and why.
     """
 
     models: tuple[Model, ...]
@@ -43,6 +46,7 @@ class Results:
     benchmarks: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     seals: Mapping[str, Seal] = field(default_factory=dict)
+    set_aside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
 def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path]) -> Results:
@@ -66,6 +70,10 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
         kind, *of = name.split(":")
         if kind in TABLES and len(of) == 2 and tuple(of) in tables:
             tables[of[0], of[1]][kind] = read_parquet(path)
+        elif kind in ACROSS and len(of) == 2 and tuple(of) in tables:
+            # A model may have had more datasets before.
+            if path.is_file() and sum(model == of[0] for model, _ in tables) > 1:
+                tables[of[0], of[1]][kind] = read_parquet(path)
         elif kind == "manifest" and len(of) == 2:
             manifests[of[0], of[1]] = read_json(path)
         elif kind == "training" and len(of) == 1:
@@ -78,10 +86,15 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
                 benchmarks[":".join(of)] = _benchmark(path)
         elif kind != "scenes" or len(of) != 1:
             raise UserError(f"input {name}: is not known; see the list in vlm_spatial.stages.figures")
+    for there in tables.values():
+        if "geometry" in there and "between_datasets" in there:
+            there["geometry"] = pl.concat([there["geometry"], there.pop("between_datasets")])
     missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)
     datasets = {dataset: Dataset.open(inputs[f"scenes:{dataset}"]) for dataset in wanted}
     seals = {name: seal for name, path in sorted(inputs.items()) if (seal := read_seal(path)) is not None}
-    return Results(known, datasets, tables, manifests, training, benchmarks, missing, seals)
+    # Scenes that were not made by the stage (a hand-made dataset) have no such list.
+    set_aside = {name: read_parquet(path) for name, opened in datasets.items() if (path := opened.folder / "set_aside.parquet").is_file()}
+    return Results(known, datasets, tables, manifests, training, benchmarks, missing, seals, set_aside)
 
 
 def _benchmark(path: Path) -> pl.DataFrame:

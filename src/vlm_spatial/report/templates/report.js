@@ -82,6 +82,8 @@
     // What rests on nothing (n = 0) has no estimate and is not drawn.
     const rows = select(table, chosen(figure)).filter((row) => row.estimate !== null);
     const place = $(".chart", element);
+    // What is of a model alone, such as a training curve, says nothing where the model has none.
+    element.hidden = data.figures[figure].ofModel && rows.length === 0;
     $(".empty", element).hidden = rows.length > 0;
     place.hidden = rows.length === 0;
     $("figcaption", element).textContent = rows.length ? data.captions[state.model][figure] : "";
@@ -103,7 +105,7 @@
     }
   }
 
-  const SHOWN = ["site", "template", "axis", "series", "alpha", "measure", "outcome", "estimate", "low", "high", "n"];
+  const SHOWN = ["site", "other", "template", "axis", "where", "series", "step", "alpha", "measure", "outcome", "angles", "estimate", "low", "high", "n"];
   const written = (value) => typeof value === "number" && !Number.isInteger(value) ? value.toFixed(4) : value ?? "–";
   function numbers(element, rows) {
     const place = $(".table", element);
@@ -132,15 +134,6 @@
     $(".empty", element).hidden = rows.length > 0;
     $(".chart", element).hidden = rows.length === 0;
     return rows.length ? embed($(".chart", element), data.comparison.spec, rows) : undefined;
-  }
-  function drawTraining() {
-    const element = $("#figure-training");
-    if (!element) return;
-    const rows = data.training.rows[state.model];
-    const some = rows !== undefined && size(rows) > 0;
-    $(".empty", element).hidden = some;
-    $(".chart", element).hidden = !some;
-    return some ? embed($(".chart", element), data.training.spec, select(rows, {})) : undefined;
   }
 
   // ---- pictures ------------------------------------------------------------------------------------------------------
@@ -311,7 +304,7 @@
     drawGallery();
     drawExplorer();
     remember();
-    await Promise.all([...figures.map(draw), drawTraining()]);
+    await Promise.all(figures.map(draw));
   }
 
   function setTheme(theme) {
@@ -320,7 +313,7 @@
     $("#theme").setAttribute("aria-pressed", String(theme === "dark"));
   }
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  $("#theme").addEventListener("click", async () => { setTheme(dark() ? "light" : "dark"); await Promise.all([drawComparison(), drawTraining(), ...figures.map(draw)]); });
+  $("#theme").addEventListener("click", async () => { setTheme(dark() ? "light" : "dark"); await Promise.all([drawComparison(), ...figures.map(draw)]); });
 
   $("#model").value = state.model;
   $("#model").addEventListener("change", (event) => { state.model = event.target.value; show(); });

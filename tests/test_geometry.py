@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_spatial.config.datasets import Difficulty
-from vlm_spatial.scenes.geometry import ALIGNED_GRIDS, aligned_boxes, slotted_boxes, travelling_boxes
+from vlm_spatial.scenes.geometry import ALIGNED_CENTRES, ALIGNED_GRIDS, ALIGNED_SPILL, aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.scene import CANVAS
-from vlm_spatial.tokens import Axis, TokenGrid, matched_blocks, scene_tokens
+from vlm_spatial.tokens import Axis, TokenGrid, coverage, matched_blocks, scene_tokens
 
 AXES = st.sampled_from(["horizontal", "vertical"])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -66,9 +66,11 @@ def test_aligned_objects_cover_the_same_cells_of_their_slots(difficulty: Difficu
     boxes = aligned_boxes(difficulty, axis, np.random.default_rng(seed))
     assert len({(box[2] - box[0], box[3] - box[1]) for box in boxes}) == 1
     for slot, (start, stop) in enumerate(along(boxes, axis)):
-        assert abs((start + stop) / 2 - CANVAS * (2 * slot + 1) / 6) <= 0.5
+        assert (start + stop) / 2 == CANVAS * ALIGNED_CENTRES[slot]
     for side in ALIGNED_GRIDS:
         tokens = scene_tokens(boxes, TokenGrid(side, side), CANVAS, CANVAS, axis)
+        for box, own in zip(boxes, tokens.objects, strict=True):
+            assert coverage(box, tokens.grid, CANVAS, CANVAS)[~own].max() <= ALIGNED_SPILL
         for first, second in combinations(range(3), 2):
             ours, _ = matched_blocks(tokens, first, second, "object")
             assert len(ours) == tokens.objects[first].sum()

@@ -159,7 +159,7 @@ def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str) -> None:
             assert max(found) - min(found) <= 2
 
 
-@pytest.mark.parametrize("side", [6, 14, 16])
+@pytest.mark.parametrize("side", [6, 16])
 def test_blocks_of_written_pairs_can_be_exchanged(dataset: Dataset, side: int) -> None:
     for scene_id, slots in dataset.pairs.select("clean_scene", "slots").rows():
         tokens = dataset.tokens(scene_id, TokenGrid(side, side))

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,19 +62,40 @@ def free_memory(device: torch.device) -> int:
     return max(available, 0)
 
 
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[int]:
+    """How many batches to compute at once; while the context lasts, torch's threads are shared out among them.
+
+    On a CPU two batches of half the threads each are faster than one batch on all of them: the Python between the
+    operations of one runs beside the operations of the other, and fewer threads wait for each other.
+    """
+    threads = torch.get_num_threads()
+    workers = 2 if device.type == "cpu" and threads >= 2 else 1
+    torch.set_num_threads(threads // workers)
+    try:
+        yield workers
+    finally:
+        torch.set_num_threads(threads)
+
+
 def overlapped(
     items: Iterable[Item],
     load: Callable[[Item], Loaded],
     compute: Callable[[Item, Loaded], Computed],
     store: Callable[[Item, Computed], None],
+    workers: int = 1,
 ) -> Iterator[Item]:
-    """Load, compute and store every item in order, each in its own thread; yields an item once it is computed.
+    """Load, compute and store every item in order, each in threads of its own; yields an item once it is computed.
 
-    ``compute`` runs in the caller's thread. At most ``AHEAD`` items are loaded and ``AHEAD`` wait to be stored, whatever
-    their number. When the iteration ends, everything is stored; the first error of any part ends it.
+    ``workers`` items are computed at once. At most ``AHEAD`` items are loaded and ``AHEAD`` wait to be stored besides,
+    whatever their number. When the iteration ends, everything is stored; the first error of any part ends it.
     """
+    threads = torch.get_num_threads()
     loader, storer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    # A thread has its own number of torch threads until it is told.
+    computers = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
     loading: deque[tuple[Item, Future[Loaded]]] = deque()
+    computing: deque[tuple[Item, Future[Computed]]] = deque()
     storing: deque[Future[None]] = deque()
     coming = iter(items)
 
@@ -82,20 +104,30 @@ def overlapped(
             loading.append((item, loader.submit(load, item)))
             return
 
+    def compute_next() -> None:
+        item, loaded = loading.popleft()
+        computing.append((item, computers.submit(lambda: compute(item, loaded.result()))))
+        load_next()
+
     try:
         for _ in range(AHEAD):
             load_next()
-        while loading:
-            item, future = loading.popleft()
-            computed = compute(item, future.result())
-            load_next()
+        for _ in range(workers):
+            if loading:
+                compute_next()
+        while computing:
+            item, future = computing.popleft()
+            computed = future.result()
+            del future
             while len(storing) >= AHEAD:
                 storing.popleft().result()
+            if loading:
+                compute_next()
             storing.append(storer.submit(store, item, computed))
             del computed
             yield item
         while storing:
             storing.popleft().result()
     finally:
-        for pool in (loader, storer):
+        for pool in (loader, computers, storer):
             pool.shutdown(wait=True, cancel_futures=True)

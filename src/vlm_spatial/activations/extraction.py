@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
 
-from vlm_spatial.activations.batching import automatic_batch, free_memory, image_bytes, overlapped
+from vlm_spatial.activations.batching import automatic_batch, free_memory, image_bytes, overlapped, side_by_side
+from vlm_spatial.activations.capture import Capture, Reduce, Reduced
 from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.pooling import cell_mean, patch_order
 from vlm_spatial.activations.schema import Pooling, scene_regions
@@ -29,8 +28,6 @@ from vlm_spatial.tokens import TokenGrid
 PROMPT = "Describe the image."
 """The one prompt of every image. It follows the image, which no supported model lets see what follows."""
 
-Reduced = Float[Tensor, "batch rows features"]
-
 
 @dataclass(frozen=True)
 class _Batch:
@@ -39,45 +36,7 @@ class _Batch:
     last: bool
 
 
-class _LastSiteError(Exception):
-    """Ends a forward pass after the last site that is asked for."""
-
-
-@torch.inference_mode()
-def capture(
-    adapter: Adapter, prepared: Prepared, sites: Sequence[Site], reduce: Callable[[Site, SiteValues], Reduced]
-) -> dict[Site, Reduced]:
-    """Run the model no further than the last of ``sites`` and keep what ``reduce`` makes of each, on the CPU.
-
-    Args:
-        sites: in the order of computation.
-        reduce: must return a tensor of its own, not a view.
-    """
-    captured: dict[Site, Reduced] = {}
-
-    def hook_for(site: Site) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            # From a CUDA device this copy runs beside the next layers.
-            captured[site] = reduce(site, adapter.read(site, output, prepared)).to("cpu", non_blocking=True)
-            if site == sites[-1]:
-                raise _LastSiteError
-
-        return hook
-
-    handles = [adapter.module(site).register_forward_hook(hook_for(site)) for site in sites]
-    try:
-        adapter.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
-    except _LastSiteError:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    if adapter.device.type == "cuda":
-        torch.cuda.synchronize()
-    return captured
-
-
-def reducer(pooling: Pooling, grid: TokenGrid, scenes: pl.DataFrame) -> Callable[[Site, SiteValues], Reduced]:
+def reducer(pooling: Pooling, grid: TokenGrid, scenes: pl.DataFrame) -> Reduce:
     """What of a site's values is stored, for the batch of these scenes; means are taken in float32 and rounded back."""
     weights = torch.from_numpy(np.stack(scene_regions(scenes, grid))) if pooling == "token_set" else None
 
@@ -178,7 +137,7 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
         return adapter.prepare(images, [PROMPT] * len(images))
 
     def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
-        return capture(adapter, prepared, sites, reducer(described.pooling, described.grid, item.scenes))
+        return capture(prepared, reducer(described.pooling, described.grid, item.scenes))
 
     def store(item: _Batch, captured: dict[Site, Reduced]) -> None:
         for site in sites:
@@ -187,8 +146,9 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
             writer.commit(item.shard)
 
     items = list(_batches(writer, batch))
-    for _ in progress(overlapped(items, load, compute, store), "activations", total=len(items)):
-        pass
+    with Capture(adapter, sites) as capture, side_by_side(adapter.device) as workers:
+        for _ in progress(overlapped(items, load, compute, store, workers), "activations", total=len(items)):
+            pass
 
 
 def _batches(writer: StoreWriter, size: int) -> Iterator[_Batch]:

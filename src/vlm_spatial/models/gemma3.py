@@ -29,7 +29,9 @@ class Gemma3Adapter(Adapter):
         super().__init__(model, processor, identity)
         # Pan-and-scan would add crops, and with them visual tokens that no cell of the image stands for.
         # processor.image_token_id is the begin-of-image token, not the one that visual tokens have.
-        self.cache = ProcessorCache(processor, self.model.config.image_token_id, {"do_pan_and_scan": False})
+        size = processor.image_processor.size
+        resized = (size["width"], size["height"]) if size["width"] and size["height"] else None
+        self.cache = ProcessorCache(processor, self.model.config.image_token_id, {"do_pan_and_scan": False}, resized)
 
     @property
     def vision_blocks(self) -> Sequence[nn.Module]:

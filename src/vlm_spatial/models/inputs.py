@@ -4,6 +4,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.models.pixels import DirectPixels
 
 Value = TypeVar("Value")
 
@@ -22,6 +24,11 @@ _PROMPTS_KEPT = 4096
 
 SHOWN_ONCE = "vlm_spatial: shown once"
 """Key of ``Image.info``: the image is not worth remembering, which saves the cost of its key."""
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image itself where it is RGB (Pillow's own conversion would copy it), else a converted one."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_key(image: Image.Image) -> tuple[Any, ...]:
@@ -50,23 +57,34 @@ class ProcessorCache:
         processor: image processor, tokenizer and chat template.
         image_token: id of the tokens that stand for the image in the model's input.
         image_options: options for the image processor, beyond those of the checkpoint.
+        resized: ``(width, height)`` in pixels, if all that the image processor does is to resize every image to it, rescale
+            and normalise: a faster way is then taken, with the same values to the last bit.
     """
 
-    def __init__(self, processor: Any, image_token: int, image_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, processor: Any, image_token: int, image_options: dict[str, Any] | None = None, resized: tuple[int, int] | None = None
+    ) -> None:
         self._processor = processor
         self._image_token = image_token
         self._options = image_options or {}
+        self._resized = resized
         self._images: OrderedDict[Any, dict[str, Tensor]] = OrderedDict()
         self._prompts: OrderedDict[Any, list[int]] = OrderedDict()
 
     def image(self, image: Image.Image) -> dict[str, Tensor]:
         """What the image processor makes of one image; known images by their content, not by their identity."""
         if SHOWN_ONCE in image.info:
-            return self._process(image)
-        return _remembered(self._images, image_key(image), _IMAGES_KEPT, lambda: self._process(image))
+            return self._pixels(as_rgb(image))
+        return _remembered(self._images, image_key(image), _IMAGES_KEPT, lambda: self._pixels(as_rgb(image)))
+
+    @cached_property
+    def _pixels(self) -> Callable[[Image.Image], dict[str, Tensor]]:
+        if self._resized is None:
+            return self._process
+        return DirectPixels(self._process, self._resized, self._processor.image_processor.resample)
 
     def _process(self, image: Image.Image) -> dict[str, Tensor]:
-        made = self._processor.image_processor(images=[image.convert("RGB")], return_tensors="pt", **self._options)
+        made = self._processor.image_processor(images=[image], return_tensors="pt", **self._options)
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
     def tokens(self, prompt: str, image: Image.Image) -> list[int]:

@@ -66,12 +66,14 @@ class Dataset:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = Image.open(io.BytesIO(content)).convert("RGB")
+                image = Image.open(io.BytesIO(content))
+                image.load()
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(f"{path}: is not a readable image ({error}); {AGAIN}") from error
         if image.size != (row["width"], row["height"]):
             raise UserError(f"{path}: is {image.size[0]}×{image.size[1]}, scenes.parquet says {row['width']}×{row['height']}; {AGAIN}")
-        return image
+        # Pillow copies even an RGB image to convert it.
+        return image if image.mode == "RGB" else image.convert("RGB")
 
     def size(self, scene_id: str) -> tuple[int, int]:
         """Width and height of the scene's image in pixels."""

@@ -337,13 +337,15 @@ def _pair_rows(experiment: str, condition: str, site: str, token_set: str, sourc
                     "log_odds_clean": -3.0,
                     "log_odds": -3.0 if outcome == "stay" else 3.0,
                     "tokens": {"object": 4, "strip": 24, "rim": 20, "background": 52, "all": 64, "random": 24}[token_set],
+                    "object_tokens": {"object": 4, "strip": 4, "rim": 0, "background": 0, "all": 4, "random": 1}[token_set],
+                    "strip_tokens": {"object": 4, "strip": 24, "rim": 20, "background": 16, "all": 24, "random": 9}[token_set],
                 }
             )
     return rows
 
 
 def geometry(planted: Planted) -> pl.DataFrame:
-    """Strip indices as high as the background probe, and one comparison of another kind, which no figure may take for one."""
+    """Strip indices as high as the background probe; subspaces 80° apart between the axes, 30° to content, 10° a site between sites."""
     rows = []
     for axis in AXES:
         for site in SITES:
@@ -364,8 +366,33 @@ def geometry(planted: Planted) -> pl.DataFrame:
                         "chance": 0.0,
                     }
                 )
-            rows.append(rows[-1] | {"measure": "between_axes", "subspace": "logistic", "other": "vertical", "angles": [80.0, 85.0]})
+            for subspace in ("logistic", "means"):
+                compared = [("content", "content", 30), ("between_training", "decorrelated", 20), ("between_datasets", "other-squares", 40)]
+                compared += [("between_axes", "vertical", 80)] if axis == "horizontal" else []
+                compared += [
+                    ("between_sites", other, 10 * (SITES.index(other) - SITES.index(site)))
+                    for other in SITES[SITES.index(site) + 1 :]
+                    if site.startswith("vision.") == other.startswith("vision.")
+                ]
+                rows += [_compared(measure, axis, subspace, site, other, float(angle)) for measure, other, angle in compared]
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _compared(measure: str, axis: str, subspace: str, site: str, other: str, angle: float) -> dict:
+    nothing = dict.fromkeys(("low", "high", "n"))
+    named = {"measure": measure, "axis": axis, "site": site, "subspace": subspace, "other": other}
+    return named | nothing | {"angles": [angle, angle], "estimate": float(np.cos(np.radians(angle)) ** 2), "chance": 0.03}
+
+
+def training(datasets: tuple[str, ...]) -> pl.DataFrame:
+    """A learning curve of ten reports: accuracy from a third to one, loss falling."""
+    steps = np.arange(100, 1100, 100)
+    curve = {"step": steps, "loss": 300.0 / steps, "learning_rate": np.linspace(1, 0, 10)}
+    for dataset in datasets:
+        for axis in AXES:
+            for place, template in enumerate(("slot_to_object", "object_to_slot", "relation_to_object")):
+                curve[f"{dataset} {axis} {template}"] = np.minimum(1.0, 1 / 3 + steps / (900 + 300 * place))
+    return pl.DataFrame(curve)
 
 
 def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
@@ -437,6 +464,9 @@ def write_results(
             manifest = folder / name / dataset / "activations.json"
             write_json({"sites": list(SITES), "grid": [CELLS, CELLS], "model": {"family": "gemma3", "weights": "0" * 64}}, manifest)
             inputs[f"manifest:{name}:{dataset}"] = manifest
+    for name in models:
+        inputs[f"training:{name}"] = folder / "organisms" / name / "training.parquet"
+        write_parquet(training(datasets), inputs[f"training:{name}"])
     settings = {
         "figures": {} if title is None else {"title": title},
         "models": {

@@ -17,6 +17,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.language import conflict_plan, exchangeable, language_plan
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch
+from vlm_spatial.interventions.summaries import objects_covered
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.interventions.vision import cells, vision_plan
 from vlm_spatial.scenes.dataset import Dataset
@@ -166,6 +167,27 @@ def test_random_cells_depend_on_seed_and_pair_alone(dataset: NamedDataset) -> No
     np.testing.assert_array_equal(drawn, cells(first, "random", 0))
     assert list(drawn) != list(cells(first, "random", 1))
     assert list(drawn) != list(cells(second, "random", 0))
+
+
+def test_the_table_says_how_much_of_objects_and_strips_a_set_covers(dataset: NamedDataset) -> None:
+    engine = SymbolicEngine(dataset, by_strip, spread=True)
+    cases = read_cases(dataset, engine.adapter, "vision")[:12]
+    names = ["object", "strip", "rim", "background", "all", "random"]
+    table = run_sweep(engine, dataset, cases, vision_plan(["connector"], names, ["counterfactual"], 0))
+    sizes = {name: table.filter(token_set=name).sort("pair_id") for name in names}
+    for name in ("object", "strip", "all"):
+        np.testing.assert_array_equal(sizes[name]["object_tokens"], sizes["object"]["tokens"])
+    for name, kind in (("rim", "object"), ("background", "object")):
+        assert not sizes[name][f"{kind}_tokens"].any()
+    np.testing.assert_array_equal(sizes["all"]["strip_tokens"], sizes["strip"]["tokens"])
+    for case in cases:
+        row = sizes["random"].row(by_predicate=pl.col("pair_id") == case.pair_id, named=True)
+        drawn, objects = set(cells(case, "random", 0)), set(cells(case, "object", 0))
+        assert row["object_tokens"] == len(drawn & objects)
+        assert row["strip_tokens"] == len(drawn & set(cells(case, "strip", 0)))
+    share = (sizes["random"]["object_tokens"] / sizes["object"]["tokens"]).mean()
+    assert objects_covered(table) == pytest.approx(share)
+    assert 0 < share < 1
 
 
 def test_objects_on_unlike_cells_are_set_aside_and_counted(dataset: NamedDataset, capsys: pytest.CaptureFixture[str]) -> None:

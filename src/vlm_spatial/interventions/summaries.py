@@ -48,6 +48,21 @@ def flip_rate(
     return _share(chosen["outcome"], INTENDED["vision"])
 
 
+def objects_covered(table: pl.DataFrame, token_set: str = "random") -> float | None:
+    """Share of the exchanged objects' cells that ``token_set`` replaces in the vision sweep, mean over pairs; None without rows.
+
+    On a small grid the strips of two slots are most of the cells, and so are as many random ones: that control then replaces much
+    of the objects, too, and a set has to beat it by more than it would on a large grid.
+    """
+    pairs = table.filter(
+        pl.col("experiment") == "vision", pl.col("token_set").is_in([token_set, "object"]), pl.col("source") == "counterfactual"
+    )
+    wide = pairs.pivot("token_set", index=["pair_id", "site"], values="object_tokens", aggregate_function="first")
+    if token_set not in wide.columns or "object" not in wide.columns:
+        return None
+    return float(np.mean(wide[token_set].to_numpy() / wide["object"].to_numpy()))
+
+
 def rates(
     table: pl.DataFrame, by: tuple[str, ...] = ("experiment", "condition", "axis", "site", "layer", "token_set", "source")
 ) -> pl.DataFrame:

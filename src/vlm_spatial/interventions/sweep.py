@@ -17,6 +17,7 @@ from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.models.adapter import Adapter, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.tokens import TokenSet
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "pair_id": pl.String,
@@ -36,6 +37,8 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "log_odds_clean": pl.Float64,
     "log_odds": pl.Float64,
     "tokens": pl.Int32,
+    "object_tokens": pl.Int32,
+    "strip_tokens": pl.Int32,
 }
 """Columns of interchange, conflict and ablation tables; see docs/formats.md."""
 
@@ -136,4 +139,12 @@ def _rows(
                 "log_odds_clean": case.readout.log_odds(before, intended, stay),
                 "log_odds": case.readout.log_odds(after, intended, stay),
                 "tokens": len(exchange.to_cells),
+                "object_tokens": _covered(case, "object", exchange),
+                "strip_tokens": _covered(case, "strip", exchange),
             }
+
+
+def _covered(case: Case, token_set: TokenSet, exchange: Exchange) -> int:
+    """How many of the exchanged cells are object or strip cells of the two slots, in either scene of the pair."""
+    members = case.tokens.mask(token_set, case.slots) | case.counterfactual_tokens.mask(token_set, case.slots)
+    return int(members[exchange.to_cells].sum())

@@ -17,6 +17,8 @@ def cells(pair: Case, token_set: str, seed: int) -> Int[np.ndarray, " cells"]:
 
     Where the two scenes' boxes differ (photos), a set is what either scene has there, so that the old content goes and the new one comes
     whole. ``random`` is as many cells as the strips have, drawn from the whole grid without replacement, from ``seed`` and the pair's id.
+    It may cover objects and strips: there are not always that many other cells (on a 6×6 grid two strips are 24 of 36). How much of them it
+    covers stands in the table (``object_tokens``, ``strip_tokens``).
     """
     scenes = (pair.tokens, pair.counterfactual_tokens)
     objects, strips = (np.any([scene.mask(name, pair.slots) for scene in scenes], axis=0) for name in ("object", "strip"))

@@ -94,7 +94,11 @@ def _flip(token_set: str) -> Callable[[Tables], Measured]:
         random = summaries.flip_rate(table, "random")
         if random.n == 0:
             return Measured(summaries.flip_rate(table, token_set), ZERO, "no flips (there is no random set)")
-        return Measured(summaries.flip_rate(table, token_set), random, "random tokens, as many as the strip has")
+        name = "random tokens, as many as the strip has"
+        covered = summaries.objects_covered(table)
+        return Measured(
+            summaries.flip_rate(table, token_set), random, f"{name}, {covered:.0%} of the objects' among them" if covered else name
+        )
 
     return measure
 

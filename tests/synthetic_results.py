@@ -426,6 +426,10 @@ def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
                         "correct": correct,
                         "correct_before": row["correct"],
                         "answer_probability": 0.8 if correct else 0.2,
+                        "confidence_before": 0.8,
+                        "confidence": 0.8,
+                        "brier_before": 0.06 if row["correct"] else 1.0,
+                        "brier": 0.06 if correct else 1.0,
                     }
                 )
     return pl.DataFrame(rows)

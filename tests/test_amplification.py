@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vlm_spatial.amplification import outcomes
+from vlm_spatial.amplification.answers import answered
+from vlm_spatial.amplification.calibration import calibration
 from vlm_spatial.amplification.corrections import (
     NormMatched,
     Oracle,
@@ -19,6 +21,7 @@ from vlm_spatial.amplification.corrections import (
 )
 from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.errors import UserError
+from vlm_spatial.statistics import calibration_error, wilson
 
 VALUES = arrays(np.float64, (5, 1, 6), elements=st.floats(-10, 10))
 
@@ -82,6 +85,7 @@ def _rows(method: str, split: str, alpha: float, before: str, after: str, draw: 
     return pl.DataFrame(
         {
             "question_id": [f"{split}{i}" for i in range(len(before))],
+            "scene_id": [f"{split}{i}" for i in range(len(before))],
             "split": split,
             "template": "slot_to_object",
             "site": "connector",
@@ -90,6 +94,10 @@ def _rows(method: str, split: str, alpha: float, before: str, after: str, draw: 
             "alpha": alpha,
             "correct": [c == "1" for c in after],
             "correct_before": [c == "1" for c in before],
+            "confidence_before": 0.9,
+            "confidence": [0.8 if c == "1" else 0.6 for c in after],
+            "brier_before": [0.1 if c == "1" else 1.5 for c in before],
+            "brier": [0.2 if c == "1" else 1.0 for c in after],
         }
     )
 
@@ -116,6 +124,59 @@ def test_alpha_is_chosen_on_validation_and_counted_on_test() -> None:
     holm = outcomes.curve(table).filter(split="test", method="projection").sort("alpha")
     assert holm["p_value"].to_list() == pytest.approx([1.0, 0.25])  # 3 against 0: 2 * 0.5**3
     assert holm["p_holm"].to_list() == pytest.approx([1.0, 0.5])
+
+
+def test_questions_of_one_scene_count_as_one_where_they_agree() -> None:
+    rows = _rows("projection", "test", 2.0, "0" * 40, "1" * 20 + "0" * 20)
+    alone = outcomes.outcome(rows)
+    together = outcomes.outcome(rows.with_columns(scene_id=pl.Series([f"s{i // 10}" for i in range(40)])))
+    assert alone.corrected_share.estimate == together.corrected_share.estimate == 0.5
+    # Four scenes that are wholly right or wrong: as much as four independent questions say, up to the correction for few scenes.
+    four = wilson(2, 4)
+    assert together.corrected_share.low < four.low + 0.01
+    assert together.corrected_share.high > four.high - 0.01
+    assert alone.corrected_share.low > 0.33
+    assert together.net.high - together.net.low > 2 * (alone.net.high - alone.net.low)
+    assert (together.p_value, together.n, together.net.n) == (alone.p_value, 40, 40)
+
+
+def test_calibration_by_hand() -> None:
+    rows = _rows("projection", "test", 2.0, "1100", "1110")
+    found = calibration(rows)
+    # Before: half are right at confidence 0.9. After: three right at 0.8, one wrong at 0.6.
+    assert found.error_before.estimate == pytest.approx(0.4)
+    assert found.error_after.estimate == pytest.approx((3 * 0.2 + 0.6) / 4)
+    assert found.error_change.estimate == pytest.approx(0.3 - 0.4)
+    assert found.brier_change.estimate == pytest.approx((3 * 0.2 + 1.0) / 4 - (2 * 0.1 + 2 * 1.5) / 4)
+    assert found.error_change.low <= found.error_change.estimate <= found.error_change.high
+    assert found.brier_change.n == 4
+
+
+def test_calibration_error_agrees_with_bins_counted_one_by_one() -> None:
+    generator = np.random.default_rng(0)
+    confidence, correct = generator.uniform(size=500), generator.random(500) < 0.6
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        inside = (confidence >= low) & (confidence < low + 0.1)
+        expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    assert calibration_error(confidence, correct)[0] == pytest.approx(expected)
+    doubled = calibration_error(confidence, correct, np.full((1, 500), 2.0))
+    assert doubled[0] == pytest.approx(expected)
+
+
+def test_answer_of_candidates() -> None:
+    given = answered([np.log(2.0), np.log(1.0), np.log(1.0)], ["red", "green", "blue"], "blue")
+    assert given.predicted == "red"
+    assert given.confidence == pytest.approx(0.5)
+    assert given.answer_probability == pytest.approx(0.25)
+    assert given.brier == pytest.approx(0.5**2 + 0.25**2 + 0.75**2)
+
+
+def test_choices_of_each_dataset() -> None:
+    one = pl.concat([_rows("projection", "validation", alpha, "00", after) for alpha, after in ((1.0, "00"), (2.0, "10"), (4.0, "11"))])
+    other = _rows("projection", "validation", 2.0, "00", "10")
+    found = outcomes.choices({"b": other, "a": one})
+    assert found.rows() == [("a", "projection", "connector", 4.0), ("b", "projection", "connector", 2.0)]
 
 
 def test_nothing_to_choose_from() -> None:

@@ -34,6 +34,45 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(successes / n, float(low), float(high), n)
 
 
+def wilson_clustered(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) -> Interval:
+    """A proportion of units that come in clusters (the questions of one scene are not independent).
+
+    Wilson's interval for the effective number of units, ``n`` over the design effect (Kish 1965; Korn and Graubard 1998), which is
+    never taken to be below 1. ``n`` counts units.
+    """
+    hits = np.asarray(hits, dtype=float)
+    n, share = len(hits), float(hits.mean()) if len(hits) else float("nan")
+    if n == 0 or share in (0.0, 1.0):
+        return wilson(int(hits.sum()), n)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    groups = int(index.max()) + 1
+    totals = np.bincount(index, weights=hits - share)
+    # Linearised variance of a ratio of totals, against that of independent units.
+    correction = groups / max(groups - 1, 1)
+    effect = max(1.0, correction * float((totals**2).sum()) / (n * share * (1 - share)))
+    low, high = proportion_confint(share * n / effect, n / effect, alpha=1 - CONFIDENCE, method="wilson")
+    return Interval(share, float(low), float(high), n)
+
+
+def calibration_error(
+    confidence: Float[np.ndarray, " units"],
+    correct: Bool[np.ndarray, " units"],
+    weights: Float[np.ndarray, "draws units"] | None = None,
+    bins: int = 10,
+) -> Float[np.ndarray, " draws"]:
+    """Expected calibration error: mean over units of |accuracy - mean confidence| of their bin (equal widths; Guo et al. 2017).
+
+    Args:
+        confidence: probability of the answer given, in [0, 1].
+        weights: how often each unit stands in each resample; by default one draw that holds each unit once.
+    """
+    weights = np.ones((1, len(confidence))) if weights is None else weights
+    place = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    gap = np.asarray(correct, dtype=float) - confidence
+    in_bins = np.where(place[:, None] == np.arange(bins), gap[:, None], 0.0)
+    return np.abs(weights @ in_bins).sum(axis=1) / weights.sum(axis=1)
+
+
 def cluster_bootstrap(
     values: Float[np.ndarray, " units"],
     clusters: Int[np.ndarray, " units"] | Sequence[str],
@@ -108,10 +147,13 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " tests"]:
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
 
 
-def paired_difference(before: Bool[np.ndarray, " units"], after: Bool[np.ndarray, " units"], *, draws: int, seed: int) -> Interval:
-    """Change in accuracy over the same units, with a paired bootstrap interval."""
+def paired_difference(
+    before: Bool[np.ndarray, " units"], after: Bool[np.ndarray, " units"], clusters: Sequence[str], *, draws: int, seed: int
+) -> Interval:
+    """Change in accuracy over the same units, with a paired bootstrap interval that resamples whole clusters; ``n`` counts units."""
     change = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-    return bootstrap(len(change), lambda chosen: change[chosen].mean(-1), draws=draws, seed=seed)
+    found = cluster_bootstrap(change, clusters, draws=draws, seed=seed)
+    return Interval(found.estimate, found.low, found.high, len(change))
 
 
 def mean_of_independent(parts: Sequence[Interval]) -> Interval:

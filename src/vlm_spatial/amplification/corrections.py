@@ -25,15 +25,16 @@ def joint_basis(bases: Sequence[Basis]) -> Basis:
     return rows[singular > singular.max() * 1e-6]
 
 
-def probe_basis(probes: Probes, site: str, weights: str, *, shuffled: bool = False) -> Basis:
+def probe_basis(probes: Probes, site: str, weights: str, features: int, *, shuffled: bool = False) -> Basis:
     """The slot subspace that needs no knowledge of the axis: the span over the axes' probes at ``site``.
 
     Args:
         weights: identity of the weights that it is going to be used with.
+        features: width of the site in that model.
         shuffled: of the probes for shuffled labels instead, a control.
 
     Raises:
-        UserError: if the probes belong to other weights, or there is none at ``site``.
+        UserError: if the probes belong to other weights or are of another width, or there is none at ``site``.
     """
     trained_on = probes.metadata["identity"]["weights"]
     if trained_on != weights:
@@ -42,6 +43,9 @@ def probe_basis(probes: Probes, site: str, weights: str, *, shuffled: bool = Fal
     if not there:
         known = ", ".join(sorted({where for _, where in probes})) or "none"
         raise UserError(f"{probes.source}: no probe for {site}; there are {known} (see activations.sites)")
+    for probe in there:
+        if probe.weight.shape[1] != features:
+            raise UserError(f"{probes.source}: the probe of {site} has {probe.weight.shape[1]} features, the model has {features} there")
     return joint_basis([probe.shuffled_subspace() if shuffled else probe.subspace() for probe in there])
 
 

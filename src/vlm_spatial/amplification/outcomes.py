@@ -3,12 +3,13 @@
 Rows of ``amplification.parquet`` in, intervals out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from vlm_spatial.statistics import Interval, holm, mcnemar_exact, paired_difference, wilson
+from vlm_spatial.statistics import EMPTY, Interval, calibration_error, holm, mcnemar_exact, paired_difference, wilson_clustered
 
 METHODS = ("projection", "oracle")
 NEUTRAL = {"projection": 1.0, "oracle": 0.0}
@@ -19,7 +20,11 @@ NEUTRAL = {"projection": 1.0, "oracle": 0.0}
 class Outcome:
     """One method at one alpha and site, over the questions of one split.
 
-    ``corrected`` and ``broken`` count questions; ``p_value`` is McNemar's, exact and not adjusted.
+    Attributes:
+        corrected, broken: questions whose answer became right, or wrong.
+        corrected_share: corrected questions as a share of the untouched model's errors; Wilson, adjusted for questions of one scene.
+        net: change in accuracy; paired bootstrap over scenes.
+        p_value: McNemar's, exact and not adjusted; it takes the questions for independent.
     """
 
     method: str
@@ -29,19 +34,16 @@ class Outcome:
     corrected: int
     broken: int
     n: int
+    corrected_share: Interval
     net: Interval
     p_value: float
-
-    @property
-    def corrected_share(self) -> Interval:
-        """Share of the untouched model's errors that became right answers (Wilson interval)."""
-        return wilson(self.corrected, self.errors)
 
 
 def outcome(rows: pl.DataFrame, *, draws: int = 2000, seed: int = 0) -> Outcome:
     """Summarise rows that share method, site and alpha: one row a question."""
     before = rows["correct_before"].to_numpy()
     after = rows["correct"].to_numpy()
+    scenes = rows["scene_id"].to_numpy()
     corrected, broken = int((after & ~before).sum()), int((before & ~after).sum())
     return Outcome(
         method=rows["method"][0],
@@ -51,7 +53,8 @@ def outcome(rows: pl.DataFrame, *, draws: int = 2000, seed: int = 0) -> Outcome:
         corrected=corrected,
         broken=broken,
         n=rows.height,
-        net=paired_difference(before, after, draws=draws, seed=seed),
+        corrected_share=wilson_clustered(after[~before], scenes[~before]),
+        net=paired_difference(before, after, scenes, draws=draws, seed=seed),
         p_value=mcnemar_exact(corrected, broken),
     )
 
@@ -110,41 +113,49 @@ def random_net(table: pl.DataFrame, site: str, alpha: float) -> Interval:
     return _range([o.net.estimate for o in control_outcomes(table, "random", site, alpha)])
 
 
+def random_calibration_error(table: pl.DataFrame, site: str, alpha: float) -> Interval:
+    """Expected calibration error under the random subspaces: mean over draws and the 95% range of the draws."""
+    rows = at(spatial(table), "test", "random", site, alpha)
+    parts = rows.partition_by("draw")
+    return _range([float(calibration_error(part["confidence"].to_numpy(), part["correct"].to_numpy())[0]) for part in parts])
+
+
 def _range(values: list[float]) -> Interval:
     if not values:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
+        return EMPTY
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(np.mean(values)), float(low), float(high), len(values))
 
 
 def curve(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> pl.DataFrame:
-    """One row a split, site, method and alpha: counts, net change with interval, Holm-adjusted p over a method's grid."""
+    """One row a split, site, method and alpha: counts, intervals, and McNemar's p Holm-adjusted over a method's whole grid."""
     rows: list[dict[str, object]] = []
     grouped = spatial(table).filter(pl.col("method").is_in(METHODS)).partition_by("split", "site", "method", "alpha", as_dict=True)
     for (split, *_), part in sorted(grouped.items()):
         found = outcome(part, draws=draws, seed=seed)
-        share = found.corrected_share
-        rows.append(
-            {
-                "split": split,
-                "site": found.site,
-                "method": found.method,
-                "alpha": found.alpha,
-                "n": found.n,
-                "errors": found.errors,
-                "corrected": found.corrected,
-                "broken": found.broken,
-                "corrected_share": share.estimate,
-                "net": found.net.estimate,
-                "low": found.net.low,
-                "high": found.net.high,
-                "p_value": found.p_value,
-            }
-        )
-    table_of = pl.DataFrame(rows)
-    if table_of.is_empty():
-        return table_of
-    return pl.concat(
-        part.with_columns(p_holm=pl.Series(holm(part["p_value"].to_list())))
-        for part in table_of.partition_by("split", "method", maintain_order=True)
-    )
+        numbers = {
+            f"{name}_{end}": getattr(interval, end)
+            for name, interval in (("share", found.corrected_share), ("net", found.net))
+            for end in ("estimate", "low", "high")
+        }
+        of_outcome = {key: getattr(found, key) for key in ("site", "method", "alpha", "n", "errors", "corrected", "broken", "p_value")}
+        rows.append({"split": split, **of_outcome, **numbers})
+    if not rows:
+        return pl.DataFrame()
+    families = pl.DataFrame(rows).partition_by("split", "method", maintain_order=True)
+    return pl.concat(part.with_columns(p_holm=pl.Series(holm(part["p_value"].to_list()))) for part in families)
+
+
+def choices(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """What the validation split of each dataset chose: columns ``chosen_on``, ``method``, ``site``, ``alpha``.
+
+    Args:
+        tables: ``amplification.parquet`` of one model, by dataset.
+    """
+    rows = [
+        {"chosen_on": dataset, "method": method, "site": choice[0], "alpha": choice[1]}
+        for dataset, table in sorted(tables.items())
+        for method in METHODS
+        if (choice := choose(table, method)) is not None
+    ]
+    return pl.DataFrame(rows, schema={"chosen_on": pl.String, "method": pl.String, "site": pl.String, "alpha": pl.Float64})

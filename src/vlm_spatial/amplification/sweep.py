@@ -1,52 +1,188 @@
-"""The sweep over corrections: many settings for each question, the vision tower run once an image."""
+"""The sweep over corrections: many settings and questions for each image, every shared computation done once.
 
+The vision encoder runs once an image. A visual token attends to nothing after the image, so what the language model makes of a
+corrected image serves every question about it: its keys and values are computed once a setting, up to where the questions
+begin to differ, and each question adds its own few tokens to them. Equal to a full forward pass with a hook for every question and
+setting, within the rounding of float32.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_spatial.interventions.engine import PatchEngine
-from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
-from vlm_spatial.models.adapter import Site, SiteValues
+from vlm_spatial.interventions.decoder import Decoder, KeysValues, Layout
+from vlm_spatial.interventions.memory import Memory
+from vlm_spatial.interventions.patch import Run
+from vlm_spatial.interventions.states import Vision, run_vision
+from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+
+# Model inputs that hold one value a token, in their last dimension.
+_OF_TOKENS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+
+Correction = Callable[[Float[Tensor, "cells patches features"]], Float[Tensor, "cells patches features"]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One correction at one site. ``make`` builds it for a question (only the oracle form needs to know which)."""
+    """One correction at one site. ``make`` builds it for a scene (only the oracle form needs to know which)."""
 
     site: Site
     method: str
     draw: int
     alpha: float
-    make: Callable[[str], Callable[[SiteValues], SiteValues]]
+    make: Callable[[str], Correction]
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether this is the alpha at which the method leaves every value as it is."""
+        return self.alpha == (0.0 if self.method == "oracle" else 1.0)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question to sweep over: its id and its scene's, and the run."""
+    """A question to sweep over: its prompt, and the tokens whose logits are wanted."""
 
     question_id: str
-    scene_id: str
-    run: Run
+    prompt: str
+    tokens: Sequence[int]
 
 
-def sweep(
-    engine: PatchEngine, questions: Sequence[Asked], settings: Sequence[Setting], cells: int, chunk: int = 64
-) -> Iterator[tuple[Sequence[Asked], Float[Tensor, "questions settings vocabulary"]]]:
-    """Next-token logits of every question under every setting, a chunk of questions at a time (bounded memory)."""
-    everywhere = np.arange(cells)
-    for start in range(0, len(questions), chunk):
-        part = questions[start : start + chunk]
-        pairs = [PairRuns(q.question_id, q.run) for q in part]
-        patches = [
-            Patch(index, setting.site, everywhere, source=CLEAN, transform=_on_clean(setting.make(question.scene_id)))
-            for index, question in enumerate(part)
-            for setting in settings
+class Sweep:
+    """Scores questions under many corrections.
+
+    Args:
+        adapter: the model.
+        memory_gb: limit, in GiB, for the tensors that are alive at once beside the weights.
+    """
+
+    def __init__(self, adapter: Adapter, memory_gb: float = 4.0) -> None:
+        self.adapter = adapter
+        self._memory = Memory(memory_gb)
+        self._decoders: dict[Layout, Decoder] = {}
+
+    @torch.inference_mode()
+    def scores(
+        self, image: Run, scene_id: str, questions: Sequence[Asked], settings: Sequence[Setting]
+    ) -> list[Float[Tensor, "settings tokens"]]:
+        """Next-token logits of the wanted tokens for every question about one image under every setting, float32 on the CPU.
+
+        Args:
+            image: a run with the image; its prompt does not matter.
+            scene_id: what the settings' corrections are made for.
+            questions: about that image.
+            settings: those that change nothing share one computation.
+        """
+        shared = self._shared(image, questions)
+        if shared is None:
+            # A chat template that puts the question before the image: nothing is shared between questions.
+            return [self.scores(image, scene_id, [question], settings)[0] for question in questions]
+        active = [number for number, setting in enumerate(settings) if not setting.changes_nothing]
+        rows = [None, *(settings[number] for number in active)] if len(active) < len(settings) else [settings[n] for n in active]
+        sites = sorted({setting.site for setting in settings if setting.site.startswith("vision.")})
+        vision = run_vision(self.adapter, [image], sites, self._memory)
+        size = self._memory.rows(self.adapter, shared, shared)
+        parts = [
+            self._answers(self._connectors(vision, image, scene_id, rows[start : start + size]), image, questions, shared)
+            for start in range(0, len(rows), size)
         ]
-        yield part, engine.run(pairs, patches).reshape(len(part), len(settings), -1)
+        place = {number: row + len(rows) - len(active) for row, number in enumerate(active)}
+        order = [place.get(number, 0) for number in range(len(settings))]
+        return [torch.cat(of_question)[order] for of_question in zip(*parts, strict=True)]
+
+    def _shared(self, image: Run, questions: Sequence[Asked]) -> int | None:
+        """How many first positions all questions have in common, the image among them; None if the image is not."""
+        ids = [self._ids(image, question) for question in questions]
+        longest = min(len(row) for row in ids) - 1
+        differing = (torch.stack([row[:longest] for row in ids]) != ids[0][:longest]).any(dim=0).nonzero()
+        shared = int(differing[0]) if len(differing) else longest
+        layout = self._layout(image, questions[0])
+        return shared if shared >= layout.first + layout.cells else None
+
+    def _connectors(self, vision: Vision, image: Run, scene_id: str, settings: Sequence[Setting | None]) -> SiteValues:
+        """What enters the language model under each setting (None: untouched)."""
+        made: dict[int, SiteValues] = {}
+        by_layer: dict[int, list[int]] = defaultdict(list)
+        for number, setting in enumerate(settings):
+            values = vision.at(image, "connector" if setting is None else setting.site)
+            changed = values if setting is None else setting.make(scene_id)(values).to(values)
+            made[number] = changed[None]
+            if setting is not None and setting.site.startswith("vision."):
+                by_layer[int(setting.site.split(".")[1])].append(number)
+        grid = self.adapter.grid(*image.image.size)
+        size = self._memory.images(self.adapter, grid)
+        for layer, members in by_layer.items():
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                resumed = self.adapter.resume_vision(layer, torch.cat([made[number] for number in part]), grid)
+                made.update(zip(part, resumed.split(1), strict=True))
+        return torch.cat([made[number] for number in range(len(settings))])
+
+    def _answers(
+        self, connectors: SiteValues, image: Run, questions: Sequence[Asked], shared: int
+    ) -> list[Float[Tensor, "settings tokens"]]:
+        """Logits of the wanted tokens of each question for some settings."""
+        known = self._until(shared, connectors, image, questions[0])
+        by_length: dict[Layout, list[int]] = defaultdict(list)
+        for number, question in enumerate(questions):
+            by_length[self._layout(image, question)].append(number)
+        found: dict[int, Tensor] = {}
+        count = len(connectors)
+        for layout, members in by_length.items():
+            decoder = self._decoder(layout, image, questions[members[0]], layout.length)
+            size = max(1, self._memory.rows(self.adapter, layout.length - shared, layout.length) // count)
+            for start in range(0, len(members), size):
+                part = members[start : start + size]
+                ids = torch.stack([self._ids(image, questions[number])[shared:] for number in part]).to(self.adapter.device)
+                hidden = self.adapter.model.get_input_embeddings()(ids).repeat(count, 1, 1)
+                prefix = [_repeated(pair, len(part)) for pair in known]
+                for layer in range(decoder.depth - 1):
+                    hidden, _ = decoder.block(layer, hidden, shared, prefix[layer])
+                logits = decoder.answer(hidden, shared, prefix[-1])[0].reshape(count, len(part), -1)
+                for place, number in enumerate(part):
+                    found[number] = logits[:, place, list(questions[number].tokens)].cpu()
+        return [found[number] for number in range(len(questions))]
+
+    def _until(self, shared: int, connectors: SiteValues, image: Run, question: Asked) -> list[KeysValues]:
+        """Keys and values of every block for the first ``shared`` positions, a row a setting."""
+        layout = self._layout(image, question)
+        decoder = self._decoder(Layout(shared, layout.first, layout.rows, layout.cols), image, question, shared)
+        ids = self._ids(image, question)[:shared].expand(len(connectors), -1).to(self.adapter.device)
+        positions = torch.arange(layout.first, layout.first + layout.cells).expand(len(connectors), -1).to(self.adapter.device)
+        hidden = self.adapter.embed(ids, positions, connectors)
+        known = []
+        for layer in range(decoder.depth - 1):
+            hidden, made = decoder.block(layer, hidden)
+            known.append(made)
+        return [*known, decoder.answer(hidden)[1]]
+
+    def _ids(self, image: Run, question: Asked) -> Int[Tensor, " positions"]:
+        return self.adapter.cache.rows([image.image], [question.prompt]).ids[0]
+
+    def _layout(self, image: Run, question: Asked) -> Layout:
+        visual = self.adapter.cache.rows([image.image], [question.prompt]).visual[0]
+        return Layout.of(visual, self.adapter.grid(*image.image.size))
+
+    def _decoder(self, layout: Layout, image: Run, question: Asked, length: int) -> Decoder:
+        if layout not in self._decoders:
+            example = self.adapter.prepare([image.image], [question.prompt])
+            inputs = {name: value[..., :length] if name in _OF_TOKENS else value for name, value in example.inputs.items()}
+            self._decoders[layout] = Decoder(self.adapter, layout, Prepared(inputs, example.visual_positions, example.grid))
+        return self._decoders[layout]
 
 
-def _on_clean(correction: Callable[[SiteValues], SiteValues]) -> Callable[[SiteValues, SiteValues], SiteValues]:
-    return lambda clean, _source: correction(clean)
+def _repeated(pair: KeysValues, times: int) -> KeysValues:
+    """Each row of the keys and values ``times`` times: setting by setting, then question by question."""
+    keys, values = pair
+    return keys.repeat_interleave(times, dim=0), values.repeat_interleave(times, dim=0)
+
+
+def by_scene(scene_of: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """The places of each scene in a list, scenes in the order of their first place."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, scene in enumerate(scene_of):
+        found[scene].append(place)
+    yield from found.items()

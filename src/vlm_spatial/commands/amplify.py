@@ -27,7 +27,7 @@ def amplify(
     adapter = load_adapter(model, revision=revision, device="cpu")
     probes = load_probes(probe)
     correction = Correction(
-        basis=probe_basis(probes, site, adapter.identity.weights),
+        basis=probe_basis(probes, site, adapter.identity.weights, adapter.site_shape(site)[1]),
         alpha=alpha,
         module=adapter.module_name(site),
         site=site,

@@ -10,7 +10,10 @@ from vlm_spatial.config.settings import PositiveCount, Settings
 class AmplificationSettings(Settings):
     """Scaling of the slot signal."""
 
-    sites: tuple[str, ...] = ("connector",)
+    sites: tuple[str, ...] = Field(
+        ("vision.-2", "connector"),
+        description="vision layers (vision.-1 is the last one) and connector; validation chooses among them; each needs its probes",
+    )
     projection_alphas: tuple[float, ...] = Field(
         (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0),
         description="label-free form, h + (alpha - 1) P h; 1 changes nothing",
@@ -21,7 +24,7 @@ class AmplificationSettings(Settings):
     )
     random_draws: Annotated[int, Field(ge=2)] = Field(20, description="random subspaces of the same rank, each as a control")
     control_alphas: tuple[float, ...] = Field(
-        (2.0, 4.0, 8.0), description="alphas at which the controls run, beside the one that validation chooses"
+        (4.0,), description="alphas at which the controls run at every site, beside the one that validation chooses there"
     )
-    questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
+    questions: PositiveCount = Field(300, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

@@ -11,7 +11,7 @@ class OrganismSettings(Settings):
     """One entry of ``organisms``: a small VLM that the workflow trains itself."""
 
     family: Literal["gemma3", "qwen2_vl"] = "gemma3"
-    mechanism: Literal["natural", "vision", "language", "strip", "object"] = "natural"
+    mechanism: Literal["natural", "vision", "language", "strip", "object", "faint"] = "natural"
     datasets: tuple[Name, ...] = ("squares",)
     steps: PositiveCount = 1200
     batch: PositiveCount = 16

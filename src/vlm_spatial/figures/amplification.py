@@ -3,7 +3,18 @@
 import altair as alt
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import METHODS, at, choose, control_outcomes, outcome, random_corrected_share, random_net, spatial
+from vlm_spatial.amplification.calibration import calibration
+from vlm_spatial.amplification.outcomes import (
+    METHODS,
+    at,
+    choose,
+    control_outcomes,
+    curve,
+    random_calibration_error,
+    random_corrected_share,
+    random_net,
+    spatial,
+)
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
 from vlm_spatial.figures.marks import PERCENT, dashed, estimate_tooltip
 from vlm_spatial.figures.theme import CONTROL, DASHES, SHAPES, colours
@@ -11,46 +22,62 @@ from vlm_spatial.statistics import Interval
 
 SERIES = ["projection", "oracle", "control: random subspaces", "control: complement", "control: shuffled labels"]
 CONTROLS = {"complement": SERIES[3], "shuffled": SERIES[4]}
-NET, CORRECTED = "net accuracy", "errors corrected"
+NET, CORRECTED, CALIBRATION = "net accuracy", "errors corrected", "calibration error"
 DRAWS = 1000
+TESTS = ("errors", "corrected", "broken", "p_value", "p_holm")
 
 
 def rows(tables: Tables) -> pl.DataFrame:
-    """A row an axis, site, method, alpha and measure, test split; ``chosen`` marks the setting that validation chose."""
+    """A row an axis, site, method, alpha and measure, test split; ``chosen`` marks the setting that validation chose.
+
+    Rows of the two methods' net accuracy also hold the counts behind it, McNemar's exact p and its Holm adjustment over the method's grid.
+    """
     table = tables.get("amplification")
     if table is None or table.is_empty():
         return pl.DataFrame()
     choices = {method: choose(table, method) for method in METHODS}
     found: list[dict[str, object]] = []
     for axis in [BOTH, *sorted(table["axis"].unique())]:
-        part = spatial(table if axis == BOTH else table.filter(axis=axis))
-        settings = part.filter(split="test").select("method", "site", "alpha").unique().sort("method", "site", "alpha")
+        part = spatial(table if axis == BOTH else table.filter(axis=axis)).filter(split="test")
+        for row in curve(part, draws=DRAWS).iter_rows(named=True):
+            method, site, alpha = row["method"], row["site"], row["alpha"]
+            where = {"axis": axis, "site": site, "alpha": alpha, "series": method, "chosen": choices[method] == (site, alpha)}
+            net = {end: row[f"net_{end}"] for end in ("estimate", "low", "high")}
+            share = {end: row[f"share_{end}"] for end in ("estimate", "low", "high")}
+            error = calibration(at(part, "test", method, site, alpha), draws=DRAWS).error_after
+            found += [
+                {**where, "measure": NET, **net, "n": row["n"], **{key: row[key] for key in TESTS}},
+                {**where, "measure": CORRECTED, **share, "n": row["errors"]},
+                {**where, "measure": CALIBRATION, **_numbers(error)},
+            ]
+        settings = part.filter(~pl.col("method").is_in(METHODS)).select("method", "site", "alpha").unique().sort("method", "site", "alpha")
         for method, site, alpha in settings.iter_rows():
-            for measure, series, interval in _measures(part, method, site, alpha):
-                numbers = {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
-                chosen = choices.get(method) == (site, alpha)
-                found.append(
-                    {"axis": axis, "site": site, "alpha": alpha, "series": series, "measure": measure, **numbers, "chosen": chosen}
-                )
-    return pl.DataFrame(found).with_columns(pl.col("estimate", "low", "high").fill_nan(None)) if found else pl.DataFrame()
+            where = {"axis": axis, "site": site, "alpha": alpha, "series": CONTROLS.get(method, SERIES[2]), "chosen": False}
+            found += [{**where, "measure": measure, **_numbers(number)} for measure, number in _of_control(part, method, site, alpha)]
+    return pl.DataFrame(found, infer_schema_length=None).with_columns(pl.col("estimate", "low", "high").fill_nan(None))
 
 
-def _measures(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[tuple[str, str, Interval]]:
+def _numbers(interval: Interval) -> dict[str, object]:
+    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[tuple[str, Interval]]:
     if method == "random":
-        net, share = random_net(part, site, alpha), random_corrected_share(part, site, alpha)
-        return [(NET, SERIES[2], net), (CORRECTED, SERIES[2], share)]
-    if method in METHODS:
-        result, series = outcome(at(part, "test", method, site, alpha), draws=DRAWS), method
-    else:
-        result, series = control_outcomes(part, method, site, alpha)[0], CONTROLS[method]
-    return [(NET, series, result.net), (CORRECTED, series, result.corrected_share)]
+        return [
+            (NET, random_net(part, site, alpha)),
+            (CORRECTED, random_corrected_share(part, site, alpha)),
+            (CALIBRATION, random_calibration_error(part, site, alpha)),
+        ]
+    result = control_outcomes(part, method, site, alpha)[0]
+    error = calibration(at(part, "test", method, site, alpha), draws=DRAWS).error_after
+    return [(NET, result.net), (CORRECTED, result.corrected_share), (CALIBRATION, error)]
 
 
 def draw(palette: str) -> Layers:
     blue, orange = colours(palette, 2)
     shades = [blue, orange, CONTROL, CONTROL, CONTROL]
     x = alt.X("alpha:Q", title="strength α", axis=alt.Axis(grid=False, tickCount=8))
-    y = alt.Y("estimate:Q", title="change in accuracy, or share of errors", axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))
+    y = alt.Y("estimate:Q", title="change in accuracy, share of errors, or error", axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))
     colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=shades))
     shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[:5])))
     base = alt.Chart().encode(x=x, color=colour)
@@ -67,14 +94,28 @@ def draw(palette: str) -> Layers:
 
 def caption(shown: pl.DataFrame) -> str:
     return (
-        "Change in accuracy (or share of the errors corrected) when the slot signal at the site is scaled by α, test split; "
-        "the ring marks the α that the validation split chose. "
+        "Change in accuracy (or share of the errors corrected, or calibration error: how far the answers' probabilities are from how often "
+        "they are right) when the slot signal at the site is scaled by α, test split; the ring marks the α that the validation split chose"
+        f"{_tests(shown)}. "
         "“projection” needs no labels; “oracle” is told each cell's slot. Controls move every token exactly as far, in random "
         "subspaces (mean and range of the draws), the "
-        f"orthogonal complement, or the subspace of a probe for shuffled labels. "
+        "orthogonal complement, or the subspace of a probe for shuffled labels. "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. "
-        f"{INTERVAL}: paired bootstrap for net accuracy, Wilson for shares."
+        f"{INTERVAL}: bootstrap over scenes for net accuracy (paired) and calibration error, Wilson with the design effect of scenes for "
+        "shares."
     )
+
+
+def _tests(shown: pl.DataFrame) -> str:
+    """The chosen settings' counts and exact tests, in words; nothing where they are not among the rows."""
+    chosen = shown.filter(pl.col("chosen") & (pl.col("measure") == NET) & (pl.col("axis") == BOTH))
+    parts = [
+        f"{row['dataset']}, {row['series']} at {row['site']}, α = {row['alpha']:g}: {row['corrected']} of {row['errors']} errors "
+        f"corrected, {row['broken']} answers broken, exact McNemar p = {row['p_value']:.2g}, {row['p_holm']:.2g} after Holm over the grid"
+        for row in chosen.sort("series", descending=True).iter_rows(named=True)
+        if row.get("dataset") is not None and row["p_value"] is not None
+    ]
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 FIGURE = Figure(

@@ -1,15 +1,31 @@
 """The figures of one model that are drawn from rows, in the order of the report (strip maps are drawn from images)."""
 
-from vlm_spatial.figures import ablated, accuracy, amplification, dominance, flips, probe_scores, strip_indices
+from vlm_spatial.figures import (
+    ablated,
+    accuracy,
+    amplification,
+    amplification_detail,
+    dominance,
+    flips,
+    geometry,
+    probe_scores,
+    strip_indices,
+    training,
+)
 from vlm_spatial.figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
     accuracy.FIGURE,
     probe_scores.FIGURE,
     strip_indices.FIGURE,
+    geometry.OVERLAP,
+    geometry.ANGLES,
     flips.VISION,
     flips.LANGUAGE,
     dominance.FIGURE,
     ablated.FIGURE,
     amplification.FIGURE,
+    amplification_detail.GROUPS,
+    amplification_detail.TRANSFER,
+    training.FIGURE,
 )

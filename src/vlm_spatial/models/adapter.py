@@ -1,6 +1,7 @@
 """What the analysis asks of a vision-language model: one small protocol, one subclass a family."""
 
 import fnmatch
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -141,15 +142,21 @@ class Adapter(ABC):
         return (*vision, "connector", *language)
 
     def matching_sites(self, patterns: Sequence[str]) -> tuple[Site, ...]:
-        """Sites that any of ``patterns`` names, in the order of computation.
+        """Sites that any of ``patterns`` names, in the order of computation; ``vision.-1`` is the last vision block.
 
         Raises:
             UserError: for a pattern that matches no site.
         """
-        for pattern in patterns:
-            if not fnmatch.filter(self.sites, pattern):
+        depths = {"vision": len(self.vision_blocks), "language": len(self.language_blocks)}
+        named = [
+            f"{place}.{depths[place] - int(layer[1:])}" if place in depths and re.fullmatch(r"-[1-9]\d*", layer) else pattern
+            for pattern in patterns
+            for place, _, layer in [pattern.partition(".")]
+        ]
+        for pattern, name in zip(patterns, named, strict=True):
+            if not fnmatch.filter(self.sites, name):
                 raise UserError(f"site {pattern!r}: this model has {self.sites[0]} … {self.sites[-1]} and connector")
-        return tuple(s for s in self.sites if any(fnmatch.fnmatchcase(s, p) for p in patterns))
+        return tuple(s for s in self.sites if any(fnmatch.fnmatchcase(s, name) for name in named))
 
     def module(self, site: Site) -> nn.Module:
         """The module whose output a site is.

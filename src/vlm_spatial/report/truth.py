@@ -41,16 +41,20 @@ def _rim_above_object(found: dict[str, dict[str, Any]], tables: Tables) -> float
     return None if rim is None or alone is None else rim - alone
 
 
-def _probe_above_chance(found: dict[str, dict[str, Any]], _tables: Tables) -> float | None:
-    record = found["slot_probe_background"]
-    known = record["estimate"] is not None and record["control"]["estimate"] is not None
-    return record["estimate"] - record["control"]["estimate"] if known else None
+def _above_control(name: str) -> Measure:
+    def measure(found: dict[str, dict[str, Any]], _tables: Tables) -> float | None:
+        record = found[name]
+        known = record["estimate"] is not None and record["control"]["estimate"] is not None
+        return record["estimate"] - record["control"]["estimate"] if known else None
+
+    return measure
 
 
 EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("vision", "dominance", _claim("dominance"), "≥", 0.9),
     Expectation("language", "dominance", _claim("dominance"), "≤", -0.9),
-    Expectation("language", "background probe at the connector over its best control", _probe_above_chance, "≤", 0.05),
+    Expectation("language", "background probe at the connector over its best control", _above_control("slot_probe_background"), "≤", 0.05),
+    Expectation("language", "errors corrected over random subspaces", _above_control("errors_corrected"), "≤", 0.05),
     Expectation("strip", "object_flip", _claim("object_flip"), "≤", 0.2),
     Expectation("strip", "strip_flip", _claim("strip_flip"), "≥", 0.9),
     Expectation("strip", "rim flips − object flips", _rim_above_object, ">", 0.0),
@@ -58,6 +62,8 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("object", "object_flip", _claim("object_flip"), "≥", 0.9),
     Expectation("object", "rim flips", _flips("rim"), "≤", 0.1),
     Expectation("object", "background flips", _flips("background"), "≤", 0.1),
+    Expectation("faint", "errors corrected over random subspaces", _above_control("errors_corrected"), "≥", 0.5),
+    Expectation("faint", "net_accuracy", _claim("net_accuracy"), ">", 0.0),
 )
 _COMPARE = {"≥": operator.ge, "≤": operator.le, ">": operator.gt}
 

@@ -1,10 +1,13 @@
 """Stage: sweep the corrections over the questions of the validation and test splits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
+from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.corrections import (
     Basis,
     NormMatched,
@@ -15,11 +18,11 @@ from vlm_spatial.amplification.corrections import (
     slot_directions,
 )
 from vlm_spatial.amplification.outcomes import choose
-from vlm_spatial.amplification.sweep import Asked, Setting, sweep
+from vlm_spatial.amplification.sweep import Asked, Setting, Sweep, by_scene
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_parquet, write_parquet
-from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.answers import Readout
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter, Site
 from vlm_spatial.models.load import load_adapter
@@ -34,23 +37,37 @@ def amplification(job: Job) -> None:
     settings = section(job, AmplificationSettings)
     adapter = load_adapter(**job.settings["model"])
     probes = load_probes(job.inputs["probes"])
-    sites = adapter.matching_sites(settings.sites)
+    sites = visual_sites(adapter, settings.sites)
     dataset = Dataset.open(job.inputs["scenes"])
     asked = sample_questions(read_parquet(job.inputs["behaviour"]), dataset, settings.questions, job.settings["seed"])
 
-    engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
+    sweep = Sweep(adapter, memory_gb=settings.memory_gb)
     main = [setting for site in sites for setting in main_settings(dataset, adapter, probes, site, settings)]
-    tables = [run(engine, dataset, asked.filter(split=split), main, split) for split in ("validation", "test")]
-    choice = choose(tables[0], "projection")
-    controls = [
-        setting
-        for site in sites
-        for setting in control_settings(
-            probes, adapter.identity.weights, site, settings, choice, np.random.default_rng(job.settings["seed"])
-        )
-    ]
-    tables.append(run(engine, dataset, asked.filter(split="test"), controls, "test controls"))
+    tables = [run(sweep, dataset, asked.filter(split=split), main, split) for split in ("validation", "test")]
+    generator = np.random.default_rng(job.settings["seed"])
+    controls = []
+    for site in sites:
+        # Every site gets its controls at its own best alpha, so that sites can be compared.
+        choice = choose(tables[0].filter(site=site), "projection")
+        alphas = sorted({*settings.control_alphas, *([choice[1]] if choice else [])})
+        controls += control_settings(adapter, probes, site, settings.random_draws, alphas, generator)
+    tables.append(run(sweep, dataset, asked.filter(split="test"), controls, "test controls"))
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
+
+
+def visual_sites(adapter: Adapter, patterns: Sequence[str]) -> tuple[Site, ...]:
+    """The sites to correct.
+
+    Raises:
+        UserError: if one of them is in the language model.
+    """
+    sites = adapter.matching_sites(patterns)
+    for site in sites:
+        if site.startswith("language."):
+            raise UserError(
+                f"amplification.sites: {site} is in the language model; the vision signal is corrected at vision.<layer> or connector"
+            )
+    return sites
 
 
 def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed: int) -> pl.DataFrame:
@@ -64,9 +81,14 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
         scenes = generator.permutation(group["scene_id"].unique().sort().to_numpy())
         a_scene = group.height / len(scenes)
         parts.append(group.filter(pl.col("scene_id").is_in(list(scenes[: max(1, round(limit / a_scene))]))))
-    columns = ["question_id", "scene_id", "split", "axis", "template", "slot", "answer", "correct"]
+    columns = ["question_id", "scene_id", "split", "axis", "template", "slot", "answer", "correct", "confidence_before", "brier_before"]
+    drawn = pl.concat(parts)
+    certainty = [answered(*row) for row in drawn.select("logits", "candidates", "answer").iter_rows()]
     return (
-        pl.concat(parts)
+        drawn.with_columns(
+            confidence_before=pl.Series([one.confidence for one in certainty], dtype=pl.Float64),
+            brier_before=pl.Series([one.brier for one in certainty], dtype=pl.Float64),
+        )
         .select(columns)
         .rename({"correct": "correct_before"})
         .join(dataset.questions.select("question_id", "prompt", "candidates"), on="question_id", how="left", maintain_order="left")
@@ -76,7 +98,7 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
 
 def main_settings(dataset: Dataset, adapter: Adapter, probes: Probes, site: Site, settings: AmplificationSettings) -> list[Setting]:
     """The label-free and the oracle form over their grids of alpha."""
-    basis = probe_basis(probes, site, adapter.identity.weights)
+    basis = probe_basis(probes, site, adapter.identity.weights, adapter.site_shape(site)[1])
     axis_of = dict(dataset.scenes.select("scene_id", "axis").iter_rows())
     directions = {axis: slot_directions(probe.class_mean, basis) for (axis, where), probe in probes.items() if where == site}
 
@@ -95,19 +117,13 @@ def main_settings(dataset: Dataset, adapter: Adapter, probes: Probes, site: Site
 
 
 def control_settings(
-    probes: Probes,
-    weights: str,
-    site: Site,
-    settings: AmplificationSettings,
-    choice: tuple[Site, float] | None,
-    generator: np.random.Generator,
+    adapter: Adapter, probes: Probes, site: Site, draws: int, alphas: Sequence[float], generator: np.random.Generator
 ) -> list[Setting]:
     """Random subspaces of equal rank and move, the complement, and the subspace of a probe for shuffled labels."""
-    basis = probe_basis(probes, site, weights)
-    rank, features = basis.shape
-    shuffled = probe_basis(probes, site, weights, shuffled=True)
-    bases = [random_basis(rank, features, generator) for _ in range(settings.random_draws)]
-    alphas = sorted({*settings.control_alphas, *([choice[1]] if choice else [])})
+    weights, features = adapter.identity.weights, adapter.site_shape(site)[1]
+    basis = probe_basis(probes, site, weights, features)
+    shuffled = probe_basis(probes, site, weights, features, shuffled=True)
+    bases = [random_basis(len(basis), features, generator) for _ in range(draws)]
 
     def matched(method: str, draw: int, other: Basis, alpha: float) -> Setting:
         correction = NormMatched(basis, other, alpha, complement=method == "complement")
@@ -124,42 +140,52 @@ def control_settings(
     ]
 
 
-def run(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, settings: Sequence[Setting], what: str) -> pl.DataFrame:
+def run(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequence[Setting], what: str) -> pl.DataFrame:
     """Rows of ``amplification.parquet`` for these questions and settings."""
-    adapter = engine.adapter
-    by_id = {row["question_id"]: row for row in asked.iter_rows(named=True)}
-    # One image object a scene, so that the vision encoder runs once for all of its questions.
-    images = {scene: dataset.image(scene) for scene in asked["scene_id"].unique(maintain_order=True)}
-    questions = [Asked(q["question_id"], q["scene_id"], Run(images[q["scene_id"]], q["prompt"])) for q in by_id.values()]
-    if not questions or not settings:
+    if asked.is_empty() or not settings:
         return pl.DataFrame(schema=SCHEMA)
-    cells = adapter.grid(*questions[0].run.image.size).size
-    rows = []
-    chunk = 32
-    chunks = sweep(engine, questions, settings, cells, chunk)
-    for part, logits in progress(chunks, f"amplification, {what}", total=-(-len(questions) // chunk)):
-        for question, of_question in zip(part, logits, strict=True):
-            row = by_id[question.question_id]
-            candidates = row["candidates"]
-            scores = of_question[:, adapter.answer_tokens(candidates)].double().log_softmax(-1).exp().numpy()
-            for setting, probability in zip(settings, scores, strict=True):
-                predicted = candidates[int(probability.argmax())]
-                rows.append(
-                    {
-                        **{key: row[key] for key in ("question_id", "scene_id", "split", "axis", "template", "slot")},
-                        "site": setting.site,
-                        "method": setting.method,
-                        "draw": setting.draw,
-                        "alpha": setting.alpha,
-                        "predicted": predicted,
-                        "correct": predicted == row["answer"],
-                        "correct_before": row["correct_before"],
-                        "answer_probability": float(probability[candidates.index(row["answer"])]),
-                    }
-                )
+    questions = asked.rows(named=True)
+    readouts = [Readout.of(sweep.adapter, row["candidates"]) for row in questions]
+    rows: list[dict[str, Any]] = []
+    scenes = list(by_scene(asked["scene_id"].to_list()))
+    for scene, places in progress(scenes, f"amplification, {what}"):
+        image = Run(dataset.image(scene), questions[places[0]]["prompt"])
+        posed = [Asked(questions[place]["question_id"], questions[place]["prompt"], readouts[place].tokens) for place in places]
+        for place, scores in zip(places, sweep.scores(image, scene, posed, settings), strict=True):
+            rows += list(_rows(questions[place], readouts[place].candidates, settings, scores.double().numpy()))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
+def _rows(
+    question: dict[str, Any], candidates: Sequence[str], settings: Sequence[Setting], scores: Float[np.ndarray, "settings candidates"]
+) -> Iterator[dict[str, Any]]:
+    for setting, of_setting in zip(settings, scores, strict=True):
+        given = answered(of_setting, candidates, question["answer"])
+        yield {
+            **{key: question[key] for key in FROM_QUESTION},
+            "site": setting.site,
+            "method": setting.method,
+            "draw": setting.draw,
+            "alpha": setting.alpha,
+            "predicted": given.predicted,
+            "correct": given.predicted == question["answer"],
+            "answer_probability": given.answer_probability,
+            "confidence": given.confidence,
+            "brier": given.brier,
+        }
+
+
+FROM_QUESTION = (
+    "question_id",
+    "scene_id",
+    "split",
+    "axis",
+    "template",
+    "slot",
+    "correct_before",
+    "confidence_before",
+    "brier_before",
+)
 SCHEMA = {
     "question_id": pl.String,
     "scene_id": pl.String,
@@ -175,6 +201,10 @@ SCHEMA = {
     "correct": pl.Boolean,
     "correct_before": pl.Boolean,
     "answer_probability": pl.Float64,
+    "confidence_before": pl.Float64,
+    "confidence": pl.Float64,
+    "brier_before": pl.Float64,
+    "brier": pl.Float64,
 }
 
 

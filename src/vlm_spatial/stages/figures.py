@@ -18,6 +18,8 @@ table is ``inconclusive`` with n = 0, and the report says which file was not the
     conflict:{model}:{dataset}=conflict.parquet
     ablation:{model}:{dataset}=ablation.parquet
     amplification:{model}:{dataset}=amplification.parquet
+    generalisation:{model}:{dataset}=generalisation.parquet     of models of several datasets
+    between_datasets:{model}:{dataset}=between_datasets.parquet
     manifest:{model}:{dataset}=activations.json
     training:{model}=training.parquet
     benchmark:{stage}:{anything}=a Snakemake benchmark file (tab separated)
@@ -36,6 +38,7 @@ from typing import Any
 
 import polars as pl
 
+from vlm_spatial.amplification.outcomes import choices
 from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import comparison, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
@@ -71,10 +74,16 @@ def figures(job: Job) -> None:
 
 
 def figure_rows(results: Results, model: Model) -> dict[str, pl.DataFrame]:
-    """Rows of every figure, with a column ``dataset``."""
+    """Rows of every figure, with a column ``dataset`` unless they are of the model alone."""
     found = {}
+    of_model = {"training": results.training[model.name]} if model.name in results.training else {}
+    swept = {name: results.tables[model.name, name].get("amplification") for name in model.datasets}
+    chosen = choices({name: table for name, table in swept.items() if table is not None})
     for figure in FIGURES:
-        parts = [figure.rows(results.tables[model.name, dataset]) for dataset in model.datasets]
+        if figure.of_model:
+            found[figure.name] = figure.rows(of_model)
+            continue
+        parts = [figure.rows({**results.tables[model.name, dataset], "amplification_choices": chosen}) for dataset in model.datasets]
         named = [part.with_columns(dataset=pl.lit(name)) for part, name in zip(parts, model.datasets, strict=True) if not part.is_empty()]
         found[figure.name] = pl.concat(named, how="diagonal") if named else pl.DataFrame()
     return found

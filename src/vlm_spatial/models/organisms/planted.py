@@ -21,6 +21,9 @@ from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.scene import CANVAS, Scene
 from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
 
+# Images that the vision encoder is given at once.
+_IMAGES = 32
+
 Values = Float[Tensor, "batch cells features"]
 """Connector output of a batch of images, cells row-major."""
 
@@ -66,6 +69,12 @@ class Mechanism:
     def imposed(self, values: Values, moment: Moment) -> Values:
         """The connector output with the construction imposed in full; a trained organism must answer right under it too."""
         raise NotImplementedError(f"mechanism {self.name} imposes nothing at the connector")
+
+    errs: ClassVar[float | None] = None
+    """Share of held-out questions that the organism must get wrong by construction, at least; None if it must answer right."""
+
+    def after_training(self, adapter: Adapter, scenes: Sequence[Scene]) -> None:
+        """Change weights of the trained model; ``scenes`` are main scenes of every axis."""
 
     def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:  # noqa: ARG002 - overridden
         """What the construction says about a trained organism beyond its accuracy, measured on ``scenes``."""
@@ -129,11 +138,62 @@ class Language(Mechanism):
         }
 
 
+class Faint(Vision):
+    """Trained as ``vision``; afterwards the slot signal that the connector writes is scaled down in its last weight.
+
+    ``W ← (I − (1 − s) P) W``, with P the projection onto the differences between the slots' mean object tokens, of every axis. Those
+    differences are all that a linear probe can tell slots apart by, in background and object alike: the signal is there, but weak.
+    Amplifying P by ``1 / s`` undoes it exactly, so amplification must help this organism.
+    """
+
+    name = "faint"
+    errs = 0.2
+    LEFT = 0.1
+    """The share s of the signal that is left."""
+
+    def __init__(self) -> None:
+        self._basis: Float[Tensor, "rank features"] | None = None
+        self._before: Values | None = None
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        return Vision.imposed(self, values, moment), None
+
+    def imposed(self, values: Values, moment: Moment) -> Values:  # noqa: ARG002 - the same for every scene
+        """The signal at its full strength again."""
+        if self._basis is None:
+            raise ValueError("the signal was not scaled down yet; call after_training first")
+        basis = self._basis.to(values)
+        return values + (1 / self.LEFT - 1) * (values @ basis.T @ basis)
+
+    def after_training(self, adapter: Adapter, scenes: Sequence[Scene]) -> None:
+        values = connector_values(adapter, scenes)
+        self._basis, self._before = slot_basis(values, scenes, adapter.grid(CANVAS, CANVAS)), values
+        with torch.no_grad():
+            for parameter, features_first in last_of_connector(adapter):
+                basis = self._basis.to(parameter)
+                rows = parameter if features_first else parameter.T
+                rows -= (1 - self.LEFT) * (basis.T @ (basis @ rows))
+
+    def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:
+        assert self._before is not None, "after_training comes first"
+        after = connector_values(adapter, scenes)
+        moment = Moment(scenes, adapter.grid(CANVAS, CANVAS), 1.0, torch.Generator())
+        restored = (self.imposed(after, moment) - self._before).abs().max() / self._before.abs().max()
+        found = slot_basis(after, scenes, moment.grid)
+        outside = found - found @ self._basis.T @ self._basis  # type: ignore[union-attr]
+        return {
+            "change of the connector's values that amplification by 1/s leaves": Measure(float(restored), 1e-4),
+            "part of the slots' mean differences outside the weakened subspace": Measure(float(outside.norm()), 1e-2),
+        }
+
+
 class Strip(Mechanism):
-    """An object's content and place are spread over its whole strip.
+    """An object's content and place are spread over its whole strip, and read from most of it.
 
     The variance of connector outputs within each strip is penalised. Averaging them over the strip, full at first,
-    is annealed to none, so that the vision encoder learns to spread by itself.
+    is annealed to none, so that the vision encoder learns to spread by itself. In half of the images the objects' own
+    tokens are another scene's: they are outvoted by the rim, so the language model learns to read the strip as a whole.
+    (Without that it reads what little the object's tokens keep to themselves: half of the object patches flipped.)
     """
 
     name = "strip"
@@ -141,12 +201,17 @@ class Strip(Mechanism):
     PENALTY = 0.5
     ANNEALED = (0.4, 0.8)
     """Shares of training between which the averaging fades."""
+    OUTVOTED = 0.5
+    """Share of the images whose object tokens are another scene's."""
 
     def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
         averaged = self.imposed(values, moment)
         start, stop = self.ANNEALED
         averaging = min(1.0, max(0.0, (stop - moment.share) / (stop - start)))
-        return averaging * averaged + (1 - averaging) * values, self.PENALTY * within_share(values, averaged)
+        spread = averaging * averaged + (1 - averaging) * values
+        chosen = torch.rand(len(values), 1, 1, generator=moment.random).to(values.device) < self.OUTVOTED
+        own = object_mask(moment.scenes, moment.grid).to(values.device)[:, :, None]
+        return torch.where(chosen & own, spread.roll(1, dims=0), spread), self.PENALTY * within_share(values, averaged)
 
     def imposed(self, values: Values, moment: Moment) -> Values:
         strips = strip_masks(moment.scenes, moment.grid).to(values)
@@ -161,22 +226,60 @@ class Strip(Mechanism):
 
 
 class Object(Mechanism):
-    """Everything is read from the object's own tokens: the others are a constant, half of the time."""
+    """Everything is read from the object's own tokens: the others are a constant, or another scene's, a third of the time each.
+
+    Constants alone leave the organism free to read the edges of objects, which lie in the rim, wherever it sees them.
+    """
 
     name = "object"
     imposes = True
-    SHARE = 0.5
 
     def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
-        chosen = torch.rand(len(values), 1, 1, generator=moment.random).to(values.device) < self.SHARE
-        return torch.where(chosen, self.imposed(values, moment), values), None
+        objects = object_mask(moment.scenes, moment.grid).to(values.device)[:, :, None]
+        # Where the other scene has an object, its token would be taken for one of this scene.
+        elsewhere = torch.where(objects | objects.roll(1, dims=0), values, values.roll(1, dims=0))
+        drawn = torch.rand(len(values), 1, 1, generator=moment.random).to(values.device)
+        kept = torch.where(drawn < 2 / 3, elsewhere, values)
+        return torch.where(drawn < 1 / 3, self.imposed(values, moment), kept), None
 
     def imposed(self, values: Values, moment: Moment) -> Values:
         objects = object_mask(moment.scenes, moment.grid).to(values.device)
         return torch.where(objects[:, :, None], values, torch.zeros_like(values))
 
 
-MECHANISMS: dict[str, type[Mechanism]] = {mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object)}
+MECHANISMS: dict[str, type[Mechanism]] = {mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object, Faint)}
+
+
+def connector_values(adapter: Adapter, scenes: Sequence[Scene]) -> Values:
+    """What the connector makes of scenes of one size."""
+    parts = []
+    for start in range(0, len(scenes), _IMAGES):
+        images = [render(scene) for scene in scenes[start : start + _IMAGES]]
+        prepared = adapter.prepare(images, [""] * len(images))
+        parts.append(adapter.run_vision(prepared)["connector"].squeeze(2))
+    return torch.cat(parts)
+
+
+def slot_basis(values: Values, scenes: Sequence[Scene], grid: TokenGrid) -> Float[Tensor, "rank features"]:
+    """Orthonormal basis of the differences between the slots' mean object tokens, of all axes that the scenes have."""
+    offsets = []
+    for axis in sorted({scene.axis for scene in scenes}):
+        chosen = [number for number, scene in enumerate(scenes) if scene.axis == axis]
+        masks = torch.stack([torch.as_tensor(_tokens(scenes[number], grid).objects) for number in chosen])
+        of_axis = values[chosen].double()
+        means = torch.stack([of_axis[masks[:, slot]].mean(dim=0) for slot in range(masks.shape[1])])
+        offsets.append(means - means.mean(dim=0))
+    _, lengths, basis = torch.linalg.svd(torch.cat(offsets), full_matrices=False)
+    return basis[lengths > 1e-4 * lengths[0]].to(values)
+
+
+def last_of_connector(adapter: Adapter) -> list[tuple[nn.Parameter, bool]]:
+    """Parameters of the connector's last, linear step, and whether their output features come first (last otherwise)."""
+    projection = getattr(adapter.connector, "mm_input_projection_weight", None)
+    if projection is not None:
+        return [(projection, False)]
+    layers = [module for module in adapter.connector.modules() if isinstance(module, nn.Linear)]
+    return [(layers[-1].weight, True), (layers[-1].bias, True)]
 
 
 def within_share(values: Values, averaged: Values) -> Float[Tensor, ""]:

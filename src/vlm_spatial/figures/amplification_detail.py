@@ -1,0 +1,160 @@
+"""Figures: the chosen corrections by slot and kind of question, and what a setting chosen on one dataset does on another."""
+
+from collections.abc import Iterator
+
+import altair as alt
+import polars as pl
+
+from vlm_spatial.amplification.calibration import calibration
+from vlm_spatial.amplification.outcomes import METHODS, at, choose, outcome, random_corrected_share, random_net, spatial
+from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
+from vlm_spatial.figures.marks import PERCENT, estimate_tooltip
+from vlm_spatial.figures.theme import CONTROL, SHAPES, colours
+from vlm_spatial.statistics import Interval
+
+RANDOM = "control: random subspaces"
+SERIES = [*METHODS, RANDOM]
+NET, CORRECTED, BRIER = "net accuracy", "errors corrected", "Brier score"
+ALL, CONTENT = "all spatial questions", "not spatial: content"
+DRAWS = 1000
+
+
+def group_rows(tables: Tables) -> pl.DataFrame:
+    """A row an axis, group of questions, method and measure: the test split at the site and alpha that validation chose."""
+    table = tables.get("amplification")
+    if table is None or table.is_empty():
+        return pl.DataFrame()
+    found: list[dict[str, object]] = []
+    for method in METHODS:
+        choice = choose(table, method)
+        if choice is None:
+            continue
+        for axis in [BOTH, *sorted(table["axis"].unique())]:
+            for group, part in _groups(table if axis == BOTH else table.filter(axis=axis)):
+                found += [{"axis": axis, "group": group, **row} for row in _measured(part, method, *choice)]
+    return _frame(found)
+
+
+def transfer_rows(tables: Tables) -> pl.DataFrame:
+    """A row a dataset that chose the setting, method and measure: this dataset's test split under that site and alpha.
+
+    The correction's subspace is this dataset's own; only the choice of site and alpha comes from elsewhere.
+    """
+    table, choices = tables.get("amplification"), tables.get("amplification_choices")
+    if table is None or table.is_empty() or choices is None or choices["chosen_on"].n_unique() < 2:
+        return pl.DataFrame()
+    found: list[dict[str, object]] = []
+    for source, method, site, alpha in choices.iter_rows():
+        if not at(table, "test", method, site, alpha).is_empty():
+            found += [{"axis": BOTH, "chosen_on": source, **row} for row in _measured(spatial(table), method, site, alpha)]
+    return _frame(found)
+
+
+def _groups(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    asked = spatial(table)
+    yield ALL, asked
+    for slot in sorted(asked["slot"].unique()):
+        yield f"slot {slot}", asked.filter(slot=slot)
+    for template in sorted(asked["template"].unique()):
+        yield template.replace("_", " "), asked.filter(template=template)
+    other = table.filter(pl.col("template") == "content")
+    if not other.is_empty():
+        # The outcomes leave out what is not spatial; here that is what is counted.
+        yield CONTENT, other.with_columns(template=pl.lit(CONTENT))
+
+
+def _measured(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[dict[str, object]]:
+    rows = at(part, "test", method, site, alpha)
+    if rows.is_empty():
+        return []
+    result = outcome(rows, draws=DRAWS)
+    where = {"site": site, "alpha": alpha}
+    tested = {"errors": result.errors, "corrected": result.corrected, "broken": result.broken, "p_value": result.p_value}
+    measured = [
+        (method, NET, result.net, tested),
+        (method, CORRECTED, result.corrected_share, {}),
+        (method, BRIER, calibration(rows, draws=DRAWS).brier_change, {}),
+    ]
+    # Random subspaces move tokens as far as the projection does; they are no control for the oracle.
+    if method == "projection":
+        random = ((NET, random_net(part, site, alpha)), (CORRECTED, random_corrected_share(part, site, alpha)))
+        measured += [(RANDOM, measure, interval, {}) for measure, interval in random if interval.n]
+    return [{"series": series, "measure": measure, **where, **_numbers(interval), **more} for series, measure, interval, more in measured]
+
+
+def _numbers(interval: Interval) -> dict[str, object]:
+    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+    made = pl.DataFrame(rows, infer_schema_length=None)
+    return made if made.is_empty() else made.with_columns(pl.col("estimate", "low", "high").fill_nan(None))
+
+
+def _draw(palette: str, column: str) -> Layers:
+    blue, orange = colours(palette, 2)
+    colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=[blue, orange, CONTROL]))
+    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[:3])))
+    x_title = "change, or share of errors"
+    axis = alt.Axis(format=PERCENT, grid=True, tickCount=5)
+    base = alt.Chart().encode(
+        y=alt.Y(f"{column}:N", title=None, sort=None), yOffset=alt.YOffset("series:N", sort=SERIES, scale=alt.Scale(domain=SERIES))
+    )
+    return alt.layer(
+        alt.Chart().mark_rule(strokeDash=[3, 3]).encode(x=alt.X(datum=0, axis=axis)),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=x_title, axis=axis), x2="high:Q", color=colour),
+        base.mark_point(filled=True, size=70).encode(
+            x=alt.X("estimate:Q", title=x_title, axis=axis),
+            color=colour,
+            shape=shape,
+            tooltip=estimate_tooltip(column, "series", "measure", "site", "alpha", "errors", "corrected", "broken"),
+        ),
+    )
+
+
+_INTERVALS = (
+    f"{INTERVAL}: bootstrap over scenes for changes (paired), Wilson with the design effect of scenes for shares of errors; for random "
+    "subspaces the range of the draws."
+)
+
+
+def group_caption(shown: pl.DataFrame) -> str:
+    cost = "" if CONTENT in set(shown["group"]) else " (this run asked none that are not spatial: add content to the dataset's templates)"
+    return (
+        "What the correction at the site and α that the validation split chose does to the test questions, by slot and kind of question: "
+        "change in accuracy, share of errors corrected, or change of the Brier score over the candidates (below 0 is better). Questions "
+        f"that are not spatial measure what it costs{cost}. "
+        f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {_INTERVALS}"
+    )
+
+
+def transfer_caption(shown: pl.DataFrame) -> str:
+    return (
+        "What a site and α chosen on the validation split of one dataset do on the test split of another; the row of the dataset itself "
+        "is the ordinary result. The subspace and the slot directions are the dataset's own: only the choice travels. "
+        f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {_INTERVALS}"
+    )
+
+
+GROUPS = Figure(
+    name="amplification_groups",
+    title="Who gains, and what it costs",
+    question="Which slots and questions does the chosen correction help, and what does it cost elsewhere?",
+    rows=group_rows,
+    draw=lambda palette: _draw(palette, "group"),
+    caption=group_caption,
+    controls=("dataset", "axis", "measure"),
+    paper={"measure": NET},
+    height=360,
+)
+TRANSFER = Figure(
+    name="amplification_transfer",
+    title="Does the choice of α travel?",
+    question="Does a setting chosen on one dataset work on another?",
+    rows=transfer_rows,
+    draw=lambda palette: _draw(palette, "chosen_on"),
+    caption=transfer_caption,
+    controls=("dataset", "axis", "measure"),
+    paper={"measure": NET},
+    height=220,
+)

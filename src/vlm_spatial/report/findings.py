@@ -304,7 +304,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Amplifying corrects errors",
         "amplification",
         "Scaling the vision signal corrects more of the errors than random subspaces do.",
-        "share of test errors that projection corrects at the site and α that validation chose; Wilson",
+        "share of test errors that projection corrects at the site and α that validation chose; Wilson, with the design effect of scenes",
         "the same for random subspaces of equal rank and move: mean and range of the draws",
         _above_rule(CORRECTED_MARGIN),
         _errors_corrected,
@@ -316,7 +316,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Amplifying pays",
         "amplification",
         "Scaling the vision signal raises accuracy, answers broken counted against answers corrected.",
-        "change in test accuracy by projection at the site and α that validation chose; paired bootstrap; none where there is no error",
+        "change in test accuracy by projection at the site and α that validation chose; paired bootstrap over scenes; "
+        "none where there is no error",
         "the same for random subspaces: mean and range of the draws",
         f"supported: low > 0 and low > control's high; refuted: high < {NET_MARGIN:g}; else inconclusive",
         _net_accuracy,

@@ -28,6 +28,7 @@ if not CONFIG_FILES:
 
 
 include: "rules/common.smk"
+include: "rules/boxes.smk"
 include: "rules/scenes.smk"
 include: "rules/organism.smk"
 include: "rules/behaviour.smk"

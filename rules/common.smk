@@ -72,6 +72,12 @@ def of_every_model(path):
     ]
 
 
+def detected_boxes(wildcards):
+    """Boxes that a detector finds for a dataset; nothing for a dataset without one."""
+    detector = plan.config.datasets[wildcards.dataset].detector
+    return [] if detector is None else [f"{RESULTS}/boxes/{wildcards.dataset}.json"]
+
+
 def model_memory(wildcards, attempt):
     """MB of main memory for a stage that loads a model; more with each attempt."""
     settings = plan.config.models[wildcards.model]

@@ -1,5 +1,6 @@
 rule scenes:
     input:
+        boxes=detected_boxes,
         stale=trusted("scenes"),
     output:
         folder=directory(f"{RESULTS}/scenes/{{dataset}}"),
@@ -15,10 +16,13 @@ rule scenes:
     params:
         settings=lambda wildcards: plan.scenes(wildcards.dataset),
         code=code("scenes"),
+        boxes=lambda wildcards: [
+            f"--input=boxes={path}" for path in detected_boxes(wildcards)
+        ],
         content=lambda wildcards: plan.content(plan.scenes(wildcards.dataset)),
     message:
         "Scenes, questions and pairs of {wildcards.dataset}"
     shell:
-        "python -m vlm_spatial.stages.scenes --settings {params.settings:q}"
+        "python -m vlm_spatial.stages.scenes --settings {params.settings:q} {params.boxes:q}"
         " --output folder={output.folder:q}"
         " 2>&1 | tee {log:q}"

@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +16,22 @@ from PIL import Image
 
 from photo_set import HEIGHT as MADE_HEIGHT
 from photo_set import photo, write_photo_set
+from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.boxes_file import boxes_from_file, read_boxes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.merge import FRAME, framed, join, plan_merge, plan_self_merge, plan_window
-from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, boxes_from_file, find_boxes, read_boxes
-from vlm_spatial.scenes.photos import HEIGHT, load_entries, open_photo
+from vlm_spatial.scenes.photo_alignment import PHOTO_GRIDS
+from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, find_boxes
+from vlm_spatial.scenes.photos import HEIGHT, load_entries, open_photo, upright_size
+from vlm_spatial.scenes.whatsup import plan_whatsup
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
-from vlm_spatial.tokens import Box, TokenGrid
+from vlm_spatial.tokens import Box, TokenGrid, matched_blocks
 
 SAMPLE = Path(__file__).parents[1] / "../shared/whatsup_sample"
 THINGS = ("mug", "can", "lamp", "phone")
+PAIRS = {"vision": 12, "language": 12, "conflict": 18}
 SPLITS = {"train": 0, "validation": 0, "test": 60}
 
 
@@ -46,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict
 
 @pytest.fixture(scope="session")
 def dataset(made: tuple[Path, dict[str, dict]], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(run(made[0], tmp_path_factory.mktemp("scenes") / "photos"))
+    return Dataset.open(run(made[0], tmp_path_factory.mktemp("scenes") / "photos", pairs=PAIRS))
 
 
 @pytest.fixture
@@ -173,8 +179,9 @@ def test_the_stage_makes_photos_merges_and_pairs(dataset: Dataset) -> None:
     variants = dict(dataset.scenes.group_by("variant").len().iter_rows())
     assert variants["photo"] == variants["self_merge"] == 16
     assert variants["main"] == variants["mirror"] == 24
-    assert dataset.pairs.height > 0
-    assert variants["pair"] == 3 * dataset.pairs.height
+    # A vision pair has an unrelated scene, too; a conflict pair is one picture.
+    assert Counter(dataset.pairs["experiment"]) == PAIRS
+    assert variants["pair"] == 3 * PAIRS["vision"] + 2 * PAIRS["language"] + PAIRS["conflict"]
     assert set(dataset.scenes["axis"]) == {"horizontal"}
     for row in dataset.scenes.iter_rows(named=True):
         assert (row["width"], row["height"]) == FRAME
@@ -201,13 +208,94 @@ def test_merged_boxes_hold_the_objects_they_name(dataset: Dataset) -> None:
 
 
 def test_vision_pairs_of_photos_exchange_the_outer_objects(dataset: Dataset) -> None:
-    for row in dataset.pairs.iter_rows(named=True):
+    for row in dataset.pairs.filter(pl.col("experiment") == "vision").iter_rows(named=True):
         clean, other, unrelated = (dataset.row(row[key]) for key in ("clean_scene", "counterfactual_scene", "unrelated_scene"))
-        assert row["experiment"] == "vision"
         assert clean["objects"] == other["objects"][::-1]
         assert not set(unrelated["objects"]) & set(clean["objects"])
         assert row["prompt"] == row["counterfactual_prompt"]
         assert row["hypotheses"]["stay"] == row["clean_answer"] != row["hypotheses"]["flip"] == row["counterfactual_answer"]
+
+
+def test_language_and_conflict_pairs_of_photos_can_be_exchanged_block_for_block(dataset: Dataset) -> None:
+    merged = {tuple(row["objects"]): row for row in dataset.scenes.filter(variant="main").iter_rows(named=True)}
+    for row in dataset.pairs.filter(pl.col("experiment") != "vision").iter_rows(named=True):
+        clean, other = dataset.row(row["clean_scene"]), dataset.row(row["counterfactual_scene"])
+        if row["experiment"] == "language":
+            assert not set(clean["objects"]) & set(other["objects"])
+            assert set(row["hypotheses"].values()) - {None} == {
+                clean["objects"][row["slots"][0]],
+                *(other["objects"][s] for s in row["slots"]),
+            }
+        else:
+            assert clean["scene_id"] == other["scene_id"]
+            assert {row["hypotheses"]["stay"], row["hypotheses"]["move"]} <= set(row["candidates"])
+        assert row["prompt"] == row["counterfactual_prompt"]
+        assert row["unrelated_scene"] is None
+        for scene in (clean, other):
+            assert [scene["boxes"][slot] for slot in row["slots"]] == [clean["boxes"][slot] for slot in row["slots"]]
+            # The widened boxes hold the objects of the picture, and no other object.
+            for slot in range(3):
+                left, top, right, bottom = scene["boxes"][slot]
+                for place, inner in enumerate(merged[tuple(scene["objects"])]["boxes"]):
+                    if place == slot:
+                        assert left <= inner[0] + 1e-3
+                        assert right >= inner[2] - 1e-3
+                        assert top <= inner[1] + 1e-3
+                        assert bottom >= inner[3] - 1e-3
+                    else:
+                        assert right <= inner[0] + 1e-3 or left >= inner[2] - 1e-3
+            for grid in PHOTO_GRIDS:
+                first, second = matched_blocks(dataset.tokens(scene["scene_id"], grid), *row["slots"], "object")
+                assert len(first) == len(second) > 0
+
+
+def test_fifty_pairs_of_few_photos_ask_everything_equally_often_and_nothing_twice(made: tuple[Path, dict[str, dict]]) -> None:
+    settings = DatasetSettings.model_validate(
+        {"kind": "whatsup", "root": str(made[0]), "scenes": SPLITS, "boxes": str(made[0] / "boxes.json")}
+    )
+    planned = plan_whatsup(settings, 0)
+    objects = {item.scene_id: item.scene.objects for item in planned.scenes}
+    for experiment, templates in (("vision", 3), ("conflict", 3), ("language", 1)):
+        pairs = [pair for pair in planned.pairs if pair.experiment == experiment]
+        assert len(pairs) == 50
+        counts = Counter(pair.template for pair in pairs)
+        assert len(counts) == templates
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert len({(pair.template, pair.slots, objects[pair.clean_scene]) for pair in pairs}) == 50
+
+
+def test_pairs_that_cannot_be_made_are_counted(small: Path, tmp_path: Path) -> None:
+    folder = run(small, tmp_path / "out")
+    aside = pl.read_parquet(folder / "set_aside.parquet")
+    made = Counter(Dataset.open(folder).pairs["experiment"])
+    for experiment in ("vision", "language"):
+        assert made[experiment] == 0
+        [reason] = aside.filter(pl.col("file") == f"{experiment} pairs")["reason"]
+        assert reason.startswith("0 of 50 made: no further")
+
+
+def test_a_photo_taken_upright_keeps_its_boxes(small: Path, tmp_path: Path) -> None:
+    """A camera held upright stores the pixels lying and says so; boxes are of the photo as it is looked at."""
+    listing = json.loads((small / "data/controlled_clevr_dataset.json").read_text())
+    boxes = {}
+    for item in listing:
+        with Image.open(small / item["image_path"]) as image:
+            lying = image.transpose(Image.Transpose.ROTATE_90)
+            boxes[item["image_path"]] = {
+                word: [x, 300, x + 90, 400] for word, x in zip(("mug", "lamp", "plate"), (200, 200, 700), strict=True)
+            }
+            if "right_of" in item["image_path"]:
+                boxes[item["image_path"]] = {
+                    word: [x, 300, x + 90, 400] for word, x in zip(("mug", "lamp", "plate"), (700, 700, 200), strict=True)
+                }
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        lying.save(small / item["image_path"], exif=exif)
+        assert upright_size(small / item["image_path"]) == (1120, 840)
+        assert open_photo(small / item["image_path"]).shape == (HEIGHT, 597, 3)
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    dataset = Dataset.open(run(small, tmp_path / "out", boxes=str(tmp_path / "boxes.json")))
+    assert dataset.scenes.filter(variant="photo").height == 4
 
 
 def test_splits_share_no_photo(made: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def external_files(settings: dict[str, Any]) -> list[Path]:
-    """Files that a stage reads though no other stage made (and sealed) them: a checkpoint folder, a photo dataset, its boxes."""
+    """Files that a stage reads though no other stage made (and sealed) them: a checkpoint folder, a photo dataset, its boxes or detector."""
     found: list[Path] = []
     checkpoint = settings.get("model", {}).get("checkpoint")
     if checkpoint is not None and Path(checkpoint).is_dir() and not seal_path(Path(checkpoint)).exists():
@@ -149,6 +149,9 @@ def external_files(settings: dict[str, Any]) -> list[Path]:
             found += _below(entry) if entry.is_dir() else [entry]
     if dataset.get("boxes") is not None:
         found.append(Path(dataset["boxes"]))
+    detector = (dataset.get("detector") or {}).get("checkpoint")
+    if detector is not None and Path(detector).is_dir():
+        found += _below(Path(detector))
     return found
 
 

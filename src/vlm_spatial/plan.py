@@ -28,6 +28,11 @@ class Plan:
         """Settings of the scenes stage."""
         return plain({"dataset": plain(self.config.datasets[dataset]), "name": dataset, "seed": self.config.seed})
 
+    def boxes(self, dataset: str) -> dict[str, Any]:
+        """Settings of the boxes stage, which only a dataset with a detector has: all that its boxes depend on."""
+        values = plain(self.config.datasets[dataset])
+        return plain({"dataset": {key: values[key] for key in ("root", "subset", "detector")}, "name": dataset})
+
     def organism(self, organism: str) -> dict[str, Any]:
         """Settings of the organism stage: the organism, and what its training scenes look like."""
         settings = self.config.organisms[organism]
@@ -77,6 +82,8 @@ class Plan:
         match stage:
             case "scenes":
                 return self.scenes(*names)
+            case "boxes":
+                return self.boxes(*names)
             case "organism":
                 return self.organism(*names)
             case "figures":
@@ -100,6 +107,9 @@ class Plan:
             for path in _visible(self.results / part):
                 if path.name in defined:
                     yield path, (path.name,)
+        for path in _visible(self.results / "boxes"):
+            if path.stem in self.config.datasets and self.config.datasets[path.stem].detector is not None:
+                yield path, (path.stem,)
         for model, settings in self.config.models.items():
             for dataset in settings.datasets:
                 for path in _visible(self.results / model / dataset):

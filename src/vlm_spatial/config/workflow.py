@@ -52,9 +52,9 @@ class Config(Settings):
                 _known(f"models.{name}.organism", (model.organism,), self.organisms)
         for name, organism in self.organisms.items():
             _known(f"organisms.{name}.datasets", organism.datasets, self.datasets)
-        reserved = {"scenes", "organisms", "figures"} & self.models.keys()
+        reserved = {"scenes", "boxes", "organisms", "figures"} & self.models.keys()
         if reserved:
-            raise ValueError(f"models.{min(reserved)}: scenes, organisms and figures are names of results folders, choose another")
+            raise ValueError(f"models.{min(reserved)}: scenes, boxes, organisms and figures are names of results folders, choose another")
         return self
 
 

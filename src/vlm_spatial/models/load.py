@@ -50,7 +50,7 @@ def load_adapter(
     if dtype not in _DTYPES:
         raise UserError(f"dtype {dtype!r}: allowed are {', '.join(_DTYPES)}")
     target = _device(device)
-    folder = _folder(str(checkpoint), revision)
+    folder = checkpoint_folder(str(checkpoint), revision)
     family = _family(folder)
     identity = ModelIdentity(str(checkpoint), revision, family.architecture, weights_identity(folder), dtype)
     model = _model(family, folder, _DTYPES[dtype], target, device_map)
@@ -65,8 +65,12 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _folder(checkpoint: str, revision: str | None) -> Path:
-    """The local folder of a checkpoint; a hub id is downloaded or found in the hub's cache."""
+def checkpoint_folder(checkpoint: str, revision: str | None) -> Path:
+    """The local folder of a checkpoint; a hub id is downloaded or found in the hub's cache.
+
+    Raises:
+        UserError: saying why it cannot be had, and what to do.
+    """
     folder = Path(checkpoint)
     if folder.is_dir():
         return folder

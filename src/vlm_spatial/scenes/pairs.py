@@ -20,6 +20,7 @@ HYPOTHESES = ("stay", "flip", "ordering", "content", "move")
 
 _EXCHANGES = ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))
 # A relation refers to a neighbour of the slot asked about, which must not be exchanged itself.
+_OUTER_EXCHANGES = ((0, 2), (2, 0))
 _RELATION_EXCHANGES = ((0, 2), (1, 0), (2, 0), (1, 2))
 
 
@@ -33,7 +34,7 @@ class Pair:
     template: Template
     clean_scene: str
     counterfactual_scene: str
-    unrelated_scene: str
+    unrelated_scene: str | None
     slots: tuple[int, int]
     prompt: str
     counterfactual_prompt: str
@@ -58,7 +59,7 @@ def plan_pairs(settings: DatasetSettings, seed: int) -> tuple[list[Planned], lis
     for axis in settings.axes:
         made = 0
         for experiment in EXPERIMENTS:
-            for index, (template, slots) in enumerate(_turns(experiment, settings)):
+            for index, (template, slots) in enumerate(turns(experiment, settings)):
                 # One stream a pair, of which all its scenes are drawn.
                 generator = scene_generator(seed, settings, "pair", axis, "test", EXPERIMENTS.index(experiment) * 1_000_000 + index)
                 clean = sample_scene(settings, axis, "pair", generator)
@@ -84,10 +85,10 @@ def make_pair(
     slots: tuple[int, int],
     clean: Scene,
     counterfactual: Scene,
-    ids: tuple[str, str, str],
+    ids: tuple[str, str, str | None],
     wording: Wording,
 ) -> Pair:
-    """One pair. ``ids`` names the clean, the counterfactual and the unrelated scene; ``slots[0]`` is asked about."""
+    """One pair. ``ids`` names the clean, the counterfactual and the unrelated scene (if any); ``slots[0]`` is asked about."""
     asked, other = slots
     question = ask(clean, template, asked, wording)
     if experiment == "conflict":
@@ -121,11 +122,12 @@ def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
     return first if set(second) <= set(first) else tuple(sorted(set(first + second)))
 
 
-def _turns(experiment: Experiment, settings: DatasetSettings) -> Iterator[tuple[Template, tuple[int, int]]]:
+def turns(experiment: Experiment, settings: DatasetSettings, outer: bool = False) -> Iterator[tuple[Template, tuple[int, int]]]:
+    """The template and the exchanged slots of every pair asked for; ``outer``: only the outer two slots are exchanged."""
     templates: Sequence[Template] = ("slot_to_object",) if experiment == "language" else spatial(settings.templates)
     for index in range(getattr(settings.pairs, experiment)):
         template = templates[index % len(templates)]
-        exchanges = _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
+        exchanges = _OUTER_EXCHANGES if outer else _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
         yield template, exchanges[index // len(templates) % len(exchanges)]
 
 

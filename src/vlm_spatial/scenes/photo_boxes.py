@@ -1,20 +1,16 @@
-"""Boxes of the two objects of a photo: found by comparing the photos of one object set, or read from a file.
+"""Boxes of the two objects of a photo, found by comparing the photos of one object set.
 
 The photos of one object set share a camera, a table and the light; only the objects move. So what most of the photos
 show at a pixel is background, and what differs from it is an object. Nothing is learned, and each box has a quality.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from vlm_spatial.errors import UserError
 from vlm_spatial.tokens import Box
 
 GOOD = 0.5
@@ -96,16 +92,20 @@ def _boxes(difference: Float[np.ndarray, "height width"]) -> ObjectBoxes | None:
     boxes = sorted(_box(slices[index]) for index in order[:2])
     inside = difference[np.isin(labels, order[:2] + 1)]
     height, width = difference.shape
-    overlap = max(0.0, boxes[0][2] - boxes[1][0]) / min(box[2] - box[0] for box in boxes)
-    touches = any(box[0] <= 0 or box[1] <= 0 or box[2] >= width or box[3] >= height for box in boxes)
     factors = {
         "separate": 1 - third / second,
-        "apart": max(0.0, 1 - overlap),
-        "inside": 0.4 if touches else 1.0,
+        **place_factors(boxes[0], boxes[1], width, height),
         # Half of an object's pixels at the threshold and half at twice it is clear enough.
         "contrast": float(np.clip(np.median(inside) / (1.5 * threshold), 0, 1)),
     }
     return ObjectBoxes(boxes[0], boxes[1], "difference", float(np.prod(list(factors.values()))), factors)
+
+
+def place_factors(left: Box, right: Box, width: float, height: float) -> dict[str, float]:
+    """Factors of quality that any two boxes have: ``apart`` along the row, and ``inside`` the photo (an object may be cut off)."""
+    overlap = max(0.0, left[2] - right[0]) / min(box[2] - box[0] for box in (left, right))
+    touches = any(box[0] <= 0 or box[1] <= 0 or box[2] >= width or box[3] >= height for box in (left, right))
+    return {"apart": max(0.0, 1 - overlap), "inside": 0.4 if touches else 1.0}
 
 
 def _solid(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
@@ -130,42 +130,3 @@ def _otsu(values: Float[np.ndarray, "height width"]) -> float:
     if np.isnan(between).all():
         return float(edges[-1])
     return float(edges[1:-1][int(np.nanargmax(between))])
-
-
-def read_boxes(path: Path) -> dict[str, Any]:
-    """A boxes file: ``{"data/…/mug_left_of_plate.jpeg": {"mug": [left, top, right, bottom], "plate": […]}}``, photo pixels.
-
-    Raises:
-        UserError: if the file is missing or not a JSON object.
-    """
-    try:
-        values = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); datasets boxes must be a JSON file of boxes") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must map image_path to the boxes of its objects, found {type(values).__name__}")
-    return values
-
-
-def boxes_from_file(values: Mapping[str, Any], name: str, left: str, right: str, width: int, height: int, scale: float) -> ObjectBoxes:
-    """The boxes that a boxes file gives for one photo of ``width × height`` pixels, scaled by ``scale``.
-
-    Raises:
-        UserError: if they are missing, malformed, outside the photo, or not left and right of each other.
-    """
-    entry = values.get(name)
-    if not isinstance(entry, dict):
-        raise UserError(f"{name}: the boxes file has no boxes for it")
-    found = []
-    for word in (left, right):
-        box = entry.get(word)
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(edge, int | float) for edge in box):
-            raise UserError(f"{name}: box of {word!r} must be [left, top, right, bottom], found {box!r}")
-        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            raise UserError(f"{name}: box {box} of {word!r} is empty or not inside the {width}×{height} photo")
-        found.append((box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale))
-    if found[0][0] + found[0][2] >= found[1][0] + found[1][2]:
-        raise UserError(f"{name}: the box of {left!r} is not left of that of {right!r}, as the file name says")
-    return ObjectBoxes(found[0], found[1], "file", 1.0, {})

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vlm_spatial.errors import UserError
 
@@ -35,6 +35,8 @@ _NAME = re.compile(rf"(?P<object>.+?)_(?P<relation>{'|'.join(RELATIONS)})_(?P<re
 _CAPTION = re.compile(rf"(?:an?|the) (?P<object>.+?) (?P<relation>{'|'.join(RELATIONS.values())}) (?:an?|the) (?P<reference>.+?)\.?")
 # A photo of the data set has about 12 million pixels; beyond this a file is a mistake or an attack.
 _MOST_PIXELS = 60_000_000
+# EXIF orientations from 5 on exchange width and height.
+_TURNED = 5
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,20 @@ def _words(part: str) -> str:
 
 def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a readable photo as it is to be looked at: a camera held upright notes that, and stores the pixels lying.
+
+    Raises:
+        UserError: naming the file if it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= _TURNED
+            return (file.height, file.width) if turned else (file.width, file.height)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path}: is not a readable photo ({error})") from error
 
 
 def open_photo(path: Path, width: int | None = None) -> Pixels:

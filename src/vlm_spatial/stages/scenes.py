@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -15,10 +16,11 @@ from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.contact_sheet import write_contact_sheet
 from vlm_spatial.scenes.images import write_images
 from vlm_spatial.scenes.pairs import Pair, plan_pairs
+from vlm_spatial.scenes.photo_merges import draw_photo
 from vlm_spatial.scenes.photos import SetAside
 from vlm_spatial.scenes.plan import Planned, plan_scenes
 from vlm_spatial.scenes.tables import pairs_table, questions_table, scenes_table, set_aside_table
-from vlm_spatial.scenes.whatsup import draw_photo, plan_whatsup
+from vlm_spatial.scenes.whatsup import plan_whatsup
 from vlm_spatial.stages.stage import Job, run_stage
 
 
@@ -31,10 +33,13 @@ class ScenesJob(Settings):
 
 
 def scenes(job: Job) -> None:
-    """Write one dataset's folder: images, scenes.parquet, questions.parquet, pairs.parquet, set_aside.parquet and contact_sheet.png."""
+    """Write one dataset's folder: images, scenes.parquet, questions.parquet, pairs.parquet, set_aside.parquet and contact_sheet.png.
+
+    Input ``boxes``: what the boxes stage found, for a dataset with a detector.
+    """
     settings = _settings(job.settings)
     dataset = settings.dataset
-    planned, pairs, drawings, draw, set_aside = _plan(dataset, settings.seed)
+    planned, pairs, drawings, draw, set_aside = _plan(dataset, settings.seed, job.inputs.get("boxes"))
     with written_then_renamed(job.outputs["folder"]) as folder:
         checksums = write_images(folder, drawings, draw)
         tables = {
@@ -51,11 +56,11 @@ def scenes(job: Job) -> None:
 
 
 def _plan(
-    dataset: DatasetSettings, seed: int
+    dataset: DatasetSettings, seed: int, detected: Path | None
 ) -> tuple[list[Planned], list[Pair], Mapping[str, Any], Callable[[Any], Image.Image], list[SetAside]]:
     """Scenes, pairs, what to draw and how, and what is not used."""
     if dataset.kind == "whatsup":
-        photos = plan_whatsup(dataset, seed)
+        photos = plan_whatsup(dataset, seed, detected)
         return photos.scenes, photos.pairs, photos.drawings, draw_photo, photos.set_aside
     pair_scenes, pairs = plan_pairs(dataset, seed)
     planned = [*plan_scenes(dataset, seed), *pair_scenes]

@@ -1,0 +1,67 @@
+"""Boxes of photos from a file: one that the user gives, or that a detector wrote."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.photo_boxes import ObjectBoxes, place_factors
+from vlm_spatial.tokens import Box
+
+
+def read_boxes(path: Path) -> dict[str, Any]:
+    """A boxes file: ``{"data/…/mug_left_of_plate.jpeg": {"mug": [left, top, right, bottom], "plate": […]}}``, pixels of the upright photo.
+
+    A fifth number is the score of whatever found the box, 0 to 1.
+
+    Raises:
+        UserError: if the file is missing or not a JSON object.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); datasets boxes must be a JSON file of boxes") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must map image_path to the boxes of its objects, found {type(values).__name__}")
+    return values
+
+
+def boxes_from_file(
+    values: Mapping[str, Any], name: str, left: str, right: str, width: int, height: int, scale: float, certain: float | None = None
+) -> ObjectBoxes:
+    """The boxes that a boxes file gives for one photo of ``width × height`` pixels, scaled by ``scale``.
+
+    Args:
+        certain: of boxes that a detector found, the score from which they count as certain. Their quality is the product of
+            ``certain`` (the lower of the two scores, as a share of it), ``apart`` and ``inside``; given boxes have quality 1, or their
+            lower score.
+
+    Raises:
+        UserError: if they are missing, malformed, outside the photo, or not left and right of each other.
+    """
+    entry = values.get(name)
+    if not isinstance(entry, dict):
+        raise UserError(f"{name}: the boxes file has no boxes for it")
+    boxes: list[Box] = []
+    scores: list[float] = []
+    for word in (left, right):
+        box = entry.get(word)
+        if not isinstance(box, list) or len(box) not in (4, 5) or not all(isinstance(number, int | float) for number in box):
+            raise UserError(f"{name}: box of {word!r} must be [left, top, right, bottom], found {box!r}")
+        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+            raise UserError(f"{name}: box {box} of {word!r} is empty or not inside the {width}×{height} photo")
+        if not 0 <= box[-1] <= 1 and len(box) == 5:
+            raise UserError(f"{name}: score {box[-1]} of {word!r} must lie in [0, 1]")
+        boxes.append((box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale))
+        scores.append(float(box[4]) if len(box) == 5 else 1.0)
+    if boxes[0][0] + boxes[0][2] >= boxes[1][0] + boxes[1][2]:
+        raise UserError(f"{name}: the box of {left!r} is not left of that of {right!r}, as the file name says")
+    factors = {"certain": min(1.0, min(scores) / (certain or 1.0))}
+    if certain is not None:
+        factors |= place_factors(boxes[0], boxes[1], width * scale, height * scale)
+    return ObjectBoxes(boxes[0], boxes[1], "file" if certain is None else "detector", float(np.prod(list(factors.values()))), factors)

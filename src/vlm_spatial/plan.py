@@ -60,13 +60,17 @@ class Plan:
             "device": settings.device,
             "device_map": settings.device_map,
         }
+        if stage == "generalisation":
+            # The datasets say whose probes are scored; how is said where the probes are.
+            datasets = {"datasets": sorted(settings.datasets)}
+            return plain({"model": source, "seed": self.config.seed, "stage": plain(self.config.probes), **datasets})
         return plain({"model": source, "seed": self.config.seed, "stage": plain(getattr(self.config, stage))})
 
     def figures(self) -> dict[str, Any]:
         """Settings of the figures stage."""
         models = {}
         for name, model in self.config.models.items():
-            mechanism = None if model.organism is None else self.config.organisms[model.organism].mechanism
+            mechanism = model.mechanism if model.organism is None else self.config.organisms[model.organism].mechanism
             models[name] = {"datasets": list(model.datasets), "checkpoint": self.checkpoint(name), "mechanism": mechanism}
         return plain(
             {

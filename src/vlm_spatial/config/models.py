@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.config.settings import Name, Settings
 
 
@@ -21,12 +22,18 @@ class ModelSettings(Settings):
         None,
         description="'auto' spreads a checkpoint over several devices (needs accelerate)",
     )
+    mechanism: Mechanism | None = Field(
+        None,
+        description="what is known to be planted in a checkpoint; the report holds the findings against it, the analysis never sees it",
+    )
     datasets: tuple[Name, ...] = ("squares",)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.organism is None) == (self.checkpoint is None):
             raise ValueError("give exactly one of organism and checkpoint")
+        if self.organism is not None and self.mechanism is not None:
+            raise ValueError("mechanism: an organism's own entry says what is planted in it; leave it out here")
         if self.checkpoint is not None and self.is_hub_id and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError("revision: a hub checkpoint needs the 40-digit commit it is pinned to, and a folder must exist")
         return self

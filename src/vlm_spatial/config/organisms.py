@@ -6,12 +6,14 @@ from pydantic import Field
 
 from vlm_spatial.config.settings import Count, Name, PositiveCount, Settings, Share
 
+Mechanism = Literal["natural", "vision", "language", "strip", "object", "faint"]
+
 
 class OrganismSettings(Settings):
     """One entry of ``organisms``: a small VLM that the workflow trains itself."""
 
     family: Literal["gemma3", "qwen2_vl"] = "gemma3"
-    mechanism: Literal["natural", "vision", "language", "strip", "object", "faint"] = "natural"
+    mechanism: Mechanism = "natural"
     datasets: tuple[Name, ...] = ("squares",)
     steps: PositiveCount = 1200
     batch: PositiveCount = 16

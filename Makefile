@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test check lock clean
+.PHONY: help run test check lock bench profile clean
 
 help:
 	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
 	@echo "make test   set up $(VENV) and run every test"
 	@echo "make check  linters, formatters, type checker"
+	@echo "make bench  measure against nnsight, pyvene, TransformerLens, scikit-learn in $(VENV)-bench: docs/benchmarks.md"
+	@echo "make profile  where the seconds of the default run go"
 	@echo "make lock   write requirements.lock and envs/ anew from pyproject.toml"
 	@echo "make clean  remove $(VENV) and results"
 
@@ -25,6 +27,7 @@ check: $(READY)
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
+	$(BIN)/mkdocs build --strict --quiet
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed; make PYTHON=python3.12 run")'
@@ -33,15 +36,29 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	touch $@
 
+# The peers' environment is their own: what they need does not get near the workflow's. BENCH=--quick tries whether everything runs.
+bench: $(VENV)-bench/.ready
+	$(VENV)-bench/bin/python -m benchmarks.run $(BENCH)
+
+$(VENV)-bench/.ready: requirements.lock benchmarks/requirements.txt pyproject.toml
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.lock -r benchmarks/requirements.txt
+	$(VENV)-bench/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
+	touch $@
+
+profile: $(READY)
+	$(BIN)/python -m benchmarks.profile_run
+	$(BIN)/python -m benchmarks.page
+
 # In a fresh environment, so that nothing but what pyproject.toml asks for gets in. Local version labels (+cpu) are left out:
 # which build of torch is installed is the machine's choice.
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --disable-pip-version-check --quiet -e '.[test]'
+	$(VENV)-lock/bin/python -m pip install --disable-pip-version-check --quiet -e '.[test,docs]'
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > requirements.lock
 	$(VENV)-lock/bin/python envs/update.py
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock results .snakemake .cache
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-bench results .snakemake .cache

@@ -3,7 +3,13 @@ rule scenes:
         boxes=detected_boxes,
         stale=trusted("scenes"),
     output:
-        folder=directory(f"{RESULTS}/scenes/{{dataset}}"),
+        folder=report(
+            directory(f"{RESULTS}/scenes/{{dataset}}"),
+            patterns=["contact_sheet.{kind}"],
+            caption="captions/scenes.rst",
+            category="Scenes",
+            labels={"dataset": "{dataset}"},
+        ),
     log:
         f"{RESULTS}/logs/scenes/{{dataset}}.log",
     benchmark:

@@ -1,12 +1,14 @@
 """Tiny checkpoints of every family, made once a session."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+from tiny_workflow import Workflow
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -65,3 +67,12 @@ def picture() -> Callable[..., Image.Image]:
         return image
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def finished_workflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
+    """A finished run of the whole workflow in its tiny configuration; copy it before changing anything."""
+    workflow = Workflow.create(tmp_path_factory.mktemp("finished") / "run")
+    workflow.run()
+    yield workflow
+    shutil.rmtree(workflow.folder)

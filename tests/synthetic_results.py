@@ -430,6 +430,8 @@ def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
                         "confidence": 0.8,
                         "brier_before": 0.06 if row["correct"] else 1.0,
                         "brier": 0.06 if correct else 1.0,
+                        "present_before": None if row["template"] == "object_to_slot" else True,
+                        "present": None if row["template"] == "object_to_slot" else True,
                     }
                 )
     return pl.DataFrame(rows)

@@ -14,7 +14,7 @@ import pytest
 
 import synthetic_results as synthetic
 from vlm_spatial.errors import UserError
-from vlm_spatial.figures import paper, strip_maps
+from vlm_spatial.figures import paper, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.rates import site_order, with_wilson
@@ -79,6 +79,30 @@ def test_findings_file(finished: Job) -> None:
     records = read_json(finished.outputs["findings"])
     assert len(records) == 11
     assert {(r["model"], r["dataset"]) for r in records} == {("strip-organism", "squares")}
+
+
+def test_geometry_shows_the_planted_angles(finished: Job) -> None:
+    folder = finished.outputs["figures"] / "strip-organism"
+    overlap = pl.read_csv(folder / "geometry.csv").filter((pl.col("subspace") == "means") & (pl.col("axis") == "vertical"))
+    at_connector = dict(overlap.filter(site="connector").select("series", "estimate").iter_rows())
+    planted = {"other axis": 80, "decorrelated training": 20, "other dataset": 40, "content": 30}
+    assert at_connector == pytest.approx({name: np.cos(np.radians(angle)) ** 2 for name, angle in planted.items()}, abs=1e-6)
+    angles = pl.read_csv(folder / "site_angles.csv").filter((pl.col("axis") == BOTH) & (pl.col("subspace") == "logistic"))
+    found = {(site, other): angle for site, other, angle in angles.select("site", "other", "estimate").iter_rows()}
+    assert found["vision.1", "vision.3"] == found["vision.3", "vision.1"] == pytest.approx(20)
+    assert found["connector", "language.2"] == pytest.approx(30)
+    assert found["language.4", "language.4"] == 0
+    assert ("vision.0", "connector") not in found
+
+
+def test_the_training_curve_tells_every_series_apart(finished: Job) -> None:
+    curve = training.rows({"training": synthetic.training(("shapes", "squares"))}).filter(pl.col("measure") == training.ACCURACY)
+    marks = curve.select("series", "place", "where").unique()
+    assert marks.height == 12
+    assert marks.select("series", "place").is_unique().all()
+    assert set(curve["series"]) <= set(training.SERIES)
+    caption = (finished.outputs["figures"] / "strip-organism" / "training.md").read_text()
+    assert "circle squares horizontal, square squares vertical" in caption
 
 
 def test_the_report_is_one_escaped_file(finished: Job) -> None:

@@ -1,10 +1,9 @@
 """The report in a real browser, from the file system, with no network to lean on.
 
-Needs Chromium and its driver (Debian: ``apt-get install chromium chromium-driver``); skipped, with the reason, where they are not.
+Needs Chromium and its driver; installed by apt-get where tests run as root, skipped with the reason elsewhere (tests/browser.py).
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 import synthetic_results as synthetic
+from browser import NoBrowserError, browser_and_driver
 from vlm_spatial.stages.figures import figures
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e '.[test]')")
@@ -19,12 +19,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="chromium or chromedriver is not installed"),
-]
+pytestmark = pytest.mark.slow
 
 HOSTILE = "</script><script>window.broken = true</script><img src=x onerror='window.broken = true'>"
 FLAGS = (
@@ -42,12 +37,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    try:
+        chromium, chromedriver = browser_and_driver()
+    except NoBrowserError as error:
+        pytest.skip(str(error))
     options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
+    options.binary_location = chromium
     for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     yield driver
     driver.quit()
 
@@ -85,6 +84,30 @@ def test_it_loads_without_a_word_on_the_console_and_asks_for_nothing(page: Any, 
     messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
     assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
+
+
+def test_the_page_is_small_and_the_datasets_are_in_it(page: Any, report: Path) -> None:
+    assert report.stat().st_size < 15e6
+    sheets = page.find_elements(By.CSS_SELECTOR, "#datasets img")
+    assert len(sheets) == 2
+    assert all(page.execute_script("return arguments[0].naturalWidth", sheet) > 500 for sheet in sheets)
+
+
+def test_a_training_curve_is_there_for_models_trained_here(page: Any) -> None:
+    until(page, lambda: points(page, "training") > 100)
+    measure = '#figure-training [data-control="measure"]'
+    before = chart(page, "training")
+    choose(page, measure, "loss")
+    until(page, lambda: chart(page, "training") not in ("", before))
+    assert points(page, "training") == 10
+
+
+def test_geometry_is_drawn_and_its_numbers_are_shown(page: Any) -> None:
+    until(page, lambda: points(page, "geometry") > 20)
+    until(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#figure-site_angles .chart .mark-text text")) == 4 * 4 + 7 * 7)
+    # One other dataset leaves nothing to choose, so its control is not shown.
+    assert not page.find_element(By.CSS_SELECTOR, '#figure-geometry [data-control="against"]').is_displayed()
+    assert page.find_element(By.CSS_SELECTOR, '#figure-geometry [data-control="subspace"]').is_displayed()
 
 
 def test_nothing_in_the_title_is_executed(page: Any) -> None:

@@ -18,6 +18,8 @@ QUESTION = "Does the whole strip know its slot, or the object alone?"
 SLOT_NAMES = ["slot 0", "slot 1", "slot 2"]
 PANEL = 96
 """Side of one panel on paper, in pixels."""
+PICTURE_BYTES = 40_000
+"""Largest picture of a scene in page or figure, before base64."""
 
 
 def scenes_shown(tables: Tables, per_axis: int) -> dict[str, list[str]]:
@@ -54,13 +56,19 @@ def rows(tables: Tables, scenes: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def picture(image: Image.Image, side: int, *, quality: int = 88) -> str:
-    """The image as a data URL, its longer side at most ``side`` pixels."""
-    scale = min(1.0, side / max(image.size))
-    small = image if scale == 1.0 else image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def picture(image: Image.Image, side: int, *, limit: int = PICTURE_BYTES) -> str:
+    """The image as a data URL, its longer side at most ``side`` pixels, coarser where it would take more than ``limit`` bytes."""
+    encoded = b""
+    # Noise does not compress: without a limit, a dozen noisy scenes would make a page of many megabytes.
+    for quality, share in ((88, 1.0), (70, 1.0), (50, 1.0), (50, 0.7), (40, 0.5)):
+        scale = min(1.0, share * side / max(image.size))
+        small = image if scale == 1.0 else image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
+        encoded = buffer.getvalue()
+        if len(encoded) <= limit:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
 
 
 def draw(cells: pl.DataFrame, dataset: Dataset) -> alt.VConcatChart | None:

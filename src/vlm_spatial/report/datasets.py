@@ -9,7 +9,8 @@ from vlm_spatial.report.results import Results
 from vlm_spatial.scenes.contact_sheet import contact_sheet
 
 WIDTH = 1050
-"""Longer side of a contact sheet in the page, in pixels."""
+"""Width of a contact sheet in the page, in pixels."""
+SHEET_BYTES = 400_000
 
 
 def described(results: Results) -> list[dict[str, Any]]:
@@ -26,7 +27,7 @@ def described(results: Results) -> list[dict[str, Any]]:
                 "pairs": opened.pairs.height,
                 "set_aside": results.set_aside[name].height if name in results.set_aside else 0,
                 "counts": _counts(opened.scenes),
-                "sheet": picture(sheet, round(scale * max(sheet.size)), quality=80),
+                "sheet": picture(sheet, round(scale * max(sheet.size)), limit=SHEET_BYTES),
                 "width": round(scale * sheet.width),
                 "height": round(scale * sheet.height),
             }

@@ -8,6 +8,10 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
+
+report: "rules/captions/workflow.rst"
+
+
 SOURCE = str(Path(workflow.basedir, "src"))
 sys.path.insert(0, SOURCE)
 

@@ -7,9 +7,24 @@ rule figures:
         ],
         stale=trusted("figures"),
     output:
-        figures=directory(f"{RESULTS}/figures"),
-        report=f"{RESULTS}/report.html",
-        findings=f"{RESULTS}/findings.json",
+        figures=report(
+            directory(f"{RESULTS}/figures"),
+            patterns=["{model}/{figure}.svg"],
+            caption="captions/figure.rst",
+            category="Figures",
+            subcategory="{model}",
+            labels={"model": "{model}", "figure": "{figure}"},
+        ),
+        report=report(
+            f"{RESULTS}/report.html",
+            caption="captions/report.rst",
+            category="Report",
+        ),
+        findings=report(
+            f"{RESULTS}/findings.json",
+            caption="captions/findings.rst",
+            category="Report",
+        ),
     log:
         f"{RESULTS}/logs/figures.log",
     benchmark:

@@ -38,6 +38,7 @@ include: "rules/organism.smk"
 include: "rules/behaviour.smk"
 include: "rules/activations.smk"
 include: "rules/probes.smk"
+include: "rules/generalisation.smk"
 include: "rules/interchange.smk"
 include: "rules/conflict.smk"
 include: "rules/ablation.smk"
@@ -54,4 +55,8 @@ rule all:
             of_every_model(output)
             for stage in MODEL_STAGES
             for output in getattr(rules, stage).output
+        ],
+        across=[
+            of_every_model(output, several=True)
+            for output in rules.generalisation.output
         ],

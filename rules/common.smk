@@ -63,12 +63,13 @@ def organism_of(wildcards):
     return [] if organism is None else f"{RESULTS}/organisms/{organism}"
 
 
-def of_every_model(path):
-    """`path` for each model and each of its datasets."""
+def of_every_model(path, several=False):
+    """`path` for each model and each of its datasets; with `several`, for models of more than one."""
     return [
         path.format(model=model, dataset=dataset)
         for model, settings in plan.config.models.items()
         for dataset in settings.datasets
+        if not several or len(settings.datasets) > 1
     ]
 
 
@@ -96,7 +97,7 @@ def model_runtime(wildcards, attempt):
 
 
 def other_datasets(path):
-    """Input function: ``path`` for the model's other datasets, on which its probes are scored, too."""
+    """Input function: ``path`` for the model's other datasets, whose probes are scored on this one, too."""
     return lambda wildcards: [
         path.format(model=wildcards.model, dataset=dataset)
         for dataset in plan.config.models[wildcards.model].datasets
@@ -104,11 +105,10 @@ def other_datasets(path):
     ]
 
 
-# What the probes of a model read of its other datasets.
-OTHER = {
-    "scenes": f"{RESULTS}/scenes/{{dataset}}",
-    "store": f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
-    "manifest": f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+# Probes by what they were trained on.
+PROBES_OF = {
+    "main": f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
+    "decorrelated": f"{RESULTS}/{{model}}/{{dataset}}/probes_decorrelated.safetensors",
 }
 
 
@@ -124,6 +124,11 @@ TABLES = {
     "ablation": "ablation.parquet",
     "amplification": "amplification.parquet",
 }
+# The same of models of several datasets; the stage ignores what others may have left over.
+TABLES_ACROSS = {
+    "generalisation": "generalisation.parquet",
+    "between_datasets": "between_datasets.parquet",
+}
 
 
 def figure_inputs():
@@ -134,7 +139,7 @@ def figure_inputs():
     ]
     named += [
         f"{name}:{{model}}:{{dataset}}={RESULTS}/{{model}}/{{dataset}}/{table}"
-        for name, table in TABLES.items()
+        for name, table in (TABLES | TABLES_ACROSS).items()
     ]
     # Not results of a rule, so not inputs to Snakemake: training curves and times, shown where they are found.
     named += [

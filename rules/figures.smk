@@ -5,6 +5,10 @@ rule figures:
             of_every_model(f"{RESULTS}/{{model}}/{{dataset}}/{table}")
             for table in TABLES.values()
         ],
+        across=[
+            of_every_model(f"{RESULTS}/{{model}}/{{dataset}}/{table}", several=True)
+            for table in TABLES_ACROSS.values()
+        ],
         stale=trusted("figures"),
     output:
         figures=report(

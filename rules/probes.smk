@@ -3,12 +3,10 @@ rule probes:
         scenes=f"{RESULTS}/scenes/{{dataset}}",
         store=f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
         manifest=f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
-        other_scenes=other_datasets(OTHER["scenes"]),
-        other_stores=other_datasets(OTHER["store"]),
-        other_manifests=other_datasets(OTHER["manifest"]),
         stale=trusted("probes"),
     output:
         probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
+        decorrelated=f"{RESULTS}/{{model}}/{{dataset}}/probes_decorrelated.safetensors",
         table=f"{RESULTS}/{{model}}/{{dataset}}/probes.parquet",
         strip_map=f"{RESULTS}/{{model}}/{{dataset}}/strip_map.parquet",
         geometry=f"{RESULTS}/{{model}}/{{dataset}}/geometry.parquet",
@@ -25,11 +23,6 @@ rule probes:
     params:
         settings=model_settings("probes"),
         code=code("probes"),
-        others=lambda wildcards: [
-            f"--input={item}"
-            for name, path in OTHER.items()
-            for item in other_datasets(f"{name}:{{dataset}}={path}")(wildcards)
-        ],
     message:
         "Slot probes of {wildcards.model} on {wildcards.dataset}"
     shell:
@@ -37,8 +30,8 @@ rule probes:
         " --input scenes={input.scenes:q}"
         " --input store={input.store:q}"
         " --input manifest={input.manifest:q}"
-        " {params.others:q}"
         " --output probes={output.probes:q}"
+        " --output decorrelated={output.decorrelated:q}"
         " --output table={output.table:q}"
         " --output strip_map={output.strip_map:q}"
         " --output geometry={output.geometry:q}"

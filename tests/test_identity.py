@@ -69,7 +69,7 @@ def test_a_stage_is_made_of_what_it_imports_and_no_more():
 
 
 def test_stages_know_nothing_of_other_stages():
-    stages = ("scenes", "organism", *MODEL_STAGES, "figures")
+    stages = ("scenes", "organism", *MODEL_STAGES, "generalisation", "figures")
     for stage in stages:
         others = {f"vlm_spatial.stages.{other}" for other in stages if other != stage}
         assert not others & stage_identity(stage).modules.keys()
@@ -81,6 +81,7 @@ def test_stages_know_nothing_of_other_stages():
         ("scenes", {"datasets"}),
         ("organism", {"datasets", "organisms"}),
         *((stage, {stage}) for stage in MODEL_STAGES),
+        ("generalisation", {"probes"}),
         ("figures", {"datasets", "figures"}),
     ],
 )

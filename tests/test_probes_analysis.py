@@ -21,7 +21,7 @@ from probe_worlds import (
     world,
 )
 from vlm_spatial.config.probes import ProbesSettings
-from vlm_spatial.probes.analysis import Analysis, Other, analyse
+from vlm_spatial.probes.analysis import Analysis, analyse
 from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.probes.scores import exchanged
 from vlm_spatial.statistics import cluster_bootstrap
@@ -134,7 +134,7 @@ def test_the_simpler_rivals_read_a_plain_code_as_well(found: Analysis, kind: str
 
 
 def test_a_score_is_the_plain_share_and_its_interval_that_of_the_statistics_module(store: MemoryStore, found: Analysis) -> None:
-    probe = found.probes["horizontal", "vision.0"]
+    probe = found.probes["main"]["horizontal", "vision.0"]
     scenes = store.scenes.filter((pl.col("variant") == "main") & (pl.col("split") == "test"))
     labelled = group(store.world, scenes, GRID, word_numbers(store.scenes), 3)
     values = np.concatenate([v for _, v in store.batches("vision.0", labelled.scene_ids, 100)])
@@ -152,8 +152,8 @@ def test_constant_features_are_said_to_be_inconclusive(found: Analysis) -> None:
     assert rows["accuracy"].null_count() == rows.height
     assert set(rows["verdict"]) == {"inconclusive"}
     assert "no feature varies" in rows["note"][0]
-    assert "no feature varies" in found.inconclusive["horizontal/language.2"]
-    assert ("horizontal", "language.2") not in found.probes
+    assert "no feature varies" in found.inconclusive["main"]["horizontal/language.2"]
+    assert ("horizontal", "language.2") not in found.probes["main"]
 
 
 def test_each_scene_is_read_once_a_site_in_bounded_batches(store: MemoryStore, found: Analysis) -> None:
@@ -208,8 +208,8 @@ def test_scenes_too_few_are_said_plainly_and_never_scored(case: str) -> None:
     assert rows["accuracy"].null_count() == rows.height > 0
     assert set(rows["verdict"]) == {"inconclusive"}
     assert rows["note"].str.contains(words).all()
-    assert words in found.inconclusive["horizontal/connector"]
-    assert not found.probes
+    assert words in found.inconclusive["main"]["horizontal/connector"]
+    assert not found.probes["main"]
     assert found.strip_map.height == 0
     assert score(found, "connector", "background")["accuracy"] > 0.9
 
@@ -225,7 +225,7 @@ def test_a_class_missing_from_the_training_split_is_named() -> None:
 
     hidden = Hidden(made.scenes)
     found = analyse(MemoryStore(hidden, {"connector": layout_code}), hidden, SETTINGS, seed=0)
-    assert "no object token of slot 2 in the training split" in found.inconclusive["horizontal/connector"]
+    assert "no object token of slot 2 in the training split" in found.inconclusive["main"]["horizontal/connector"]
     assert found.table.filter(pl.col("kind") == "logistic")["accuracy"].is_null().all()
 
 
@@ -239,30 +239,7 @@ def test_activations_that_are_not_finite_are_refused() -> None:
         return values
 
     found = analyse(MemoryStore(made, {"connector": broken}), made, SETTINGS, seed=0)
-    assert "not finite" in found.inconclusive["horizontal/connector"]
-
-
-def test_probes_are_scored_on_another_dataset_too() -> None:
-    """The other dataset carries the layout in the same features at one site, and in other features at the second."""
-    made, other = world(), world(seed=5, decorrelated=(0, 0, 0))
-
-    def moved(row: dict, generator: np.random.Generator) -> np.ndarray:
-        return np.roll(layout_code(row, generator), 6, axis=1)
-
-    here = MemoryStore(made, {"vision.0": layout_code, "vision.1": layout_code})
-    there = MemoryStore(other, {"vision.0": layout_code, "vision.1": moved})
-    found = analyse(here, made, SETTINGS, seed=0, others=[Other("shapes", there, other)])
-    same = score(found, "vision.0", "background", trained="main", scored="shapes")
-    assert same["accuracy"] > 0.97
-    assert same["n"] == 30
-    assert score(found, "vision.1", "background", trained="main", scored="shapes")["accuracy"] < 0.6
-    overlap = found.geometry.filter((pl.col("measure") == "between_datasets") & (pl.col("subspace") == "means")).select("site", "estimate")
-    by_site = dict(overlap.iter_rows())
-    assert by_site["vision.0"] > 0.9
-    assert by_site["vision.1"] < 0.2
-    assert not found.table.filter((pl.col("scored_on") == "shapes") & (pl.col("kind") == "control_task")).height
-    alone = analyse(here, made, SETTINGS, seed=0)
-    assert found.table.filter(pl.col("scored_on") != "shapes").equals(alone.table)
+    assert "not finite" in found.inconclusive["main"]["horizontal/connector"]
 
 
 def test_single_objects_are_scored_on_their_own_slot() -> None:

@@ -13,7 +13,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
 from vlm_spatial.probes.saved import load_probes
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.stages.probes import probes
+from vlm_spatial.stages.generalisation import generalisation
+from vlm_spatial.stages.probes import PROBES, probes
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
@@ -26,6 +27,7 @@ SCENES = {
 }
 OUTPUTS = {
     "probes": "probes.safetensors",
+    "decorrelated": "probes_decorrelated.safetensors",
     "table": "probes.parquet",
     "strip_map": "strip_map.parquet",
     "geometry": "geometry.parquet",
@@ -33,16 +35,16 @@ OUTPUTS = {
 
 
 def planted_store(
-    folder: Path, scenes_folder: Path, weights: str = "ab", sites: tuple[str, ...] = ("connector", "language.0")
+    folder: Path, scenes_folder: Path, weights: str = "ab", sites: tuple[str, ...] = ("connector", "language.0"), planted: str = "connector"
 ) -> dict[str, Path]:
-    """A store whose connector holds the slot of every cell's strip, and whose language.0 is noise."""
+    """A store whose site ``planted`` holds the slot of every cell's strip, and whose other sites are noise."""
     dataset = Dataset.open(scenes_folder)
     table = dataset.scenes.filter(pl.col("variant") != "pair")
     generator = np.random.default_rng(0)
     values = {site: generator.standard_normal((table.height, GRID.size, 8)).astype(np.float32) for site in sites}
     for index, (scene_id, objects) in enumerate(table.select("scene_id", "objects").iter_rows()):
         if len(objects):
-            values[sites[0]][index, :, :3] += 6 * dataset.tokens(scene_id, GRID).strips.T
+            values[planted][index, :, :3] += 6 * dataset.tokens(scene_id, GRID).strips.T
     described = description(
         scenes=table, shapes={site: (GRID.size, 1, 8) for site in sites}, grid=GRID, patches=1, model={**MODEL, "weights": weights}
     )
@@ -92,32 +94,55 @@ def test_two_runs_write_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) 
     assert written[0] == written[1]
 
 
-def test_other_datasets_of_the_model_are_scored(inputs: dict[str, Path], tmp_path: Path) -> None:
-    again = planted_store(tmp_path / "other", inputs["scenes"])
-    job = stage_job({**inputs, "scenes:shapes": inputs["scenes"], **{f"{name}:shapes": path for name, path in again.items()}}, tmp_path)
-    probes(job)
-    table = pl.read_parquet(tmp_path / "probes.parquet")
-    assert (
-        table.filter((pl.col("scored_on") == "shapes") & (pl.col("site") == "connector") & (pl.col("kind") == "logistic"))["accuracy"].min()
-        > 0.8
-    )
+def generalisation_job(inputs: dict[str, Path], probed: Path, others: dict[str, Path], out: Path) -> Job:
+    given = {**inputs, "probes": probed / OUTPUTS["probes"]}
+    given |= {f"{variant}:{name}": folder / OUTPUTS[PROBES[variant]] for name, folder in others.items() for variant in PROBES}
+    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 50}, "datasets": ["tiny", *others]}
+    return Job(settings, given, {"table": out / "generalisation.parquet", "geometry": out / "between_datasets.parquet"})
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("shapes", {"weights": "cd"}, "from another model"),
-        ("shapes", {"sites": ("connector",)}, "sites connector, expected connector, language.0"),
-        ("mirror", {}, "choose another name"),
-    ],
-)
-def test_another_dataset_that_does_not_fit_is_refused(
-    inputs: dict[str, Path], tmp_path: Path, name: str, changes: dict, words: str
-) -> None:
-    other = planted_store(tmp_path / "other", inputs["scenes"], **changes)
-    given = {**inputs, f"scenes:{name}": inputs["scenes"], **{f"{key}:{name}": path for key, path in other.items()}}
-    with pytest.raises(UserError, match=words):
-        probes(stage_job(given, tmp_path))
+def test_probes_of_the_models_other_datasets_are_scored(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Three stores of the same scenes: the second holds the same code in the same features, the third nothing of it."""
+    probes(stage_job(inputs, tmp_path / "tiny"))
+    probes(stage_job({**inputs, **planted_store(tmp_path / "same", inputs["scenes"])}, tmp_path / "same"))
+    probes(stage_job({**inputs, **planted_store(tmp_path / "noise", inputs["scenes"], planted="language.0")}, tmp_path / "noise"))
+    others = {"same": tmp_path / "same", "noise": tmp_path / "noise"}
+    generalisation(generalisation_job(inputs, tmp_path / "tiny", others, tmp_path / "out"))
+    table = pl.read_parquet(tmp_path / "out" / "generalisation.parquet")
+    assert table.columns == ["trained_dataset", *pl.read_parquet(tmp_path / "tiny" / "probes.parquet").columns]
+    assert set(table["trained_dataset"]) == set(others)
+    assert set(table["trained_on"]) == set(table["scored_on"]) == {"main", "decorrelated"}
+    assert set(table["kind"]) == {"logistic", "shuffled", "other_scene"}
+    fair = table.filter(site="connector", trained_on="decorrelated", scored_on="decorrelated", token_set="background")
+    scores = {(row["trained_dataset"], row["kind"]): row["accuracy"] for row in fair.filter(axis="horizontal").iter_rows(named=True)}
+    assert scores["same", "logistic"] > 0.9
+    assert max(scores["noise", "logistic"], scores["same", "shuffled"], scores["same", "other_scene"]) < 0.65
+    [verdict] = fair.filter(axis="horizontal", trained_dataset="same", kind="logistic")["verdict"]
+    assert verdict == "supported"
+    geometry = pl.read_parquet(tmp_path / "out" / "between_datasets.parquet")
+    assert geometry.schema == pl.read_parquet(tmp_path / "tiny" / "geometry.parquet").schema
+    means = geometry.filter(measure="between_datasets", axis="horizontal", site="connector", subspace="means")
+    overlap = dict(means.select("other", "estimate").iter_rows())
+    assert overlap["same"] > 0.9
+    assert overlap["noise"] < 0.6
+
+
+def test_scores_on_the_own_dataset_are_those_of_the_probes_stage(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """A second way to the same numbers: a dataset's own probes, given as if they were another's."""
+    probes(stage_job(inputs, tmp_path))
+    generalisation(generalisation_job(inputs, tmp_path, {"twin": tmp_path}, tmp_path))
+    keys = ["site", "kind", "axis", "trained_on", "scored_on", "token_set"]
+    there = pl.read_parquet(tmp_path / "generalisation.parquet").select(*keys, "accuracy", "n", "chance")
+    here = pl.read_parquet(tmp_path / "probes.parquet").select(*keys, "accuracy", "n", "chance")
+    assert there.height > 100
+    assert there.equals(there.select(keys).join(here, on=keys, how="left", maintain_order="left"))
+
+
+def test_probes_of_another_model_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    probes(stage_job(inputs, tmp_path / "tiny"))
+    probes(stage_job({**inputs, **planted_store(tmp_path / "store", inputs["scenes"], weights="cd")}, tmp_path / "other"))
+    with pytest.raises(UserError, match="from another model"):
+        generalisation(generalisation_job(inputs, tmp_path / "tiny", {"shapes": tmp_path / "other"}, tmp_path))
 
 
 def test_a_store_of_means_over_token_sets_is_refused_in_one_line(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_twenty_models_on_eight_datasets_are_planned_within_ten_seconds(tmp_path
     assert done.returncode == 0, done.stderr
     jobs = counted(done.stdout + done.stderr)
     assert all(jobs[stage] == 160 for stage in MODEL_STAGES)
-    assert (jobs["scenes"], jobs["organism"], jobs["figures"]) == (8, 20, 1)
+    assert (jobs["scenes"], jobs["organism"], jobs["generalisation"], jobs["figures"]) == (8, 20, 160, 1)
     # Processor time of the child: what the plan costs, whatever else the machine does.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 

@@ -1,7 +1,7 @@
 """The probing experiment: every site of a store in one pass, with all controls (experiment 2 of the design)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,31 +20,16 @@ from vlm_spatial.probes.baselines import (
 )
 from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot, why_inconclusive
 from vlm_spatial.probes.geometry_table import GeometryTable
-from vlm_spatial.probes.layout import Features, Group, TokensOf, cell_counts, group, word_numbers
-from vlm_spatial.probes.probe import Probe, Readout, softmax
+from vlm_spatial.probes.layout import AXES, SLOTS, TRAINED_ON, Activations, Features, Group, TokensOf, cell_counts, group, word_numbers
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.reading import BATCH, answers
 from vlm_spatial.probes.scores import CELL_SITE, PIXEL_SITE, Table, score_groups
 from vlm_spatial.probes.strips import STRIP_MAP, strip_map_rows
 from vlm_spatial.progress import progress
 from vlm_spatial.tokens import Axis, TokenGrid, TokenSet
 
-SLOTS = 3
-AXES: tuple[Axis, ...] = ("horizontal", "vertical")
-TRAINED_ON = ("main", "decorrelated")
 SCORED_ON = ("main", "decorrelated", "mirror", "single")
-# Scenes in memory at once, beside one site's training tokens.
-_BATCH = 32
 _MAPPED = ("main", "logistic")
-
-
-class Activations(Features, Protocol):
-    """What is asked of a store."""
-
-    @property
-    def sites(self) -> Sequence[str]: ...
-    @property
-    def grid(self) -> TokenGrid: ...
-    @property
-    def scenes(self) -> pl.DataFrame: ...
 
 
 class Scenes(TokensOf, Images, Protocol):
@@ -52,25 +37,16 @@ class Scenes(TokensOf, Images, Protocol):
 
 
 @dataclass(frozen=True)
-class Other:
-    """Another dataset of the same model: probes trained here are scored on its main test scenes, too."""
-
-    name: str
-    store: Activations
-    dataset: Scenes
-
-
-@dataclass(frozen=True)
 class Analysis:
     """Everything that the stage writes.
 
     Attributes:
-        probes: logistic probes trained on main scenes, by ``(axis, site)``.
-        inconclusive: why a probe is missing, by ``axis/site``.
+        probes: logistic probes by what they are trained on (``main``, ``decorrelated``), then by ``(axis, site)``.
+        inconclusive: why a probe is missing, by what it would be trained on, then by ``axis/site``.
     """
 
-    probes: dict[tuple[str, str], Probe]
-    inconclusive: dict[str, str]
+    probes: dict[str, dict[tuple[str, str], Probe]]
+    inconclusive: dict[str, dict[str, str]]
     table: pl.DataFrame
     strip_map: pl.DataFrame
     geometry: pl.DataFrame
@@ -106,7 +82,7 @@ class _Trained:
     reason: str | None = None
 
 
-def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed: int, others: Sequence[Other] = ()) -> Analysis:
+def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed: int) -> Analysis:
     """Train and score probes for the slot at every site of ``store``, with their controls.
 
     Memory is bounded by one site's object tokens of the training scenes of one axis and variant, and two batches.
@@ -114,11 +90,9 @@ def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed:
     Args:
         store: activations of ``dataset``'s scenes; scenes that it does not hold are left out.
         seed: of the random labels and the bootstrap.
-        others: further datasets of the same model, with the same sites.
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
     plans = [_plan(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
-    abroad = [_abroad(other, plan.axis, settings, seed) for other in others for plan in plans]
     run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed))
     needed = [scene for plan in plans for g in plan.groups.values() for scene in g.scene_ids]
     pixels = PixelFeatures(dataset, store.grid, needed)
@@ -127,22 +101,9 @@ def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed:
         run.pixels(plan, pixels)
     for site in progress(store.sites, "probes", total=len(store.sites)):
         for plan in plans:
-            run.site(plan, site, [elsewhere for elsewhere in abroad if elsewhere.plan.axis == plan.axis])
+            run.site(plan, site)
     strip_map = pl.concat([pl.DataFrame(schema=STRIP_MAP), *run.maps])
     return Analysis(run.saved, run.inconclusive, run.table.frame(), strip_map, run.geometry.frame())
-
-
-@dataclass(frozen=True)
-class _Abroad:
-    """One axis of another dataset."""
-
-    other: Other
-    plan: _Plan
-
-
-def _abroad(other: Other, axis: Axis, settings: ProbesSettings, seed: int) -> _Abroad:
-    stored = other.dataset.scenes.filter(pl.col("scene_id").is_in(other.store.scenes["scene_id"].implode()))
-    return _Abroad(other, _plan(other.dataset, stored, other.store.grid, axis, settings, seed))
 
 
 def _plan(dataset: Scenes, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, settings: ProbesSettings, seed: int) -> _Plan:
@@ -176,19 +137,19 @@ class _Run:
     settings: ProbesSettings
     table: Table
     geometry: GeometryTable
-    saved: dict[tuple[str, str], Probe] = field(default_factory=dict)
-    inconclusive: dict[str, str] = field(default_factory=dict)
+    saved: dict[str, dict[tuple[str, str], Probe]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
+    inconclusive: dict[str, dict[str, str]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
     maps: list[pl.DataFrame] = field(default_factory=list)
 
-    def site(self, plan: _Plan, site: str, abroad: Sequence[_Abroad]) -> None:
+    def site(self, plan: _Plan, site: str) -> None:
         """Train, score and map one site along one axis, reading each scene once."""
         blank = self._blank(plan, site)
         trained = [self._train(self.store, plan, site, variant, controls=True) for variant in plan.trained_on()]
-        main = trained[0]
-        if main.reason:
-            self.inconclusive[f"{plan.axis}/{site}"] = main.reason
-        else:
-            self.saved[plan.axis, site] = replace(main.probes["logistic"], shuffled_weight=main.probes["shuffled"].weight)
+        for t in trained:
+            if t.reason:
+                self.inconclusive[t.trained_on][f"{plan.axis}/{site}"] = t.reason
+            else:
+                self.saved[t.trained_on][plan.axis, site] = t.probes["logistic"].with_shuffled(t.probes["shuffled"])
         for scored_on, scenes in plan.tested():
             predicted, probability = self._predict(self.store, site, scenes, trained)
             self._score(plan, site, trained, predicted, scored_on, scenes)
@@ -199,8 +160,6 @@ class _Run:
         if blank is not None:
             self._score_blank(plan, site, trained, blank)
             self.cells(plan, site, blank)
-        for elsewhere in abroad:
-            self._other_dataset(plan, site, trained, elsewhere)
         for t in trained:
             if t.probes:
                 self.geometry.slot_subspace(plan.axis, site, t.trained_on, t.probes["logistic"])
@@ -242,24 +201,13 @@ class _Run:
             self.geometry.content(plan.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
         return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra))
 
-    def _other_dataset(self, plan: _Plan, site: str, trained: Sequence[_Trained], elsewhere: _Abroad) -> None:
-        """Score the probes on another dataset, and compare their subspaces with those of a probe trained there."""
-        scenes, name = elsewhere.plan.groups["main", "test"], elsewhere.other.name
-        if not scenes.size:
-            return
-        predicted, _ = self._predict(elsewhere.other.store, site, scenes, trained)
-        self._score(plan, site, trained, predicted, name, scenes, kinds=("logistic", "centroid", "difference", "shuffled"))
-        theirs = self._train(elsewhere.other.store, elsewhere.plan, site, "main", controls=False)
-        if trained[0].probes and theirs.probes:
-            self.geometry.other_dataset(plan.axis, site, name, trained[0].probes["logistic"], theirs.probes["logistic"])
-
     def _words(self, scenes: Group) -> Int[np.ndarray, " rows"]:
         return scenes.at_objects(np.take_along_axis(scenes.words, np.maximum(scenes.objects, 0).astype(int), axis=1))
 
     def _rows(self, features: Features, site: str, scenes: Group) -> Rows:
         targets = one_hot(scenes.at_objects(scenes.objects), SLOTS)
         x, start, filled = np.zeros((0, 0), dtype=np.float32), 0, 0
-        for ids, values in features.batches(site, scenes.scene_ids, _BATCH):
+        for ids, values in features.batches(site, scenes.scene_ids, BATCH):
             if not start:
                 x = np.empty((len(targets), values.shape[-1]), dtype=np.float32)
             taken = values[scenes.objects[start : start + len(ids)] >= 0]
@@ -272,21 +220,7 @@ class _Run:
     ) -> tuple[dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]], Float[np.ndarray, "scenes tokens slots"] | None]:
         """Predicted slots of all probes by ``(trained_on, kind)``, and the probabilities of the one that is mapped."""
         probes = {(t.trained_on, kind): probe for t in trained for kind, probe in t.probes.items()}
-        predicted = {key: np.zeros(scenes.strips.shape, dtype=np.int8) for key in probes}
-        if not probes:
-            return predicted, None
-        probability = np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32) if _MAPPED in probes else None
-        read, start = Readout(list(probes.values())), 0
-        for ids, values in features.batches(site, scenes.scene_ids, _BATCH):
-            rows = slice(start, start + len(ids))
-            scores = read(values)
-            answers = scores.argmax(axis=-1)
-            for number, key in enumerate(probes):
-                predicted[key][rows] = answers[..., number]
-                if probability is not None and key == _MAPPED:
-                    probability[rows] = softmax(scores[..., number, :])
-            start += len(ids)
-        return predicted, probability
+        return answers(features, site, scenes, probes, mapped=_MAPPED)
 
     def _score(
         self,
@@ -328,7 +262,7 @@ class _Run:
         """Mean activation of the blank canvases at every cell."""
         if not plan.blank:
             return None
-        batches = self.store.batches(site, plan.blank, _BATCH)
+        batches = self.store.batches(site, plan.blank, BATCH)
         return np.sum([values.sum(axis=0) for _, values in batches], axis=0) / np.float32(len(plan.blank))
 
     @staticmethod

@@ -8,7 +8,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from vlm_spatial.tokens import SceneTokens, TokenGrid, TokenSet
+from vlm_spatial.tokens import Axis, SceneTokens, TokenGrid, TokenSet
+
+SLOTS = 3
+AXES: tuple[Axis, ...] = ("horizontal", "vertical")
+TRAINED_ON = ("main", "decorrelated")
+"""Variants whose training scenes probes learn from."""
 
 
 class Features(Protocol):
@@ -17,6 +22,17 @@ class Features(Protocol):
     def batches(
         self, site: str, scene_ids: Sequence[str], size: int
     ) -> Iterator[tuple[Sequence[str], Float[np.ndarray, "scene token feature"]]]: ...
+
+
+class Activations(Features, Protocol):
+    """What is asked of a store."""
+
+    @property
+    def sites(self) -> Sequence[str]: ...
+    @property
+    def grid(self) -> TokenGrid: ...
+    @property
+    def scenes(self) -> pl.DataFrame: ...
 
 
 class TokensOf(Protocol):

@@ -1,7 +1,7 @@
 """A fitted linear probe; needs numpy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +19,8 @@ class Probe:
         mean, scale: ``[features]``, of the training tokens; ``scale`` is 1 for a feature that did not vary (its weight is 0).
         class_mean: ``[slots, features]``, mean raw activation of each slot's object tokens, training split.
         strength: inverse regularisation ``C`` chosen on the validation split; None for rules that have none.
-        shuffled_weight: ``[slots, features]``, weights of the same fit to shuffled slots (a control); None where not fitted.
+        shuffled_weight, shuffled_bias: ``[slots, features]`` and ``[slots]``, of the same fit to shuffled slots (a control); None where not
+            fitted.
     """
 
     weight: Float[np.ndarray, "slots features"]
@@ -29,6 +30,7 @@ class Probe:
     class_mean: Float[np.ndarray, "slots features"]
     strength: float | None = field(default=None)
     shuffled_weight: Float[np.ndarray, "slots features"] | None = field(default=None)
+    shuffled_bias: Float[np.ndarray, " slots"] | None = field(default=None)
 
     @property
     def classes_(self) -> Int[np.ndarray, " slots"]:
@@ -52,6 +54,16 @@ class Probe:
     def subspace(self) -> Float[np.ndarray, "rank features"]:
         """Orthonormal basis, in raw activation space, of the directions the probe tells slots apart by (rank: slots - 1)."""
         return orthonormal_rows(self.weight / self.scale)
+
+    def with_shuffled(self, control: "Probe") -> "Probe":
+        """This probe, which keeps ``control``, a fit of the same features to shuffled slots."""
+        return replace(self, shuffled_weight=control.weight, shuffled_bias=control.bias)
+
+    def shuffled(self) -> "Probe | None":
+        """The fit to shuffled slots; None where there was none."""
+        if self.shuffled_weight is None or self.shuffled_bias is None:
+            return None
+        return replace(self, weight=self.shuffled_weight, bias=self.shuffled_bias, shuffled_weight=None, shuffled_bias=None)
 
     def shuffled_subspace(self) -> Float[np.ndarray, "rank features"]:
         """As :meth:`subspace`, for the fit to shuffled slots.

@@ -18,7 +18,7 @@ Key = tuple[str, str]
 """``(axis, site)``."""
 
 _TENSORS = ("weight", "bias", "mean", "scale", "class_mean")
-_OPTIONAL = "shuffled_weight"
+_OPTIONAL = ("shuffled_weight", "shuffled_bias")
 
 
 class Probes(dict[Key, Probe]):
@@ -46,7 +46,7 @@ def save_probes(probes: Mapping[Key, Probe], metadata: dict[str, Any], path: Pat
     tensors = {
         f"{axis}/{site}/{name}": np.ascontiguousarray(getattr(probe, name), dtype=np.float32)
         for (axis, site), probe in probes.items()
-        for name in (*_TENSORS, _OPTIONAL)
+        for name in (*_TENSORS, *_OPTIONAL)
         if getattr(probe, name) is not None
     }
     strengths = {f"{axis}/{site}": probe.strength for (axis, site), probe in probes.items()}
@@ -81,7 +81,8 @@ def load_probes(path: Path) -> Probes:
     for joined, strength in metadata["strengths"].items():
         axis, site = joined.split("/")
         required = {name: tensors[f"{joined}/{name}"] for name in _TENSORS}
-        probes[axis, site] = Probe(**required, strength=strength, shuffled_weight=tensors.get(f"{joined}/{_OPTIONAL}"))
+        optional = {name: tensors.get(f"{joined}/{name}") for name in _OPTIONAL}
+        probes[axis, site] = Probe(**required, **optional, strength=strength)
     return Probes(probes, metadata, str(path))
 
 

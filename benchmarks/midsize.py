@@ -1,4 +1,4 @@
-"""Random models of a size between the tests' and the published ones, with the canvas and grid of the published ones."""
+"""Random models of any size with the canvas and grid of the published ones: 16 × 16 visual tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
 from vlm_spatial.models.load import FAMILIES, load_adapter
-from vlm_spatial.models.organisms.checkpoint import Family, Size, new_checkpoint
+from vlm_spatial.models.organisms.checkpoint import Family, Size, _new_model, new_checkpoint, word_tokenizer
 
 # Image side in pixels for a patch side of 8 and 16 × 16 visual tokens, as published models have for a 448-pixel canvas.
 SIDES = {"gemma3": 512, "qwen2_vl": 256, "qwen2_5_vl": 256}
@@ -19,6 +19,10 @@ WORDS = ["which object is on the left right middle top bottom of ?", "red green 
 class MidSize:
     """Depths and widths. With 8 vision layers the vision tower takes 0.4 of a Qwen run's arithmetic: between the genuine
     2B (0.6) and 7B (0.3) models; with 4, 0.3. For Gemma-3 it is 0.85 and 0.75, the 4B model's share.
+
+    Attributes:
+        text_mlp_width: of the language model's MLP; three times ``text_width`` if None.
+        grid: visual tokens along one side (the two Qwen families only).
     """
 
     text_layers: int = 16
@@ -28,15 +32,32 @@ class MidSize:
     vision_layers: int = 8
     vision_width: int = 256
     vision_heads: int = 4
+    text_mlp_width: int | None = None
+    grid: int = 16
 
 
-def midsize_adapter(family: Family, size: MidSize) -> Adapter:
-    """A model with 16 × 16 visual tokens and random weights, on the CPU in float32."""
-    side = SIDES[family]
+QUICK = MidSize(text_layers=4, text_width=64, text_heads=2, text_key_value_heads=1, vision_layers=2, vision_width=32, vision_heads=2)
+SEVEN_B = MidSize(28, 3584, 28, 4, vision_layers=32, vision_width=1280, vision_heads=16, text_mlp_width=18944)
+"""Qwen2-VL-7B-Instruct's language model and vision tower (its vocabulary, which patches do not touch, is left out)."""
+SIZES = {"quick": QUICK, "mid": MidSize(), "7b": SEVEN_B}
+
+
+def side_of(family: Family, size: MidSize) -> int:
+    """Pixels along one side of an image that gives the model's grid."""
+    return SIDES[family] * size.grid // 16
+
+
+def midsize_adapter(family: Family, size: MidSize, device: torch.device | str = "cpu", dtype: str = "float32") -> Adapter:
+    """A model of ``size`` with random weights, made on ``device``."""
+    side = side_of(family, size)
     with TemporaryDirectory() as scratch:
-        folder = new_checkpoint(Path(scratch) / family, family, WORDS, size=Size(**vars(size), initializer_range=0.02))
-        small = load_adapter(folder, device="cpu")
-    config, processor = small.model.config, small.processor
+        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, WORDS), device="cpu").processor
+    given = {name: value for name, value in vars(size).items() if name not in ("text_mlp_width", "grid")}
+    # Without memory: only its configuration is wanted.
+    with torch.device("meta"):
+        config = _new_model(family, word_tokenizer(WORDS, family), Size(**given, initializer_range=0.02)).config
+    if size.text_mlp_width is not None:
+        config.text_config.intermediate_size = size.text_mlp_width
     if family == "gemma3":
         # 64 × 64 patches, averaged 4 × 4 to a token, as in Gemma-3-4B; sliding layers five to one.
         config.vision_config.image_size = side
@@ -53,7 +74,13 @@ def midsize_adapter(family: Family, size: MidSize) -> Adapter:
     kind = next(kind for kind in FAMILIES if kind.family == family)
     torch.manual_seed(0)
     config._attn_implementation = "sdpa"
-    model = kind.model_class(config)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(getattr(torch, dtype))
+        with torch.device(device):
+            model = kind.model_class(config)
+    finally:
+        torch.set_default_dtype(before)
     if family == "gemma3":
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=size.vision_width**-0.5)
-    return kind(model, processor, ModelIdentity("random", None, kind.architecture, "random", "float32"))
+    return kind(model, processor, ModelIdentity("random", None, kind.architecture, "random", dtype))

@@ -1,30 +1,27 @@
-"""How much faster is the engine? The same sweep with the engine, with plain hooks and with nnsight, in one process.
+"""How much faster is the engine? The same sweep with the engine, plain hooks, nnsight, pyvene and TransformerLens, in one process.
 
-    python benchmarks/patch_sweep.py --family qwen2_vl --rounds 3 --output benchmarks/patch_sweep_qwen2_vl.json
+    python -m benchmarks.patch_sweep --family qwen2_vl --rounds 3
+    python -m benchmarks.patch_sweep --family qwen2_vl --size 7b --dtype bfloat16 --device cuda
 
 All language layers × four token sets (object, strip, background, all) of a random model with 256 visual tokens, for
-pairs along both axes. The methods take turns, so that a busy machine slows all of them, and after each round their logits
-are compared: a difference above 1e-5 of the largest one ends the benchmark. Processor seconds, of all threads, depend less
-on what else runs. ``share_of_ideal`` is the time that the engine's arithmetic would take at the rate of a plain matrix
-product of the model's own shape, measured in the same rounds, divided by the engine's time; both in processor seconds.
+pairs along both axes. The methods take turns, and after each round their logits are compared: a difference above 1e-5 of
+the largest one (float32) ends the benchmark. The engine makes the whole sweep in every round. The others, whose time is one
+full forward pass a patch, make a part of it (``--peer-share 3``: every third patch, other ones each round), and their time is scaled to all
+patches by the number of forward passes. ``share_of_ideal`` is the time that the engine's arithmetic would take at the rate of a
+plain matrix product of the model's own shape, measured here too, divided by the engine's time.
 """
 
 import argparse
-import importlib.util
-import json
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.midsize import SIDES, MidSize, midsize_adapter
-from benchmarks.peers import nnsight_sweep, plain_sweep
+from benchmarks.measure import Unsupported, counted, device_named, environment, operations, rounds_of, scaled, wait_for, write
+from benchmarks.midsize import SIDES, SIZES, MidSize, midsize_adapter, side_of
+from benchmarks.peers import TransformerLens, missing, nnsight_sweep, plain_sweep, pyvene_sweep
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Patch, Run
@@ -35,7 +32,11 @@ TOKEN_SETS: tuple[TokenSet, ...] = ("object", "strip", "background", "all")
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 SLOTS = ((0, 1), (1, 2), (0, 2))
 PROMPT = "which object is on the left ?"
-Sweep = Callable[[], torch.Tensor]
+TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.05}
+REFERENCE = "plain hooks"
+OURS = "vlm_spatial"
+VLM_LENS = "not on PyPI; its repository pins torch 2.6 and transformers 4.51"
+Sweep = Callable[[list[Patch]], torch.Tensor]
 
 
 def pairs_of(count: int, side: int) -> list[PairRuns]:
@@ -48,7 +49,7 @@ def pairs_of(count: int, side: int) -> list[PairRuns]:
     return [PairRuns(f"vision-{index}", run(), {"counterfactual": run()}) for index in range(count)]
 
 
-def patches_of(adapter: Adapter, pairs: int) -> list[Patch]:
+def patches_of(adapter: Adapter, pairs: int, grid: int = 16) -> list[Patch]:
     """Every language layer × token set, for two of three objects in a row or in a column, as pairs of scenes have them."""
     sites = [site for site in adapter.sites if site.startswith("language")]
     patches = []
@@ -56,120 +57,132 @@ def patches_of(adapter: Adapter, pairs: int) -> list[Patch]:
         axis, slots = AXES[pair % 2], SLOTS[pair % 3]
         along = [(start, 174, start + 100, 274) for start in (30, 174, 318)]
         boxes = along if axis == "horizontal" else [(top, left, bottom, right) for left, top, right, bottom in along]
-        tokens = scene_tokens(boxes, TokenGrid(16, 16), 448, 448, axis)
+        tokens = scene_tokens(boxes, TokenGrid(grid, grid), 448, 448, axis)
         cells = [np.flatnonzero(tokens.mask(name, slots)) for name in TOKEN_SETS]
         patches += [Patch(pair, site, some) for site in sites for some in cells]
     return patches
 
 
-def matmul_rate(size: MidSize) -> float:
-    """Floating-point operations a processor second of the MLP's own matrix product, best of several."""
+def matmul_rate(size: MidSize, adapter: Adapter) -> float:
+    """Floating-point operations a second of the MLP's own matrix product, best of several."""
     rows, width = 2048, size.text_width
-    left, right = torch.randn(rows, width), torch.randn(width, 3 * width)
+    wide = size.text_mlp_width or 3 * width
+    left, right = (torch.randn(shape, device=adapter.device, dtype=adapter.dtype) for shape in ((rows, width), (width, wide)))
     times = []
     for _ in range(20):
-        started = time.process_time()
+        wait_for(adapter.device)
+        started = time.perf_counter()
         for _ in range(5):
             left @ right
-        times.append((time.process_time() - started) / 5)
-    return 2 * rows * width * 3 * width / min(times)
+        wait_for(adapter.device)
+        times.append((time.perf_counter() - started) / 5)
+    return 2 * rows * width * wide / min(times)
 
 
-def operations(sweep: Sweep) -> int:
-    """Floating-point operations of matrix products and attention."""
-    # torch counts attention on a GPU only.
-    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
-    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
-        sweep()
-    return counter.get_total_flops()
+def peer_sweeps(adapter: Adapter, pairs: list[PairRuns]) -> tuple[dict[str, Sweep], dict[str, str]]:
+    """Every peer that can make the sweep, and why each other one cannot."""
+    sweeps: dict[str, Sweep] = {}
+    reasons = {"vlm-lens": f"{VLM_LENS}; reads activations, replaces none"}
+    for name, peer in (("nnsight", nnsight_sweep), ("pyvene", pyvene_sweep)):
+        why = missing(name)
+        if why is None:
+            sweeps[name] = lambda patches, peer=peer: peer(adapter, pairs, patches)
+        else:
+            reasons[name] = why
+    try:
+        lens = TransformerLens(adapter)
+        sweeps["transformer-lens"] = lambda patches: lens.sweep(pairs, patches)
+    except Unsupported as error:
+        reasons["transformer-lens"] = str(error)
+    return sweeps, reasons
 
 
-def _attention_operations(query: list[int], key: list[int], value: list[int], *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (width + value[3])
+def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int) -> dict[str, Any]:
+    """Everything about one model; see the module's own description."""
+    runs, patches = pairs_of(pairs, side_of(adapter.family, size)), patches_of(adapter, pairs, size.grid)
+    sweeps, reasons = peer_sweeps(adapter, runs)
+    sweeps = {REFERENCE: lambda some: plain_sweep(adapter, runs, some), **sweeps}
 
+    def part(number: int) -> list[int]:
+        return list(range(number % share, len(patches), share))
 
-def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, side: int, with_nnsight: bool) -> dict[str, Any]:
-    runs, patches = pairs_of(pairs, side), patches_of(adapter, pairs)
-    sweeps: dict[str, Sweep] = {
-        "engine": lambda: PatchEngine(adapter).run(runs, patches),
-        "plain hooks": lambda: plain_sweep(adapter, runs, patches),
-    }
-    if with_nnsight:
-        sweeps["nnsight"] = lambda: nnsight_sweep(adapter, runs, patches)
-    wall: dict[str, list[float]] = {name: [] for name in sweeps}
-    processor: dict[str, list[float]] = {name: [] for name in sweeps}
-    results: dict[str, torch.Tensor] = {}
-    rates = []
-    for number in range(rounds):
-        for name, sweep in sweeps.items():
-            started, used = time.perf_counter(), time.process_time()
-            results[name] = sweep()
-            wall[name].append(round(time.perf_counter() - started, 2))
-            processor[name].append(round(time.process_time() - used, 2))
-            print(f"round {number + 1}: {name} {wall[name][-1]} s, {processor[name][-1]} processor s", flush=True)
-        rates.append(matmul_rate(size))
-        for name, logits in results.items():
-            apart = ((logits - results["plain hooks"]).abs().max() / results["plain hooks"].abs().max()).item()
-            if apart > 1e-5:
-                raise SystemExit(f"{name}: logits differ from plain hooks by {apart:.1e} of the largest; the times would mean nothing")
+    def check(results: dict[str, torch.Tensor], number: int) -> dict[str, float]:
+        results = {**results, OURS: results[OURS][part(number)]}
+        expected = results[REFERENCE].cpu()
+        return {name: ((logits.cpu() - expected).abs().max() / expected.abs().max()).item() for name, logits in results.items()}
+
+    def of_peer(sweep: Sweep) -> Callable[[int], torch.Tensor]:
+        return lambda number: sweep([patches[index] for index in part(number)])
+
+    sides: dict[str, Callable[[int], torch.Tensor]] = {OURS: lambda _: PatchEngine(adapter).run(runs, patches)}
+    sides |= {name: of_peer(sweep) for name, sweep in sweeps.items()}
+    found = rounds_of(sides, rounds, check, adapter.device, TOLERANCE[adapter.identity.dtype])
     # Every plain run is the same full forward pass; each pair's source is one more.
     prepared = adapter.prepare([runs[0].clean.image], [PROMPT])
     vision = operations(lambda: adapter.run_vision(prepared)["connector"])
     one_run = operations(lambda: adapter.run(prepared)[0])
-    counted = {"engine": operations(sweeps["engine"]), "plain hooks": one_run * (len(patches) + pairs)}
+    rate = matmul_rate(size, adapter)
+    with counted(adapter) as calls:
+        PatchEngine(adapter).run(runs, patches)
+    found[OURS] |= {
+        "operations": operations(lambda: PatchEngine(adapter).run(runs, patches)),
+        "language_block_calls": calls["language_calls"],
+    }
+    for name in sweeps:
+        # pyvene runs the source again for every patch.
+        passes, done = (2 * len(patches), 2 * len(part(0))) if name == "pyvene" else (len(patches) + pairs, len(part(0)) + pairs)
+        found[name] = scaled(found[name], passes / done)
+        found[name] |= {"operations": one_run * passes, "language_block_calls": passes * len(adapter.language_blocks)}
+    own = found[OURS]
+    for name in sweeps:
+        other = found[name]
+        found[name]["times_slower"] = {
+            key: round(other[key]["median"] / own[key]["median"], 2) for key in ("seconds", "processor_seconds") if own[key]["median"]
+        }
+        found[name]["times_more_operations"] = round(other["operations"] / own["operations"], 2)
     return {
         "patches": len(patches),
-        "seconds": wall,
-        "processor_seconds": processor,
-        "times_faster": _times(wall),
-        "times_faster_processor": _times(processor),
-        "operations": counted,
+        "pairs": pairs,
+        "share_of_patches_by_peers": f"1/{share}",
+        "methods": found,
+        "unsupported": reasons,
         "vision_share_of_one_run": round(vision / one_run, 2),
-        "times_fewer_operations": round(counted["plain hooks"] / counted["engine"], 2),
-        "matmul_gflops": round(max(rates) / 1e9, 1),
-        "share_of_ideal": round(counted["engine"] / max(rates) / statistics.median(processor["engine"]), 2),
+        "matmul_gflops": round(rate / 1e9, 1),
+        "share_of_ideal": round(own["operations"] / rate / own["seconds"]["median"], 2),
     }
-
-
-def _times(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """How many times faster the engine is than each other method: median over rounds, of ratios within a round."""
-    own = seconds["engine"]
-    ratios = {name: [other / mine for other, mine in zip(values, own, strict=True)] for name, values in seconds.items()}
-    return {name: round(statistics.median(values), 2) for name, values in ratios.items() if name != "engine"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=sorted(SIDES), default="qwen2_vl")
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--size", choices=sorted(SIZES), default="mid")
+    parser.add_argument("--vision-layers", type=int, help="other than the size's own, which is 8 for mid")
+    parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--vision-layers", type=int, default=8, help="4 gives the vision tower the share it has in Qwen2-VL-7B and Gemma-3-4B"
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    size = MidSize(vision_layers=options.vision_layers)
-    adapter = midsize_adapter(options.family, size)
-    found = importlib.util.find_spec("nnsight") is not None
-    if not found:
-        print("nnsight is not installed (extra peers): compared with plain hooks only")
+    parser.add_argument("--peer-share", type=int, default=3)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--dtype", choices=sorted(TOLERANCE), default="float32")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--name", help="of the result file; patch_sweep_<family> by default")
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    size = SIZES[given.size]
+    if given.vision_layers:
+        size = MidSize(**{**vars(size), "vision_layers": given.vision_layers})
+    device = device_named(given.device)
+    adapter = midsize_adapter(given.family, size, device, given.dtype)
     result = {
-        "family": options.family,
+        "benchmark": "patch_sweep",
+        "family": given.family,
         "size": vars(size),
-        "pairs": options.pairs,
-        "threads": options.threads,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        **measure(adapter, size, options.pairs, options.rounds, SIDES[options.family], found),
+        "dtype": given.dtype,
+        **measure(adapter, size, given.pairs, given.rounds, given.peer_share),
+        **environment(device),
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    write(given.name or f"patch_sweep_{given.family}", result)
+    for name, side in result["methods"].items():
+        print(f"  {name}: {side['seconds']['median']} s ({side['seconds']['low']} to {side['seconds']['high']})")
 
 
 if __name__ == "__main__":

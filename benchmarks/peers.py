@@ -3,10 +3,12 @@
 Patches that copy a source's values as they are (no transform); pairs without edits of their own.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from benchmarks.measure import Unsupported, version
 from jaxtyping import Float
 from torch import Tensor
 
@@ -90,6 +92,101 @@ def pyvene_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[
         _, output = intervened(clean.inputs | options, [source.inputs | options], {"sources->base": ([[taken]], [[written]])})
         rows.append(output.logits[:, -1].float())
     return torch.cat(rows)
+
+
+class TransformerLens:
+    """TransformerLens. A bridge needs a model of its own: it takes the given one apart, and computes attention
+    with plain products ("eager"), which is its documented way.
+
+    Raises:
+        Unsupported: if it is not installed or does not know the architecture, in its own words.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        try:
+            from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+        except ImportError as error:
+            raise Unsupported(f"cannot be imported: {error}") from error
+        model = copy.deepcopy(adapter.model)
+        try:
+            self.bridge = build_bridge_from_module(model, adapter.architecture, hf_config=model.config, model_name=adapter.family)
+        except (ValueError, ImportError) as error:
+            raise Unsupported(f"{type(error).__name__}: {error}") from error
+
+    @torch.inference_mode()
+    def sweep(self, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
+        """One run a source with every site's hook, one run a patch."""
+        sites = sorted({patch.site for patch in patches}, key=self.adapter.sites.index)
+        sources: dict[tuple[int, str], dict[Site, SiteValues]] = {}
+        rows = []
+        for patch in patches:
+            pair, key = pairs[patch.pair], (patch.pair, patch.source)
+            if key not in sources:
+                source = self.adapter.prepare([pair.sources[patch.source].image], [pair.clean.prompt])
+                sources[key] = self.capture(source, sites)
+            clean = self.adapter.prepare([pair.clean.image], [pair.clean.prompt])
+            edit, site = patch_edit(patch, sources[key][patch.site]), patch.site
+
+            def write(output: Tensor, hook: Any, edit: Any = edit, site: Site = site, clean: Any = clean) -> Tensor:  # noqa: ARG001
+                return self.adapter.write(site, output, edit(self.adapter.read(site, output, clean)), clean)
+
+            logits = self.bridge.run_with_hooks(return_type="logits", fwd_hooks=[(self.hook_name(site), write)], **self._inputs(clean))
+            rows.append(logits[:, -1].float())
+        return torch.cat(rows)
+
+    @torch.inference_mode()
+    def capture(self, prepared: Any, sites: Sequence[Site]) -> dict[Site, SiteValues]:
+        """Values of sites in one run."""
+        _, cache = self.bridge.run_with_cache(
+            return_type="logits", names_filter=[self.hook_name(site) for site in sites], **self._inputs(prepared)
+        )
+        return {site: self.adapter.read(site, cache[self.hook_name(site)], prepared) for site in sites}
+
+    @staticmethod
+    def hook_name(site: Site) -> str:
+        part, _, layer = site.partition(".")
+        if part == "connector":
+            return "vision_projector.hook_out"
+        return f"vision_encoder.encoder_layers.{layer}.hook_out" if part == "vision" else f"blocks.{layer}.hook_out"
+
+    @staticmethod
+    def _inputs(prepared: Any) -> dict[str, Any]:
+        return {("input" if name == "input_ids" else name): value for name, value in prepared.inputs.items()}
+
+
+class Traced:
+    """nnsight, wrapped around the model once."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        from nnsight import NNsight
+
+        self.adapter = adapter
+        self.traced = NNsight(adapter.model)
+
+    @torch.inference_mode()
+    def capture(self, prepared: Any, sites: Sequence[Site]) -> dict[Site, SiteValues]:
+        """Values of sites in one trace."""
+        places = {site: _envoy(self.traced, self.adapter, site) for site in sites}
+        saved: dict[Site, Any] = {}
+        with self.traced.trace(**prepared.inputs, use_cache=False, logits_to_keep=1):
+            for site in sites:
+                saved[site] = places[site].output.clone().save()
+        return {site: self.adapter.read(site, saved[site], prepared) for site in sites}
+
+    @torch.inference_mode()
+    def edited(self, prepared: Any, site: Site, edit: Any) -> Float[Tensor, "batch vocabulary"]:
+        """Last-position logits of a run whose values at ``site`` go through ``edit``, in one trace."""
+        adapter, place, traced = self.adapter, _envoy(self.traced, self.adapter, site), self.traced
+        with traced.trace(**prepared.inputs, use_cache=False, logits_to_keep=1):
+            place.output[:] = adapter.write(site, place.output, edit(adapter.read(site, place.output, prepared)), prepared)
+            logits = traced.output.logits[:, -1].save()
+        return logits.float()
+
+
+def missing(package: str) -> str | None:
+    """Why a package is not there; None if it is."""
+    return None if version(package) else "not installed in this environment (see benchmarks/requirements.txt)"
 
 
 def _envoy(traced: Any, adapter: Adapter, site: Site) -> Any:

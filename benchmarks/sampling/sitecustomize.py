@@ -1,0 +1,77 @@
+"""Samples what the main thread does, in every Python process that has this folder on its path and ``PROFILE_FOLDER`` set.
+
+A thread looks at the main thread's stack a hundred times a second and adds the time since its last look to the first kind below that
+the stack fits. At exit the sums go to a file in ``PROFILE_FOLDER``. Only the standard library: nothing that is to be measured is
+imported here.
+"""
+
+import atexit
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+INTERVAL = 0.01
+# The first rule with a frame of that file (and function, if given) anywhere on the stack decides.
+RULES = (
+    ("importing", "<frozen importlib", ""),
+    ("loading the model", "vlm_spatial/models/load.py", ""),
+    ("loading the model", "vlm_spatial/models/organisms/resume.py", ""),
+    ("checksums", "vlm_spatial/seals.py", ""),
+    ("checksums", "vlm_spatial/identity.py", ""),
+    ("checksums", "vlm_spatial/models/weights.py", ""),
+    ("model compute", "torch/nn/modules/module.py", "_call_impl"),
+    ("model compute", "torch/autograd/", ""),
+    ("model compute", "torch/optim/", ""),
+    ("preparing inputs", "vlm_spatial/models/inputs.py", ""),
+    ("preparing inputs", "PIL/", ""),
+    ("writing", "vlm_spatial/activations/writer.py", ""),
+    ("writing", "vlm_spatial/activations/shards.py", ""),
+    ("writing", "vlm_spatial/files.py", ""),
+    ("reading", "vlm_spatial/activations/store.py", ""),
+)
+
+
+def kind_of(frame: object) -> str:
+    """The kind of a stack."""
+    places = []
+    while frame is not None:
+        code = frame.f_code  # type: ignore[attr-defined]
+        places.append((code.co_filename, code.co_name))
+        frame = frame.f_back  # type: ignore[attr-defined]
+    for kind, part, function in RULES:
+        if any(part in file and function in name for file, name in places):
+            return kind
+    return "other Python"
+
+
+def sample(sums: dict[str, float], main: int) -> None:
+    """Never ends; the process does."""
+    last = time.perf_counter()
+    while True:
+        time.sleep(INTERVAL)
+        frame = sys._current_frames().get(main)
+        now = time.perf_counter()
+        kind = kind_of(frame)
+        sums[kind] = sums.get(kind, 0.0) + now - last
+        last = now
+
+
+def start(folder: Path) -> None:
+    """Start sampling and say at exit what was found."""
+    sums: dict[str, float] = {}
+    began = time.time()
+    threading.Thread(target=sample, args=(sums, threading.main_thread().ident or 0), daemon=True).start()
+
+    def write() -> None:
+        ended = time.time()
+        path = folder / f"{os.getpid()}-{began:.3f}.json"
+        path.write_text(json.dumps({"arguments": sys.orig_argv, "began": began, "ended": ended, "kinds": dict(sums)}))
+
+    atexit.register(write)
+
+
+if "PROFILE_FOLDER" in os.environ:
+    start(Path(os.environ["PROFILE_FOLDER"]))

@@ -12,6 +12,7 @@ import polars as pl
 from PIL import Image, ImageDraw
 
 from vlm_spatial.files import write_json, write_parquet
+from vlm_spatial.probes.geometry_table import SCHEMA as GEOMETRY
 from vlm_spatial.stages.stage import Job
 
 AXES = ("horizontal", "vertical")
@@ -367,7 +368,7 @@ def geometry(planted: Planted) -> pl.DataFrame:
                     }
                 )
             for subspace in ("logistic", "means"):
-                compared = [("content", "content", 30), ("between_training", "decorrelated", 20), ("between_datasets", "other-squares", 40)]
+                compared = [("content", "content", 30), ("between_training", "decorrelated", 20)]
                 compared += [("between_axes", "vertical", 80)] if axis == "horizontal" else []
                 compared += [
                     ("between_sites", other, 10 * (SITES.index(other) - SITES.index(site)))
@@ -375,7 +376,18 @@ def geometry(planted: Planted) -> pl.DataFrame:
                     if site.startswith("vision.") == other.startswith("vision.")
                 ]
                 rows += [_compared(measure, axis, subspace, site, other, float(angle)) for measure, other, angle in compared]
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, schema=GEOMETRY)
+
+
+def between_datasets() -> pl.DataFrame:
+    """Subspaces 40° apart between this dataset and another."""
+    rows = [
+        _compared("between_datasets", axis, subspace, site, "other-squares", 40.0)
+        for axis in AXES
+        for site in SITES
+        for subspace in ("logistic", "means")
+    ]
+    return pl.DataFrame(rows, schema=GEOMETRY)
 
 
 def _compared(measure: str, axis: str, subspace: str, site: str, other: str, angle: float) -> dict:
@@ -446,6 +458,7 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "probes": probes(planted),
         "strip_map": strip_map(pl.read_parquet(scenes / "scenes.parquet"), planted),
         "geometry": geometry(planted),
+        "between_datasets": between_datasets(),
         "interchange": interchange(planted),
         "conflict": conflict(planted),
         "ablation": ablation(questions, planted),

@@ -12,6 +12,8 @@ rule ablation:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/ablation.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/ablation.tsv"
+    group:
+        together("ablation")
     conda:
         "../envs/torch.yaml"
     threads: CORES

@@ -10,6 +10,8 @@ rule activations:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/activations.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/activations.tsv"
+    group:
+        together("activations")
     conda:
         "../envs/torch.yaml"
     threads: CORES

@@ -11,6 +11,8 @@ rule amplification:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/amplification.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/amplification.tsv"
+    group:
+        together("amplification")
     conda:
         "../envs/torch.yaml"
     threads: CORES

@@ -9,6 +9,8 @@ rule behaviour:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/behaviour.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/behaviour.tsv"
+    group:
+        together("behaviour")
     conda:
         "../envs/torch.yaml"
     threads: CORES

@@ -13,6 +13,7 @@ from vlm_spatial.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity
 from vlm_spatial.plan import Plan
+from vlm_spatial.slurm import cancel_left_over
 
 # The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
 prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))
@@ -79,21 +80,64 @@ def detected_boxes(wildcards):
     return [] if detector is None else [f"{RESULTS}/boxes/{wildcards.dataset}.json"]
 
 
+@functools.cache
+def weights_mb(model):
+    """MB of a model's weights; None where they are not on this machine."""
+    settings = plan.config.models[model]
+    if settings.organism is not None:
+        return 10
+    weights = list(Path(settings.checkpoint).glob("*.safetensors"))
+    return sum(path.stat().st_size for path in weights) // 10**6 if weights else None
+
+
 def model_memory(wildcards, attempt):
     """MB of main memory for a stage that loads a model; more with each attempt."""
-    settings = plan.config.models[wildcards.model]
-    if settings.organism is not None:
-        return 3000 * attempt
-    weights = list(Path(settings.checkpoint).glob("*.safetensors"))
-    size = sum(path.stat().st_size for path in weights) // 10**6
     # A hub checkpoint's size is not known before it is here: enough for 8 billion bfloat16 parameters.
-    return (3000 + 2 * size if weights else 36000) * attempt
+    size = weights_mb(wildcards.model)
+    return (3000 + 2 * (16500 if size is None else size)) * attempt
+
+
+def is_small(model):
+    """Whether a model is done with a stage in minutes: an organism, or a checkpoint of up to 1 GB."""
+    size = weights_mb(model)
+    return size is not None and size <= 1000
 
 
 def model_runtime(wildcards, attempt):
     """Minutes for a stage that loads a model; more with each attempt."""
-    organism = plan.config.models[wildcards.model].organism is not None
-    return (60 if organism else 360) * attempt
+    return (30 if is_small(wildcards.model) else 360) * attempt
+
+
+def together(stage):
+    """Group of a stage's jobs on the datasets of one small model, which go to a cluster as one submission.
+
+    Only where the profile asks for it, under `group-components`, and never jobs of two models: if one fails, its whole group does.
+    """
+
+    def group(wildcards):
+        if stage not in workflow.group_settings.group_components:
+            return None
+        if not is_small(wildcards.model):
+            return None
+        name = f"{stage}_{wildcards.model}"
+        workflow.parent_groupids[name] = stage
+        return name
+
+    return group
+
+
+onstart:
+    # Jobs of a killed run would write the results that this run is about to write.
+    if workflow.executor_plugin.name == "slurm":
+        try:
+            cancelled = cancel_left_over(Path.cwd())
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from None
+        if cancelled:
+            print(
+                f"cancelled jobs of an earlier run: {' '.join(cancelled)}",
+                file=sys.stderr,
+            )
 
 
 def other_datasets(path):

@@ -9,6 +9,8 @@ rule conflict:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/conflict.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/conflict.tsv"
+    group:
+        together("conflict")
     conda:
         "../envs/torch.yaml"
     threads: CORES

@@ -15,12 +15,14 @@ rule generalisation:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/generalisation.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/generalisation.tsv"
+    group:
+        together("generalisation")
     conda:
         "../envs/light.yaml"
     threads: CORES
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        runtime=model_runtime,
     params:
         settings=model_settings("generalisation"),
         code=code("generalisation"),

@@ -9,6 +9,8 @@ rule interchange:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/interchange.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/interchange.tsv"
+    group:
+        together("interchange")
     conda:
         "../envs/torch.yaml"
     threads: CORES

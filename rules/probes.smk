@@ -14,12 +14,14 @@ rule probes:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/probes.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/probes.tsv"
+    group:
+        together("probes")
     conda:
         "../envs/light.yaml"
     threads: CORES
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        runtime=model_runtime,
     params:
         settings=model_settings("probes"),
         code=code("probes"),

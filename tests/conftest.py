@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
-from tiny_workflow import Workflow
+from tiny_workflow import ONE_THREAD, Workflow
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -71,8 +71,8 @@ def picture() -> Callable[..., Image.Image]:
 
 @pytest.fixture(scope="session")
 def finished_workflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
-    """A finished run of the whole workflow in its tiny configuration; copy it before changing anything."""
+    """A finished run of the whole workflow on this machine, one thread a job. Copy it before changing anything."""
     workflow = Workflow.create(tmp_path_factory.mktemp("finished") / "run")
-    workflow.run()
+    workflow.run("--resources", "gpu=1", *ONE_THREAD)
     yield workflow
     shutil.rmtree(workflow.folder)

@@ -40,6 +40,10 @@ CONFIG = {
     "figures": {"explorer_scenes": 1},
 }
 
+STAGES = ("scenes", "organism", "behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification", "figures")
+# Jobs so small gain nothing from threads, and several at once get in each other's way.
+ONE_THREAD = ("--set-threads", *(f"{stage}=1" for stage in STAGES))
+
 
 class Workflow:
     """A working folder to run Snakemake in."""
@@ -94,7 +98,7 @@ class Workflow:
         """The jobs that a dry-run would run, as ``stage``, ``stage:dataset``, ``stage:organism`` or ``stage:model:dataset``."""
         done = self.snakemake("--dry-run", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr[-6000:]
-        announced = re.findall(r"^Job \d+: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
+        announced = re.findall(r"^ *Job \d+: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
         jobs = {_job(message) for message in announced}
         assert len(jobs) == len(announced), announced
         return jobs

@@ -1,0 +1,98 @@
+"""What goes wrong on a cluster, done to a real one: nothing is lost, nothing skipped, no two jobs write one result."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import NODE, Cluster
+from faults import BEHAVIOUR, CONFLICT, MANIFEST, ONE_SCENE_A_SHARD, done_before, freeze_half_way, processes, wait_for, without
+from submitted import Submitted, differences
+from tiny_workflow import ONE_THREAD, Workflow
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finished_workflow: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """An extraction with one scene a shard, on this machine."""
+    workflow = finished_workflow.copy(tmp_path_factory.mktemp("undisturbed") / "run")
+    workflow.write_config(ONE_SCENE_A_SHARD)
+    workflow.run(*ONE_THREAD, "--", MANIFEST)
+    return workflow
+
+
+def test_cancelled_extraction_goes_on_from_its_last_shard(
+    cluster: Cluster, finished_workflow: Workflow, undisturbed: Workflow, tmp_path: Path
+) -> None:
+    run = Submitted(finished_workflow.copy(tmp_path / "run"), cluster)
+    run.workflow.write_config(ONE_SCENE_A_SHARD)
+    snakemake = run.start("--", MANIFEST)
+    committed = freeze_half_way(run)
+    cluster.run("scancel", run.records[-1].job)
+    run.finish(snakemake)
+    assert [record.state for record in run.records] == ["CANCELLED", "COMPLETED"]
+    assert done_before(run) == committed
+    assert differences(run.folder, undisturbed.folder) == []
+
+
+def test_extraction_over_its_time_limit_goes_on_from_its_last_shard(
+    over_time: tuple[Submitted, "subprocess.Popen[str]", int], undisturbed: Workflow
+) -> None:
+    run, snakemake, committed = over_time
+    run.finish(snakemake)
+    assert [record.state for record in run.records] == ["TIMEOUT", "COMPLETED"]
+    assert done_before(run) == committed
+    assert differences(run.folder, undisturbed.folder) == []
+
+
+def test_drained_node_ends_what_it_runs_and_the_rest_waits(cluster: Cluster, finished_workflow: Workflow, tmp_path: Path) -> None:
+    run = Submitted(without(finished_workflow, tmp_path / "run", BEHAVIOUR, CONFLICT), cluster)
+    snakemake = run.start("--", BEHAVIOUR, CONFLICT)
+    wait_for(lambda: {record.state for record in run.records} == {"RUNNING", "PENDING"}, "one job to run and one to wait")
+    cluster.run("scontrol", "update", f"nodename={NODE}", "state=drain", "reason=test")
+    wait_for(lambda: {record.state for record in run.records} == {"COMPLETED", "PENDING"}, "the running job to end")
+    cluster.wait_for_node("drained")
+    assert snakemake.poll() is None
+    cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume")
+    run.finish(snakemake)
+    assert [record.state for record in run.records] == ["COMPLETED"] * 2
+    assert differences(run.folder, finished_workflow.folder) == []
+
+
+def test_workflow_killed_and_started_again_never_has_two_jobs_for_one_result(
+    cluster: Cluster, finished_workflow: Workflow, tmp_path: Path
+) -> None:
+    run = Submitted(without(finished_workflow, tmp_path / "run", BEHAVIOUR, CONFLICT), cluster)
+    snakemake = run.start("--", BEHAVIOUR, CONFLICT)
+    wait_for(lambda: {record.state for record in run.records} == {"RUNNING", "PENDING"}, "one job to run and one to wait")
+    first = run.records
+    [busy] = [record.stage for record in first if record.state == "RUNNING"]
+    for process in processes(run, busy):
+        process.suspend()
+    snakemake.kill()
+    snakemake.wait()
+    # What a killed workflow leaves behind lives on.
+    assert {record.state for record in run.records} == {"RUNNING", "PENDING"}
+    assert run.workflow.snakemake("--unlock").returncode == 0
+    run.run("--", BEHAVIOUR, CONFLICT)
+    assert [record.state for record in run.records] == ["CANCELLED"] * 2 + ["COMPLETED"] * 2
+    old, new = run.records[:2], run.records[2:]
+    assert all(a.ended and b.started and a.ended <= b.started for a in old for b in new)
+    assert f"cancelled jobs of an earlier run: {old[0].job} {old[1].job}" in run.log
+    assert differences(run.folder, finished_workflow.folder) == []
+
+
+def test_controller_that_crashes_and_comes_back_loses_no_job(cluster: Cluster, finished_workflow: Workflow, tmp_path: Path) -> None:
+    run = Submitted(without(finished_workflow, tmp_path / "run", BEHAVIOUR, CONFLICT), cluster)
+    snakemake = run.start("--", BEHAVIOUR, CONFLICT)
+    wait_for(lambda: {record.state for record in run.records} == {"RUNNING", "PENDING"}, "one job to run and one to wait")
+    cluster.stop_controller()
+    # Long enough for a question about the jobs' state to go unanswered.
+    time.sleep(12)
+    assert snakemake.poll() is None
+    cluster.start_controller()
+    run.finish(snakemake)
+    assert [record.state for record in run.records] == ["COMPLETED"] * 2
+    assert differences(run.folder, finished_workflow.folder) == []

@@ -1,0 +1,53 @@
+"""The whole tiny workflow through profiles/slurm, judged by SLURM's own records and by a run on this machine."""
+
+import pytest
+
+from cluster import Cluster
+from submitted import Submitted, differences
+from tiny_workflow import STAGES, Workflow
+
+pytestmark = pytest.mark.slow
+
+GPU_STAGES = {"behaviour", "activations", "interchange", "conflict", "ablation", "amplification"}
+CPU_STAGES = {"scenes", "organism", "probes", "figures"}
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    """A finished run of the workflow that ``finished_workflow`` has run on this machine."""
+    # Waits for its time limit while this runs.
+    request.getfixturevalue("over_time")
+    run = Submitted(Workflow.create(tmp_path_factory.mktemp("submitted") / "run"), cluster)
+    run.run()
+    return run
+
+
+def test_every_stage_was_submitted_and_ended_well(submitted: Submitted) -> None:
+    assert {record.stage for record in submitted.records} == set(STAGES)
+    assert {record.state for record in submitted.records} == {"COMPLETED"}
+    # Two models on one dataset: nothing to put together, one submission a job.
+    assert len(submitted.records) == len(STAGES) + 7
+
+
+def test_the_stages_that_run_a_model_ask_for_one_gpu_and_no_other_does(submitted: Submitted) -> None:
+    assert {(record.stage, record.gpus) for record in submitted.records} == {
+        *((stage, 1) for stage in GPU_STAGES),
+        *((stage, 0) for stage in CPU_STAGES),
+    }
+
+
+def test_no_two_jobs_held_the_gpu_at_once_and_others_ran_meanwhile(submitted: Submitted) -> None:
+    gpu = [record for record in submitted.records if record.gpus]
+    cpu = [record for record in submitted.records if not record.gpus]
+    assert [(a, b) for a in gpu for b in gpu if a.job < b.job and a.overlaps(b)] == []
+    assert [(a, b) for a in gpu for b in cpu if a.overlaps(b)] != []
+
+
+def test_jobs_ask_for_what_a_small_model_needs(submitted: Submitted) -> None:
+    asked = {record.stage: (record.memory_mb, record.limit) for record in submitted.records}
+    assert all(memory <= 6000 for memory, _ in asked.values()), asked
+    assert all(asked[stage][1] == "00:30:00" for stage in GPU_STAGES), asked
+
+
+def test_results_are_those_of_a_run_on_this_machine(submitted: Submitted, finished_workflow: Workflow) -> None:
+    assert differences(submitted.folder, finished_workflow.folder) == []

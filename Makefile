@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
 	@echo "make test   set up $(VENV) and run every test"
-	@echo "make check  linters, formatters, type checker"
+	@echo "make check  linters, formatters, type checker, documentation"
 	@echo "make bench  measure against nnsight, pyvene, TransformerLens, scikit-learn in $(VENV)-bench: docs/benchmarks.md"
 	@echo "make profile  where the seconds of the default run go"
 	@echo "make lock   write requirements.lock and envs/ anew from pyproject.toml"
@@ -27,7 +27,7 @@ check: $(READY)
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed; make PYTHON=python3.12 run")'

@@ -7,19 +7,24 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 
 import synthetic_results as synthetic
+from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.errors import UserError
-from vlm_spatial.figures import paper, strip_maps, training
+from vlm_spatial.figures import merge_effect, paper, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.rates import site_order, with_wilson
 from vlm_spatial.files import read_json
 from vlm_spatial.report import packing
+from vlm_spatial.report.findings import findings
+from vlm_spatial.report.results import open_results
+from vlm_spatial.report.truth import EXPECTATIONS, truth_table
 from vlm_spatial.stages.figures import figures
 from vlm_spatial.stages.stage import Job
 
@@ -36,7 +41,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 def test_every_figure_in_every_form(finished: Job) -> None:
     folder = finished.outputs["figures"] / "strip-organism"
-    for name in [*(figure.name for figure in FIGURES), f"{strip_maps.NAME}-squares"]:
+    # What merging photos does is drawn of photos only; its own tests draw it.
+    for name in [*(figure.name for figure in FIGURES if figure is not merge_effect.FIGURE), f"{strip_maps.NAME}-squares"]:
         root = ElementTree.parse(folder / f"{name}.svg").getroot()
         assert root.tag.endswith("svg")
         assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 5, name
@@ -123,6 +129,21 @@ def test_planted_truths_are_told(finished: Job) -> None:
     truths = text[text.index('id="truth"') : text.index('id="figures"')]
     assert truths.count("yes</td>") == 4
     assert "no</td>" not in truths
+
+
+def test_every_planted_mechanism_has_its_truth() -> None:
+    assert {expected.mechanism for expected in EXPECTATIONS} == set(get_args(Mechanism)) - {"natural"}
+
+
+def test_a_truth_that_is_not_found_is_told(tmp_path: Path) -> None:
+    """A natural model that is said to be a strip organism: the table is computed from what it does."""
+    job = synthetic.write_results(tmp_path, {"liar": replace(synthetic.NATURAL, mechanism="strip")}, ("squares",))
+    results = open_results(job.settings["models"], job.inputs)
+    records = findings("liar", "squares", results.tables["liar", "squares"])
+    rows = {row["expected"]: row for row in truth_table(results, records)}
+    assert set(rows) >= {"rim flips − object flips > 0", "dominance > 0"}
+    assert rows["rim flips − object flips > 0"]["measured"] == pytest.approx(-1.0)
+    assert not any(rows[name]["holds"] for name in ("rim flips − object flips > 0", "dominance > 0"))
 
 
 def test_two_runs_are_identical(finished: Job, tmp_path: Path) -> None:

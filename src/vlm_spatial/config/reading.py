@@ -1,5 +1,6 @@
 """From a YAML file to a validated configuration, or to one line that says what is wrong."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.errors import UserError
+
+FILL_IN = "FILL-IN"
+"""What a preset holds where only the user can know the value."""
 
 
 def parse_config(values: Any, source: str = "workflow_config.yaml") -> Config:
@@ -18,6 +22,9 @@ def parse_config(values: Any, source: str = "workflow_config.yaml") -> Config:
     """
     if not isinstance(values, dict):
         raise UserError(f"{source}: must be a mapping of sections, found {type(values).__name__}")
+    blanks = list(_blanks(values))
+    if blanks:
+        raise UserError(f"{source}: fill in {', '.join(blanks)}; found {FILL_IN}")
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -56,6 +63,15 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+
+
+def _blanks(values: Any, key: str = "") -> Iterator[str]:
+    """Keys below ``values`` that a preset leaves for the user to fill in."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _blanks(value, f"{key}.{name}" if key else str(name))
+    elif values == FILL_IN:
+        yield key
 
 
 def _one_line(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ LOCK = {
     canonicalize_name(name): version
     for name, version in (line.split("==") for line in (REPOSITORY / "requirements.lock").read_text().split())
 }
-STAGES = ("scenes", "organism", *MODEL_STAGES, "generalisation", "figures")
+STAGES = ("boxes", "scenes", "organism", *MODEL_STAGES, "generalisation", "figures")
 
 
 def environment(name: str) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import binom, chisquare
 from sklearn.feature_extraction import DictVectorizer
@@ -12,8 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from vlm_spatial.config.datasets import TEMPLATES, DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_scene, words
+from vlm_spatial.scenes.plan import plan_scenes
 from vlm_spatial.scenes.questions import Question, ask, split_words, vocabulary
 from vlm_spatial.scenes.scene import Kind, Scene
+from vlm_spatial.scenes.tables import questions_table
 from vlm_spatial.tokens import Axis
 
 KINDS: tuple[Kind, ...] = ("squares", "shapes", "objects")
@@ -94,12 +98,20 @@ def features(prompt: str, candidates: tuple[str, ...], candidate: str, scene_wor
     return values
 
 
-def rows(kind: Kind, axis: Axis, template: str, seeds: range) -> Iterator[tuple[Question, tuple[str, ...]]]:
-    settings = DatasetSettings(kind=kind)
-    for seed in seeds:
-        scene = sample_scene(settings, axis, "main", np.random.default_rng([seed, 99]))
-        for slot in range(3):
-            yield ask(scene, template, slot), words(kind)
+@cache
+def generated(kind: Kind) -> pl.DataFrame:
+    """A dataset's ``questions.parquet``: 400 training and 200 test scenes an axis, every template."""
+    values = {
+        "scenes": {"train": 400, "validation": 1, "test": 200},
+        "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
+    }
+    settings = DatasetSettings.model_validate({"kind": kind, "templates": ALL_TEMPLATES} | values)
+    return questions_table(plan_scenes(settings, seed=99), settings.templates, settings.wording)
+
+
+def rows(kind: Kind, axis: Axis, template: str, split: str) -> Iterator[tuple[Question, tuple[str, ...]]]:
+    for row in generated(kind).filter(axis=axis, template=template, split=split, variant="main").iter_rows(named=True):
+        yield Question(row["prompt"], row["answer"], tuple(row["candidates"])), words(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,12 +122,12 @@ def test_no_answer_can_be_guessed_from_the_text(kind: Kind, axis: Axis, template
     vectorizer = DictVectorizer()
     table = [
         (features(question.prompt, question.candidates, candidate, pool), candidate == question.answer)
-        for question, pool in rows(kind, axis, template, range(400))
+        for question, pool in rows(kind, axis, template, "train")
         for candidate in question.candidates
     ]
     guesser = LogisticRegression(max_iter=300).fit(vectorizer.fit_transform([row for row, _ in table]), [right for _, right in table])
     correct, chances = 0, []
-    for question, pool in rows(kind, axis, template, range(1000, 1200)):
+    for question, pool in rows(kind, axis, template, "test"):
         scores = guesser.decision_function(
             vectorizer.transform([features(question.prompt, question.candidates, candidate, pool) for candidate in question.candidates])
         )

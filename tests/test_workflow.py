@@ -83,7 +83,7 @@ def test_settings_are_plain_builtins_with_sorted_keys():
 
 def test_gpu_stages_ask_for_one_and_the_others_for_none():
     asking = {path.stem for path in (REPOSITORY / "rules").glob("*.smk") if "gpu=1" in path.read_text()}
-    assert asking == {"organism", "behaviour", "activations", "interchange", "conflict", "ablation", "amplification"}
+    assert asking == {"boxes", "behaviour", "activations", "interchange", "conflict", "ablation", "amplification"}
 
 
 def test_no_pickle_and_no_remote_code():

@@ -1,5 +1,10 @@
-"""The pictures of docs/concepts.md, drawn by the project's own code: ``python docs/pictures.py``. A test holds them to it."""
+"""The pictures of docs/concepts.md, drawn by the project's own code: ``python docs/pictures.py``. A test holds them to it.
 
+With a report, ``python docs/pictures.py results/report.html``, also the picture of its top (needs chromium).
+"""
+
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,9 +116,19 @@ def exchanges() -> Image.Image:
     return made
 
 
+def top_of_report(report: Path, target: Path) -> None:
+    """Photograph the first screen of a report."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,1000", "--virtual-time-budget=20000"]
+    subprocess.run(["chromium", *flags, f"--screenshot={target}", report.resolve().as_uri()], check=True, capture_output=True)
+    Image.open(target).quantize(64).save(target, optimize=True)
+    print(target)
+
+
 PICTURES = {"token_sets": token_sets, "variants": variants, "exchanges": exchanges}
 
 if __name__ == "__main__":
     for name, draw in PICTURES.items():
         draw().save(FOLDER / f"{name}.png", optimize=True)
         print(FOLDER / f"{name}.png")
+    for given in sys.argv[1:]:
+        top_of_report(Path(given), FOLDER / "report.png")

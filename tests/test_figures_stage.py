@@ -21,7 +21,7 @@ from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.rates import site_order, with_wilson
 from vlm_spatial.files import read_json
-from vlm_spatial.report import packing
+from vlm_spatial.report import packing, provenance
 from vlm_spatial.report.findings import findings
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, truth_table
@@ -174,6 +174,21 @@ def test_empty_tables_make_a_report(finished: Job, tmp_path: Path) -> None:
     job = Job(finished.settings, inputs, {name: tmp_path / path.name for name, path in finished.outputs.items()})
     figures(job)
     assert {record["n"] for record in read_json(job.outputs["findings"])} == {0}
+
+
+def test_what_was_set_aside_is_counted(finished: Job, tmp_path: Path) -> None:
+    """Pairs that the model's grid has no exchange for, pairs answered wrong, and photos that could not be used."""
+    path = finished.inputs["conflict:strip-organism:squares"]
+    pl.read_parquet(path).filter(pl.col("pair_id") != "conflict-vertical-00007").write_parquet(tmp_path / "conflict.parquet")
+    results = open_results(
+        finished.settings["models"], {**finished.inputs, "conflict:strip-organism:squares": tmp_path / "conflict.parquet"}
+    )
+    photos = pl.DataFrame({"file": ["a.jpeg", "b.jpeg"], "reason": ["is not a readable photo", "is listed twice"]})
+    told = "; ".join(provenance.warnings(replace(results, set_aside={"squares": photos})))
+    assert "1 of 100 conflict pairs not run" in told
+    assert "8 of 99 conflict pairs set aside" in told
+    assert "vision pairs not run" not in told
+    assert "squares: 2 files or pairs of files set aside (set_aside.parquet lists them); the first is a.jpeg: is not a readable" in told
 
 
 def test_unknown_input_and_missing_scenes(finished: Job) -> None:

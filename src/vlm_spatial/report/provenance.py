@@ -101,7 +101,7 @@ def warnings(results: Results) -> list[str]:
         if len(of) > 1
     ]
     for (model, dataset), tables in results.tables.items():
-        found += _set_aside(f"{model} on {dataset}", tables)
+        found += _set_aside(f"{model} on {dataset}", tables, results.datasets[dataset].pairs)
         found += _probe_notes(f"{model} on {dataset}", tables)
     for name, table in sorted(results.set_aside.items()):
         if not table.is_empty():
@@ -121,7 +121,7 @@ def warnings(results: Results) -> list[str]:
     return found
 
 
-def _set_aside(where: str, tables: Mapping[str, pl.DataFrame]) -> list[str]:
+def _set_aside(where: str, tables: Mapping[str, pl.DataFrame], pairs: pl.DataFrame) -> list[str]:
     lines = []
     for name in ("interchange", "conflict"):
         table = tables.get(name)
@@ -129,6 +129,12 @@ def _set_aside(where: str, tables: Mapping[str, pl.DataFrame]) -> list[str]:
             continue
         for (experiment,), part in sorted(table.partition_by("experiment", as_dict=True).items()):
             out, all_pairs = part.filter(~pl.col("included"))["pair_id"].n_unique(), part["pair_id"].n_unique()
+            planned = pairs.filter(experiment=experiment).height
+            if planned > all_pairs:
+                lines.append(
+                    f"{where}: {planned - all_pairs} of {planned} {experiment} pairs not run, because their objects do not cover the "
+                    f"same cells of their slots on this model's token grid (the stage's log names one)"
+                )
             if out:
                 lines.append(
                     f"{where}: {out} of {all_pairs} {experiment} pairs set aside, because the untouched model answers one of "

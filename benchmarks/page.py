@@ -30,8 +30,8 @@ HEAD = """# Measured against the peers
 Written by `python -m benchmarks.page` from `benchmarks/results/*.json`, which `make bench` writes (its own environment, peers
 pinned in `benchmarks/requirements.txt`; the same command uses a GPU where there is one). Same model, same inputs, all sides in one
 process, taking turns in an order that changes each round; medians over the rounds, lowest and highest in brackets. **Results are
-compared after every round, and no time is given unless they agree** (largest difference, relative to the largest value). Peak memory is what the
-work took above what was held before. Operations are those of matrix products and attention.
+compared after every round, and no time is given unless they agree** (the column difference: the largest, relative to the largest
+value). Peak memory is what the work took above what was held before. Operations are those of matrix products and attention.
 """
 OTHER_LOSSES = """
 What the peers do and this package does not: gradients and attribution, single heads, neurons and any module of the network (here:

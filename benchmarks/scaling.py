@@ -21,7 +21,7 @@ import polars as pl
 import torch
 from benchmarks.extraction import MODELS, extraction, make_scenes
 from benchmarks.measure import device_named, environment, operations, spread, timed, write
-from benchmarks.midsize import MidSize, midsize_adapter, side_of
+from benchmarks.midsize import SIZES, MidSize, midsize_adapter, side_of
 from benchmarks.patch_sweep import PROMPT, matmul_rate, pairs_of, patches_of
 
 from vlm_spatial.config.datasets import DatasetSettings
@@ -41,22 +41,22 @@ SCENES = (64, 128, 256, 512)
 QUICK: dict[str, Sequence[int]] = {"layers": (2, 4), "tokens": (8, 12), "pairs": (1, 2), "width": (64, 128)}
 
 
-def of_size(quantity: str, value: int) -> tuple[MidSize, int]:
+def of_size(quantity: str, value: int, base: MidSize = BASE) -> tuple[MidSize, int]:
     """The model and the number of pairs when ``quantity`` is ``value``."""
     match quantity:
         case "layers":
-            return replace(BASE, text_layers=value), 1
+            return replace(base, text_layers=value), 1
         case "tokens":
-            return replace(BASE, grid=value), 1
+            return replace(base, grid=value), 1
         case "width":
             # Heads of 64 features throughout.
-            return replace(BASE, text_width=value, text_heads=max(1, value // 64)), 1
-    return BASE, value
+            return replace(base, text_width=value, text_heads=max(1, value // 64), text_key_value_heads=1), 1
+    return base, value
 
 
-def sweep_point(quantity: str, value: int, rounds: int, device: torch.device) -> dict[str, Any]:
+def sweep_point(quantity: str, value: int, rounds: int, device: torch.device, base: MidSize) -> dict[str, Any]:
     """One point of a curve of the patch sweep."""
-    size, pairs = of_size(quantity, value)
+    size, pairs = of_size(quantity, value, base)
     adapter = midsize_adapter("qwen2_vl", size, device)
     runs, patches = pairs_of(pairs, side_of("qwen2_vl", size)), patches_of(adapter, pairs, size.grid)
 
@@ -129,9 +129,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     given = parser.parse_args()
     device = device_named(given.device)
+    base = replace(SIZES["quick"], grid=8) if given.quick else BASE
     curves = {}
     for quantity, values in (QUICK if given.quick else SWEEPS).items():
-        points = [sweep_point(quantity, value, given.rounds, device) for value in values]
+        points = [sweep_point(quantity, value, given.rounds, device, base) for value in values]
         exponents = {
             "seconds": growth(points, lambda point: point["seconds"]["median"]),
             "operations": growth(points, lambda point: point["operations"]),
@@ -145,7 +146,7 @@ def main() -> None:
         "ideal_seconds": growth(points, lambda point: point["ideal_seconds"]),
     }
     curves["scenes"] = {"work": "extraction", "points": points, "growth": exponents}
-    write("scaling", {"benchmark": "scaling", "base": vars(BASE), "curves": curves, **environment(device)})
+    write("scaling", {"benchmark": "scaling", "base": vars(base), "curves": curves, **environment(device)})
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binomtest
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from numpy.typing import ArrayLike
+
+# scipy.stats and statsmodels (with it pandas) are imported where they are used: they take most of a light stage's start.
 
 CONFIDENCE = 0.95
 
@@ -30,8 +30,16 @@ def wilson(successes: int, n: int) -> Interval:
     """A proportion with its Wilson score interval."""
     if n == 0:
         return EMPTY
-    low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
+    low, high = wilson_limits(successes, n)
     return Interval(successes / n, float(low), float(high), n)
+
+
+def wilson_limits(successes: ArrayLike, n: ArrayLike) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Lower and upper limit of Wilson score intervals, number by number; counts need not be whole, ``n`` must be above 0."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
+    return np.asarray(low), np.asarray(high)
 
 
 def wilson_clustered(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) -> Interval:
@@ -50,7 +58,7 @@ def wilson_clustered(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) 
     # Linearised variance of a ratio of totals, against that of independent units.
     correction = groups / max(groups - 1, 1)
     effect = max(1.0, correction * float((totals**2).sum()) / (n * share * (1 - share)))
-    low, high = proportion_confint(share * n / effect, n / effect, alpha=1 - CONFIDENCE, method="wilson")
+    low, high = wilson_limits(share * n / effect, n / effect)
     return Interval(share, float(low), float(high), n)
 
 
@@ -138,12 +146,16 @@ def _percentiles(samples: Float[np.ndarray, " draws"]) -> tuple[float, float]:
 
 def mcnemar_exact(corrected: int, broken: int) -> float:
     """Exact two-sided McNemar p-value from the discordant counts; 1 when there are none."""
+    from scipy.stats import binomtest
+
     discordant = corrected + broken
     return float(binomtest(corrected, discordant).pvalue) if discordant else 1.0
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " tests"]:
     """Holm-adjusted p-values, in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import polars as pl
-from statsmodels.stats.proportion import proportion_confint
 
-from vlm_spatial.statistics import CONFIDENCE
+from vlm_spatial.statistics import wilson_limits
 
 ESTIMATE = {"estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}
 
@@ -13,7 +12,7 @@ ESTIMATE = {"estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": 
 def with_wilson(counts: pl.DataFrame) -> pl.DataFrame:
     """Add ``estimate``, ``low``, ``high`` to a table of ``hits`` and ``n``; null where ``n`` is 0. Drops ``hits``."""
     known = counts["n"].to_numpy() > 0
-    low, high = proportion_confint(counts["hits"].to_numpy(), counts["n"].to_numpy().clip(1), alpha=1 - CONFIDENCE, method="wilson")
+    low, high = wilson_limits(counts["hits"].to_numpy(), counts["n"].to_numpy().clip(1))
     kept = pl.Series(known)
     return counts.with_columns(
         estimate=pl.when(kept).then(pl.col("hits") / pl.col("n")),

@@ -104,7 +104,7 @@ def test_a_training_curve_is_there_for_models_trained_here(page: Any) -> None:
 
 def test_geometry_is_drawn_and_its_numbers_are_shown(page: Any) -> None:
     until(page, lambda: points(page, "geometry") > 20)
-    until(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#figure-site_angles .chart .mark-text text")) == 4 * 4 + 7 * 7)
+    until(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#figure-site_angles .chart .mark-text.role-mark text")) == 4 * 4 + 7 * 7)
     # One other dataset leaves nothing to choose, so its control is not shown.
     assert not page.find_element(By.CSS_SELECTOR, '#figure-geometry [data-control="against"]').is_displayed()
     assert page.find_element(By.CSS_SELECTOR, '#figure-geometry [data-control="subspace"]').is_displayed()

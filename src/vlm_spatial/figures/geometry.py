@@ -67,7 +67,9 @@ def angle_rows(tables: Tables) -> pl.DataFrame:
         return pl.DataFrame()
     one_way = table.select("axis", "subspace", "site", "other", "angles")
     sites = sorted({*one_way["site"], *one_way["other"]}, key=site_order)
-    diagonal = pl.DataFrame({"site": sites, "other": sites}).join(one_way.select("axis", "subspace").unique(), how="cross")
+    diagonal = pl.DataFrame({"site": sites, "other": sites}).join(
+        one_way.select("axis", "subspace").unique(maintain_order=True), how="cross"
+    )
     there = one_way.with_columns(
         estimate=pl.col("angles").list.mean(), n=pl.col("angles").list.len().cast(pl.Int64), angles=_written("angles")
     )

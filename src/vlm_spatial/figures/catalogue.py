@@ -8,6 +8,7 @@ from vlm_spatial.figures import (
     dominance,
     flips,
     geometry,
+    merge_effect,
     probe_scores,
     strip_indices,
     training,
@@ -16,6 +17,7 @@ from vlm_spatial.figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
     accuracy.FIGURE,
+    merge_effect.FIGURE,
     probe_scores.FIGURE,
     strip_indices.FIGURE,
     geometry.OVERLAP,

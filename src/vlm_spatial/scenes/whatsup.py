@@ -84,10 +84,9 @@ def _split(boxed: Sequence[BoxedPhoto], settings: DatasetSettings, seed: int) ->
 
 
 def _add_photos(dataset: WhatsUp, boxed: Sequence[BoxedPhoto], split: Split) -> None:
-    """Every photo as it is, and merged with itself."""
+    """Every photo as it is, and merged with itself; both have the photo's number, so that they can be compared one to one."""
     for variant in ("photo", "self_merge"):
-        made = 0
-        for item in boxed:
+        for number, item in enumerate(boxed):
             try:
                 plan = plan_self_merge(item.boxes, item.width) if variant == "self_merge" else None
                 boxes = plan.boxes if plan else (item.boxes.left, item.boxes.right)
@@ -96,9 +95,8 @@ def _add_photos(dataset: WhatsUp, boxed: Sequence[BoxedPhoto], split: Split) -> 
                 dataset.set_aside.append(SetAside(item.photo.name, f"{variant}: {error}"))
                 continue
             scene = photo_scene(variant, item.words, [window.box(box) for box in boxes], item.photo.reference)
-            planned = Planned(scene_name(variant, "horizontal", split, made), split, scene, item.boxes.source, item.boxes.quality)
+            planned = Planned(scene_name(variant, "horizontal", split, number), split, scene, item.boxes.source, item.boxes.quality)
             dataset.add(planned, PhotoDrawing(item.photo.path, item.photo.path if plan else None, item.width, plan, window))
-            made += 1
 
 
 def _add_merges(dataset: WhatsUp, boxed: Sequence[BoxedPhoto], split: Split, settings: DatasetSettings, seed: int) -> None:

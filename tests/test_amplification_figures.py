@@ -5,7 +5,7 @@ import pytest
 
 from vlm_spatial.amplification.outcomes import choices
 from vlm_spatial.figures import amplification, amplification_detail
-from vlm_spatial.figures.amplification_detail import ALL, BRIER, CONTENT, CORRECTED, NET, RANDOM
+from vlm_spatial.figures.amplification_detail import ALL, BRIER, CONTENT, CORRECTED, NET, PRESENT, RANDOM
 from vlm_spatial.figures.figure import BOTH
 
 
@@ -48,6 +48,8 @@ def table(best: float) -> pl.DataFrame:
                             "confidence": 0.5,
                             "brier_before": 0.5,
                             "brier": 0.25 if after else 0.5,
+                            "present_before": True if template == "slot_to_object" else None,
+                            "present": (alpha != best or scene > 1) if template == "slot_to_object" else None,
                         }
                     )
     return pl.DataFrame(rows).filter((pl.col("method") == "projection") | (pl.col("split") == "test"))
@@ -61,7 +63,16 @@ def test_groups_tell_slots_templates_and_cost_apart() -> None:
     rows = amplification_detail.group_rows({"amplification": table(4.0)})
     net = values(rows, "group", series="projection", measure=NET, axis=BOTH)
     assert net == pytest.approx(
-        {ALL: 7 / 24, "slot 0": 1.0, "slot 1": 0.0, "slot 2": -1 / 8, "object to slot": -1 / 8, "slot to object": 0.5, CONTENT: 0.0}
+        {
+            ALL: 7 / 24,
+            "slot 0": 1.0,
+            "slot 1": 0.0,
+            "slot 2": -1 / 8,
+            "object to slot": -1 / 8,
+            "slot to object": 0.5,
+            PRESENT: -0.25,
+            CONTENT: 0.0,
+        }
     )
     corrected = rows.filter(series="projection", measure=CORRECTED, axis=BOTH, group=ALL).row(0, named=True)
     assert (corrected["estimate"], corrected["n"], corrected["alpha"]) == (1.0, 8, 4.0)
@@ -69,8 +80,8 @@ def test_groups_tell_slots_templates_and_cost_apart() -> None:
         0.25
     )  # none in one draw, half in the other
     assert values(rows, "group", series="projection", measure=BRIER, axis="vertical")["slot 0"] == pytest.approx(-0.25)
+    assert set(rows.filter(group=PRESENT)["measure"]) == {NET}
     shown = rows.with_columns(dataset=pl.lit("squares"))
-    assert "asked none" not in amplification_detail.group_caption(shown)
     assert "n = 4 to 24 questions" in amplification_detail.group_caption(shown)
 
 

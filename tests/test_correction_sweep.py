@@ -61,6 +61,34 @@ def test_equal_to_a_full_forward_pass(adapter: Adapter, picture: Callable[..., I
                 assert not torch.allclose(wanted, untouched[list(question.tokens)], atol=1e-4)
 
 
+def test_what_questions_share_is_computed_once(adapter: Adapter, picture: Callable[..., Image.Image]) -> None:
+    """Counted, not timed: positions through the language blocks and images through the vision encoder."""
+    image, settings = picture("red", "green", "blue"), [setting for setting in settings_of(adapter) if setting.site == "connector"]
+    prompts = [f"which object is on the {one} of {other} ?" for one in ("left", "right", "top") for other in ("red", "green", "blue")]
+    done = {"language": 0, "vision": 0}
+
+    def language(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        done["language"] += output.shape[0] * output.shape[1]
+
+    def vision(*_: object) -> None:
+        done["vision"] += 1
+
+    hooks = [block.register_forward_hook(language) for block in adapter.language_blocks]
+    hooks.append(adapter.vision_blocks[0].register_forward_hook(vision))
+    try:
+        Sweep(adapter).scores(Run(image, prompts[0]), "scene", [Asked(prompt, prompt, [1]) for prompt in prompts], settings)
+        swept, done = done, {"language": 0, "vision": 0}
+        for prompt in prompts:
+            adapter.run(adapter.prepare([image], [prompt]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert swept["vision"] == 1
+    assert done["vision"] == len(prompts)
+    # Each of the settings would take one such pass a question.
+    assert swept["language"] * 3 < done["language"] * len(settings)
+
+
 def test_a_question_before_the_image_shares_nothing_and_is_still_right(
     adapter: Adapter, picture: Callable[..., Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

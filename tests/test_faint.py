@@ -102,7 +102,7 @@ SMALL: dict[str, Any] = {
     "variants": {"decorrelated": {"train": 4, "validation": 2, "test": 2}},
     "pairs": {"vision": 1, "language": 1, "conflict": 1},
 }
-HARD = {"object_size": (0.07, 0.12), "jitter": 1.0, "distractors": 20, "noise": 0.1}
+HARD = {"object_size": (0.07, 0.12), "jitter": 1.0, "clutter": 4, "distractors": 20, "noise": 0.1}
 
 
 def amplified(checkpoint: Path, out: Path, dataset: dict[str, Any]) -> pl.DataFrame:

@@ -84,7 +84,9 @@ class Sweep:
         rows = [None, *(settings[number] for number in active)] if len(active) < len(settings) else [settings[n] for n in active]
         sites = sorted({setting.site for setting in settings if setting.site.startswith("vision.")})
         vision = run_vision(self.adapter, [image], sites, self._memory)
-        size = self._memory.rows(self.adapter, shared, shared)
+        # Beside the batch that is running, the keys and values of every block are kept.
+        kept = self._memory.pairs(self.adapter, shared, self.adapter.grid(*image.image.size), 1, 0)
+        size = min(kept, self._memory.rows(self.adapter, shared, shared))
         parts = [
             self._answers(self._connectors(vision, image, scene_id, rows[start : start + size]), image, questions, shared)
             for start in range(0, len(rows), size)
@@ -138,10 +140,9 @@ class Sweep:
                 part = members[start : start + size]
                 ids = torch.stack([self._ids(image, questions[number])[shared:] for number in part]).to(self.adapter.device)
                 hidden = self.adapter.model.get_input_embeddings()(ids).repeat(count, 1, 1)
-                prefix = [_repeated(pair, len(part)) for pair in known]
                 for layer in range(decoder.depth - 1):
-                    hidden, _ = decoder.block(layer, hidden, shared, prefix[layer])
-                logits = decoder.answer(hidden, shared, prefix[-1])[0].reshape(count, len(part), -1)
+                    hidden, _ = decoder.block(layer, hidden, shared, _repeated(known[layer], len(part)))
+                logits = decoder.answer(hidden, shared, _repeated(known[-1], len(part)))[0].reshape(count, len(part), -1)
                 for place, number in enumerate(part):
                     found[number] = logits[:, place, list(questions[number].tokens)].cpu()
         return [found[number] for number in range(len(questions))]

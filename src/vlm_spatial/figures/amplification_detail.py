@@ -16,6 +16,7 @@ RANDOM = "control: random subspaces"
 SERIES = [*METHODS, RANDOM]
 NET, CORRECTED, BRIER = "net accuracy", "errors corrected", "Brier score"
 ALL, CONTENT = "all spatial questions", "not spatial: content"
+PRESENT = "not spatial: names an object that is there"
 DRAWS = 1000
 
 
@@ -31,7 +32,9 @@ def group_rows(tables: Tables) -> pl.DataFrame:
             continue
         for axis in [BOTH, *sorted(table["axis"].unique())]:
             for group, part in _groups(table if axis == BOTH else table.filter(axis=axis)):
-                found += [{"axis": axis, "group": group, **row} for row in _measured(part, method, *choice)]
+                measured = _measured(part, method, *choice)
+                # Probabilities are those of the spatial answer, not of what is there.
+                found += [{"axis": axis, "group": group, **row} for row in measured if group != PRESENT or row["measure"] == NET]
     return _frame(found)
 
 
@@ -57,6 +60,10 @@ def _groups(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         yield f"slot {slot}", asked.filter(slot=slot)
     for template in sorted(asked["template"].unique()):
         yield template.replace("_", " "), asked.filter(template=template)
+    naming = asked.drop_nulls("present")
+    if not naming.is_empty():
+        # Among all of the dataset's object words, not only those of the picture: right wherever the object stands.
+        yield PRESENT, naming.with_columns(correct=pl.col("present"), correct_before=pl.col("present_before"))
     other = table.filter(pl.col("template") == "content")
     if not other.is_empty():
         # The outcomes leave out what is not spatial; here that is what is counted.
@@ -119,11 +126,11 @@ _INTERVALS = (
 
 
 def group_caption(shown: pl.DataFrame) -> str:
-    cost = "" if CONTENT in set(shown["group"]) else " (this run asked none that are not spatial: add content to the dataset's templates)"
     return (
         "What the correction at the site and α that the validation split chose does to the test questions, by slot and kind of question: "
-        "change in accuracy, share of errors corrected, or change of the Brier score over the candidates (below 0 is better). Questions "
-        f"that are not spatial measure what it costs{cost}. "
+        "change in accuracy, share of errors corrected, or change of the Brier score over the candidates (below 0 is better). What is not "
+        "spatial measures the cost: whether the object word that the model prefers, of all that the dataset has, names something in the "
+        "picture, wherever it stands; and questions whether an object is there at all, where the dataset asks them. "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {_INTERVALS}"
     )
 

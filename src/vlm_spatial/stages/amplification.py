@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from torch import Tensor
 
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.corrections import (
@@ -146,21 +147,41 @@ def run(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequence[
         return pl.DataFrame(schema=SCHEMA)
     questions = asked.rows(named=True)
     readouts = [Readout.of(sweep.adapter, row["candidates"]) for row in questions]
+    named = object_tokens(sweep.adapter, dataset.questions)
     rows: list[dict[str, Any]] = []
     scenes = list(by_scene(asked["scene_id"].to_list()))
     for scene, places in progress(scenes, f"amplification, {what}"):
         image = Run(dataset.image(scene), questions[places[0]]["prompt"])
-        posed = [Asked(questions[place]["question_id"], questions[place]["prompt"], readouts[place].tokens) for place in places]
-        for place, scores in zip(places, sweep.scores(image, scene, posed, settings), strict=True):
-            rows += list(_rows(questions[place], readouts[place].candidates, settings, scores.double().numpy()))
+        posed = [Asked(questions[place]["question_id"], questions[place]["prompt"], (*readouts[place].tokens, *named)) for place in places]
+        # Untouched once more, for what it names: one of many settings, and controls come without their own.
+        every = sweep.scores(image, scene, posed, [*settings, Setting("connector", "projection", 0, 1.0, lambda _scene: _unchanged)])
+        for place, scores in zip(places, every, strict=True):
+            rows += list(_rows(questions[place], readouts[place], named, settings, scores.double().numpy()))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
+def object_tokens(adapter: Adapter, questions: pl.DataFrame) -> list[int]:
+    """First tokens of every object word of the dataset."""
+    named = questions.filter(pl.col("template").is_in(NAMING))["candidates"].explode().drop_nulls().unique().sort()
+    return sorted({token for word in named for token in adapter.answer_tokens([word])})
+
+
+def _unchanged(values: Float[Tensor, "cells patches features"]) -> Float[Tensor, "cells patches features"]:
+    return values
+
+
 def _rows(
-    question: dict[str, Any], candidates: Sequence[str], settings: Sequence[Setting], scores: Float[np.ndarray, "settings candidates"]
+    question: dict[str, Any],
+    readout: Readout,
+    named: Sequence[int],
+    settings: Sequence[Setting],
+    scores: Float[np.ndarray, "settings tokens"],
 ) -> Iterator[dict[str, Any]]:
-    for setting, of_setting in zip(settings, scores, strict=True):
-        given = answered(of_setting, candidates, question["answer"])
+    count = len(readout.candidates)
+    # The candidates of such a question are the objects of its picture.
+    there = np.isin(np.asarray(named)[scores[:, count:].argmax(axis=1)], readout.tokens) if question["template"] in NAMING else None
+    for number, setting in enumerate(settings):
+        given = answered(scores[number, :count], readout.candidates, question["answer"])
         yield {
             **{key: question[key] for key in FROM_QUESTION},
             "site": setting.site,
@@ -172,9 +193,13 @@ def _rows(
             "answer_probability": given.answer_probability,
             "confidence": given.confidence,
             "brier": given.brier,
+            "present": None if there is None else bool(there[number]),
+            "present_before": None if there is None else bool(there[-1]),
         }
 
 
+NAMING = ("slot_to_object", "relation_to_object")
+"""Templates that are answered with the name of an object."""
 FROM_QUESTION = (
     "question_id",
     "scene_id",
@@ -205,6 +230,8 @@ SCHEMA = {
     "confidence": pl.Float64,
     "brier_before": pl.Float64,
     "brier": pl.Float64,
+    "present_before": pl.Boolean,
+    "present": pl.Boolean,
 }
 
 

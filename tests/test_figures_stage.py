@@ -16,7 +16,7 @@ import pytest
 import synthetic_results as synthetic
 from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.errors import UserError
-from vlm_spatial.figures import merge_effect, paper, strip_maps, training
+from vlm_spatial.figures import amplification_detail, geometry, merge_effect, paper, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.rates import site_order, with_wilson
@@ -41,8 +41,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 def test_every_figure_in_every_form(finished: Job) -> None:
     folder = finished.outputs["figures"] / "strip-organism"
-    # What merging photos does is drawn of photos only; its own tests draw it.
-    for name in [*(figure.name for figure in FIGURES if figure is not merge_effect.FIGURE), f"{strip_maps.NAME}-squares"]:
+    # Drawn of photos only, and of several datasets only; their own tests draw them.
+    elsewhere = (merge_effect.FIGURE, amplification_detail.TRANSFER)
+    for name in [*(figure.name for figure in FIGURES if figure not in elsewhere), f"{strip_maps.NAME}-squares"]:
         root = ElementTree.parse(folder / f"{name}.svg").getroot()
         assert root.tag.endswith("svg")
         assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 5, name
@@ -87,13 +88,13 @@ def test_findings_file(finished: Job) -> None:
     assert {(r["model"], r["dataset"]) for r in records} == {("strip-organism", "squares")}
 
 
-def test_geometry_shows_the_planted_angles(finished: Job) -> None:
-    folder = finished.outputs["figures"] / "strip-organism"
-    overlap = pl.read_csv(folder / "geometry.csv").filter((pl.col("subspace") == "means") & (pl.col("axis") == "vertical"))
+def test_geometry_shows_the_planted_angles() -> None:
+    tables = {"geometry": synthetic.geometry(synthetic.STRIP), "between_datasets": synthetic.between_datasets()}
+    overlap = geometry.overlap_rows(tables).filter((pl.col("subspace") == "means") & (pl.col("axis") == "vertical"))
     at_connector = dict(overlap.filter(site="connector").select("series", "estimate").iter_rows())
     planted = {"other axis": 80, "decorrelated training": 20, "other dataset": 40, "content": 30}
     assert at_connector == pytest.approx({name: np.cos(np.radians(angle)) ** 2 for name, angle in planted.items()}, abs=1e-6)
-    angles = pl.read_csv(folder / "site_angles.csv").filter((pl.col("axis") == BOTH) & (pl.col("subspace") == "logistic"))
+    angles = geometry.angle_rows(tables).filter((pl.col("axis") == BOTH) & (pl.col("subspace") == "logistic"))
     found = {(site, other): angle for site, other, angle in angles.select("site", "other", "estimate").iter_rows()}
     assert found["vision.1", "vision.3"] == found["vision.3", "vision.1"] == pytest.approx(20)
     assert found["connector", "language.2"] == pytest.approx(30)

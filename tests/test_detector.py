@@ -35,6 +35,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, di
     return root, write_photo_set(root, references=("plate",), things=("mug", "can", "lamp"))
 
 
+def _is_wanted(name: str) -> bool:
+    return "left_of" in name or "right_of" in name
+
+
 def settings(root: Path, checkpoint: Path, **detector: object) -> dict:
     return {
         "kind": "whatsup",
@@ -82,7 +86,7 @@ def test_the_stages_run_and_every_photo_is_a_scene_or_set_aside(folder: Path, ph
         Job({"dataset": {"root": str(photos[0]), "subset": "B", "detector": dataset["detector"]}}, {}, {"boxes": tmp_path / "b.json"})
     )
     found = json.loads((tmp_path / "b.json").read_text())
-    assert set(found) == {name for name in photos[1] if "_of_" in name}
+    assert set(found) == {name for name in photos[1] if _is_wanted(name)}
     assert all(len(box) == 5 for entry in found.values() for box in entry.values())
     # Random weights find nothing that is left and right of each other: all is set aside, with the reasons counted.
     with pytest.raises(UserError, match="none of 12 photos is usable, 6 set aside"):
@@ -93,7 +97,7 @@ def test_scores_become_quality_and_doubtful_photos_are_set_aside(
     folder: Path, photos: tuple[Path, dict[str, dict]], tmp_path: Path
 ) -> None:
     root, truth = photos
-    found = {name: {word: [*box, 0.3] for word, box in boxes.items()} for name, boxes in truth.items() if "_of_" in name}
+    found = {name: {word: [*box, 0.3] for word, box in boxes.items()} for name, boxes in truth.items() if _is_wanted(name)}
     names = sorted(found)
     doubtful, half, missing, swapped = names[:4]
     for word in found[doubtful]:

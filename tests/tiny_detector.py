@@ -38,7 +38,16 @@ def write_tiny_detector(folder: Path, seed: int = 0) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        OwlViTForObjectDetection(config).save_pretrained(folder)
+        model = OwlViTForObjectDetection(config)
+        # transformers leaves the heads' weights as the memory was.
+        for name, values in model.named_parameters():
+            if values.dim() > 1:
+                torch.nn.init.normal_(values, std=values[0].numel() ** -0.5)
+            elif "norm" in name and name.endswith("weight"):
+                torch.nn.init.ones_(values)
+            else:
+                torch.nn.init.normal_(values, std=0.1)
+        model.save_pretrained(folder)
     image_processor = OwlViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
     OwlViTProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(folder)
     return folder

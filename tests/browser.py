@@ -28,7 +28,8 @@ def browser_and_driver() -> tuple[str, str]:
         try:
             subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=400)
         except subprocess.CalledProcessError as error:
-            raise NoBrowserError(f"{' '.join(command)}: {(error.stderr or error.stdout or "failed").strip().splitlines()[-1:]}") from error
+            said = (error.stderr or error.stdout or "it failed").strip().splitlines()
+            raise NoBrowserError(f"{' '.join(command)}: {said[-1]}") from error
         except subprocess.TimeoutExpired as error:
             raise NoBrowserError(f"{' '.join(command)}: took more than {error.timeout:g} seconds") from error
     found = _found()

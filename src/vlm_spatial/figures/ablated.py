@@ -50,8 +50,11 @@ def caption(shown: pl.DataFrame) -> str:
 def _beyond(shown: pl.DataFrame) -> str:
     """``Cost of both beyond the sum: horizontal, vision neutral: +3.0 points [−1.0, +7.0].``, for each axis and dataset there is."""
     keys = [name for name in ("dataset", "axis", "condition") if name in shown.columns]
+    # On the page there are rows of both axes together, which say enough.
+    known = shown.drop_nulls("beyond")
+    known = known.filter(axis=BOTH) if BOTH in set(known["axis"]) else known
     parts = []
-    for row in shown.drop_nulls("beyond").sort(keys).iter_rows(named=True):
+    for row in known.sort(keys).iter_rows(named=True):
         beyond, low, high = (f"{100 * row[name]:+.1f}".replace("-", "−") for name in ("beyond", "beyond_low", "beyond_high"))
         parts.append(f"{', '.join(row[key] for key in keys)}: {beyond} points [{low}, {high}]")
     return f"Cost of both beyond the sum: {'; '.join(parts)}. " if parts else ""

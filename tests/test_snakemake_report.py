@@ -13,9 +13,10 @@ from vlm_spatial.report.captions import about, document
 
 def variable(page: str, name: str) -> Any:
     """What the page's script assigns to a variable."""
-    found = re.search(rf"^\s*var {name} = ", page, flags=re.MULTILINE)
-    assert found is not None, name
-    return json.JSONDecoder().raw_decode(page, found.end())[0]
+    # The libraries before it have variables of the same names.
+    found = list(re.finditer(rf'^\s*var {name} = (?=[{{"])', page, flags=re.MULTILINE))
+    assert found, name
+    return json.JSONDecoder().raw_decode(page, found[-1].end())[0]
 
 
 def test_captions_are_those_of_the_figures() -> None:

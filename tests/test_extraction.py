@@ -1,7 +1,10 @@
 """Extraction against plain captured forward passes, for every family, dtype and pooling."""
 
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,17 +12,20 @@ import pytest
 import torch
 
 from activation_stores import scenes_folder
-from vlm_spatial.activations.batching import AHEAD, automatic_batch, free_memory, image_bytes, overlapped, side_by_side
+from vlm_spatial.activations.batching import AHEAD, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
 from vlm_spatial.activations.capture import Capture, capture
 from vlm_spatial.activations.extraction import PROMPT, extract, reducer
+from vlm_spatial.activations.memory import free_memory, measured_growth
 from vlm_spatial.activations.pooling import REGIONS
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.ablation import Scenes, check_store
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.activations import activations
 from vlm_spatial.stages.stage import Job
+from vlm_spatial.tokens import TokenGrid
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +197,23 @@ def test_out_of_memory_halves_the_batch(adapter_of, dataset, scenes, tmp_path, m
         stored(adapter_of("gemma3"), dataset, scenes, tmp_path / "other")
 
 
+def test_ablation_refuses_a_store_of_another_model_dataset_or_grid(adapter_of, dataset, scenes, tmp_path, monkeypatch):
+    adapter = adapter_of("qwen2_vl")
+    store = stored(adapter, dataset, scenes, tmp_path, sites=["connector"])
+    check_store(Scenes(adapter, dataset), store)
+    with monkeypatch.context() as patched:
+        patched.setattr(adapter, "identity", replace(adapter.identity, weights="ab" * 32))
+        with pytest.raises(UserError, match=r"a.zarr: from another model .weights"):
+            check_store(Scenes(adapter, dataset), store)
+    with monkeypatch.context() as patched:
+        patched.setattr(adapter, "grid", lambda *_: TokenGrid(14, 14))
+        with pytest.raises(UserError, match=r"a.zarr: token grid 6×6, expected 14×14; run snakemake"):
+            check_store(Scenes(adapter, dataset), store)
+    other = replace(dataset, scenes=dataset.scenes.with_columns(split=pl.lit("train")))
+    with pytest.raises(UserError, match=r"a.zarr: scene '.*': split differs from that of scenes.parquet; .* run snakemake"):
+        check_store(Scenes(adapter, other), store)
+
+
 def test_the_stage_says_size_and_batch_first(checkpoint, dataset, tmp_path, capsys):
     settings = {"model": {"checkpoint": str(checkpoint("gemma3"))}, "seed": 0, "stage": {"sites": ["connector"]}}
     outputs = {"store": tmp_path / "activations.zarr", "manifest": tmp_path / "activations.json"}
@@ -316,5 +339,47 @@ def test_automatic_batch_fits_the_memory():
     assert automatic_batch(10, 10**9) == 32
     assert automatic_batch(100, 100 * 2 * 9) == 8
     assert automatic_batch(100, 10) == 1
-    assert image_bytes(stored=10, vision_values=5, language_values=7, pixels=3, itemsize=2) == 10 * (2 * 3 + 4) + 24 * 2 * 7 + 4 * 3 * 3
+    assert estimated_transient(vision_values=5, language_values=7, itemsize=2) == 24 * 2 * 7
+    assert image_bytes(stored=10, transient=50, pixels=3, itemsize=2) == 10 * (2 * 3 + 4) + 50 + 4 * 3 * 3
+    assert image_bytes(stored=10, transient=50, pixels=3, itemsize=2, workers=2) == 10 * (2 * 4 + 4) + 2 * 50 + 4 * 3 * 4
     assert free_memory(torch.device("cpu")) > 10**6
+
+
+def test_memory_of_one_image_more_is_measured():
+    def work(images):
+        held = np.ones((images, 5_000_000))
+        time.sleep(0.05)
+        return held
+
+    assert 36e6 < measured_growth(work, torch.device("cpu")) < 60e6
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import polars as pl
+from vlm_spatial.activations import extraction
+from vlm_spatial.config.activations import ActivationsSettings
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+checkpoint, scenes, folder = map(Path, sys.argv[1:4])
+dataset = Dataset.open(scenes)
+chosen = dataset.scenes.filter(pl.col("variant") != "pair")
+adapter = load_adapter(checkpoint, device="cpu")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+adapter.run(adapter.prepare([dataset.image(chosen["scene_id"][0])], ["what ?"]))
+extraction.free_memory = lambda _: int(sys.argv[4])
+before = peak()
+made = extraction.extract(adapter, dataset.image, chosen, folder / "a.zarr", folder / "a.json", ActivationsSettings())
+print(made.config["batch"], peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_the_batch_found_keeps_to_a_small_memory_limit(checkpoint, dataset, tmp_path):
+    """A limit of 30 MB: more than one image at once, fewer than 32, and the limit holds."""
+    limit = 30_000_000
+    command = [sys.executable, "-c", LIMITED, str(checkpoint("qwen2_vl")), str(dataset.folder), str(tmp_path), str(limit)]
+    batch, growth = map(int, subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split())
+    assert 1 < batch < 16
+    assert growth < limit

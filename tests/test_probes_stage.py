@@ -1,5 +1,6 @@
 """The probes stage from files to files, on scenes of the scenes stage and a planted store."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,23 @@ def test_probes_of_another_model_are_refused(inputs: dict[str, Path], tmp_path: 
     probes(stage_job({**inputs, **planted_store(tmp_path / "store", inputs["scenes"], weights="cd")}, tmp_path / "other"))
     with pytest.raises(UserError, match="from another model"):
         generalisation(generalisation_job(inputs, tmp_path / "tiny", {"shapes": tmp_path / "other"}, tmp_path))
+
+
+def test_a_store_of_another_checkpoint_or_dataset_is_refused(
+    inputs: dict[str, Path], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job = stage_job(inputs, tmp_path)
+    changes = {
+        "weights": {"checkpoint": str(checkpoint("gemma3"))},
+        "dtype": {"checkpoint": "here", "dtype": "float16"},
+        "revision": {"checkpoint": "some/where", "revision": "0" * 40},
+    }
+    for key, model in changes.items():
+        with pytest.raises(UserError, match=rf"activations.zarr: from another model .{key} .*run snakemake"):
+            probes(Job({**job.settings, "model": model}, job.inputs, job.outputs))
+    scenes(Job({"dataset": SCENES, "name": "tiny", "seed": 1}, {}, {"folder": tmp_path / "scenes"}))
+    with pytest.raises(UserError, match=r"activations.zarr: scene '.*': boxes differs from that of scenes.parquet"):
+        probes(stage_job({**inputs, "scenes": tmp_path / "scenes"}, tmp_path))
 
 
 def test_a_store_of_means_over_token_sets_is_refused_in_one_line(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -344,6 +344,18 @@ def test_another_model_or_grid_is_refused(fresh):
         store.check_grid(TokenGrid(6, 6))
 
 
+def test_other_scenes_are_refused(fresh):
+    store, described_scenes = Store.open(fresh), description().scenes
+    store.check_scenes(described_scenes.reverse())
+    with pytest.raises(UserError, match=r"scene 'main-horizontal-test-00004': axis differs"):
+        store.check_scenes(described_scenes.filter(pl.col("scene_id") != "main-horizontal-test-00004"))
+    moved = described_scenes.with_columns(
+        boxes=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit([[1.0, 2.0, 3.0, 4.0]] * 3)).otherwise("boxes")
+    )
+    with pytest.raises(UserError, match=r"'main-horizontal-test-00007': boxes differs from that of scenes.parquet; .* run snakemake"):
+        store.check_scenes(moved)
+
+
 # --- pooling --------------------------------------------------------------------------------------------------------
 
 

@@ -4,10 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import torch
 
 Item = TypeVar("Item")
@@ -28,7 +26,7 @@ def automatic_batch(image_bytes: int, memory: int) -> int:
 
     Args:
         image_bytes: what one image takes, see :func:`image_bytes`.
-        memory: bytes free, see :func:`free_memory`.
+        memory: bytes free, see ``memory.free_memory``.
     """
     batch = LARGEST_BATCH
     while batch > 1 and batch * image_bytes > _MEMORY_SHARE * memory:
@@ -36,30 +34,28 @@ def automatic_batch(image_bytes: int, memory: int) -> int:
     return batch
 
 
-def image_bytes(stored: int, vision_values: int, language_values: int, pixels: int, itemsize: int) -> int:
-    """Bytes one image takes at once, estimated from above.
+def image_bytes(stored: int, transient: int, pixels: int, itemsize: int, workers: int = 1) -> int:
+    """Bytes one image takes at once.
 
     Args:
         stored: values kept of it at all sites.
-        vision_values: positions × width in the vision encoder, and ``language_values`` in the language model.
+        transient: bytes that a forward pass needs besides, see :func:`estimated_transient` and ``memory.measured_growth``.
         pixels: values of its processed image.
         itemsize: bytes of a value in the model's dtype.
+        workers: batches computed at once.
     """
     # Stored values exist on the device, while they wait, and as float32 while they are compressed.
-    kept = stored * (itemsize * (1 + AHEAD) + 4)
-    return kept + _TRANSIENT * itemsize * max(vision_values, language_values) + 4 * pixels * (1 + AHEAD)
+    kept = stored * (itemsize * (workers + AHEAD) + 4)
+    return kept + workers * transient + 4 * pixels * (workers + AHEAD)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes free on a device; for the CPU, what this machine and this process's control group leave."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        available = min(available, int(limit.read_text()) - int(used.read_text()))
-    return max(available, 0)
+def estimated_transient(vision_values: int, language_values: int, itemsize: int) -> int:
+    """Bytes around one block for one image, from above.
+
+    Args:
+        vision_values: positions × width in the vision encoder, and ``language_values`` in the language model.
+    """
+    return _TRANSIENT * itemsize * max(vision_values, language_values)
 
 
 @contextmanager

@@ -12,9 +12,10 @@ import polars as pl
 import torch
 from PIL import Image
 
-from vlm_spatial.activations.batching import automatic_batch, free_memory, image_bytes, overlapped, side_by_side
+from vlm_spatial.activations.batching import automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
 from vlm_spatial.activations.capture import Capture, Reduce, Reduced
 from vlm_spatial.activations.manifest import Manifest
+from vlm_spatial.activations.memory import free_memory, measured_growth
 from vlm_spatial.activations.pooling import cell_mean, patch_order
 from vlm_spatial.activations.schema import Pooling, scene_regions
 from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
@@ -175,18 +176,34 @@ def _common_grid(adapter: Adapter, scenes: pl.DataFrame) -> TokenGrid:
 
 
 def _batch_size(adapter: Adapter, described: Description, image: Callable[[str], Image.Image], settings: ActivationsSettings) -> int:
+    """The settings', or the one that fits: by an estimate and by measuring two small batches, whichever says more."""
     if settings.batch != "auto":
         return settings.batch
+    memory = free_memory(adapter.device)
     first = adapter.prepare([image(described.scenes["scene_id"][0])], [PROMPT])
     patches, vision_width = adapter.vision_shape
-    needed = image_bytes(
-        stored=sum(a.rows * a.features for a in described.arrays),
+    stored = sum(a.rows * a.features for a in described.arrays)
+    estimated = estimated_transient(
         vision_values=described.grid.size * patches * vision_width,
         language_values=first.inputs["input_ids"].shape[1] * adapter.site_shape("connector")[1],
-        pixels=first.inputs["pixel_values"].numel(),
         itemsize=adapter.dtype.itemsize,
     )
-    return min(automatic_batch(needed, free_memory(adapter.device)), described.shard_scenes)
+    with side_by_side(adapter.device) as workers:
+        try:
+            grown = measured_growth(lambda images: _try(adapter, image, described, images), adapter.device)
+        except torch.OutOfMemoryError:
+            return 1
+        measured = grown - stored * adapter.dtype.itemsize
+        needed = image_bytes(stored, max(estimated, measured), first.inputs["pixel_values"].numel(), adapter.dtype.itemsize, workers)
+    return min(automatic_batch(needed, memory), described.shard_scenes)
+
+
+def _try(adapter: Adapter, image: Callable[[str], Image.Image], described: Description, images: int) -> object:
+    """A forward pass over the first scenes, as many as ``images`` if there are."""
+    scenes = described.scenes.head(images)
+    prepared = adapter.prepare([image(scene) for scene in scenes["scene_id"]], [PROMPT] * scenes.height)
+    with Capture(adapter, tuple(described.shapes)) as capture:
+        return capture(prepared, reducer(described.pooling, described.grid, scenes))
 
 
 def _processor_identity(processor: Any) -> dict[str, str]:

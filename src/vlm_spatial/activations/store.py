@@ -16,6 +16,7 @@ from vlm_spatial.activations.pooling import cell_mean, patch_order, rounded
 from vlm_spatial.activations.schema import FORMAT
 from vlm_spatial.activations.shards import damaged, read_rows
 from vlm_spatial.errors import UserError
+from vlm_spatial.models.weights import weights_identity
 from vlm_spatial.tokens import TokenGrid
 
 _READERS = 2
@@ -153,12 +154,25 @@ class Store:
         Raises:
             UserError: naming the first field that differs.
         """
-        for key in ("architecture", "weights", "dtype"):
-            if identity[key] != self.manifest.model[key]:
-                raise UserError(
-                    f"{self.path}: from another model ({key} {self.manifest.model[key]}, expected {identity[key]}); "
-                    "run snakemake to extract this model's activations"
-                )
+        self._same_model(identity, ("architecture", "weights", "dtype"))
+
+    def check_checkpoint(self, model: Mapping[str, Any]) -> None:
+        """Refuse a store of another checkpoint than the one configured. Reads weight files, but loads no model.
+
+        Args:
+            model: arguments of ``models.load.load_adapter``. A hub id is compared by its revision, as its files may be elsewhere.
+
+        Raises:
+            UserError: naming the first field that differs.
+        """
+        known = self.manifest.model
+        folder = Path(model["checkpoint"])
+        expected = {**known, "dtype": model.get("dtype", known["dtype"])}
+        if folder.is_dir():
+            expected["weights"] = weights_identity(folder)
+        elif model.get("revision") is not None:
+            expected["revision"] = model["revision"]
+        self._same_model(expected, ("revision", "weights", "dtype"))
 
     def check_grid(self, grid: TokenGrid) -> None:
         """Refuse a store on another token grid.
@@ -171,6 +185,34 @@ class Store:
                 f"{self.path}: token grid {self.grid.rows}×{self.grid.cols}, expected {grid.rows}×{grid.cols}; "
                 "run snakemake to extract it again"
             )
+
+    def check_scenes(self, scenes: pl.DataFrame) -> None:
+        """Refuse a store of other scenes than those of the dataset at hand.
+
+        Args:
+            scenes: rows of ``scenes.parquet``.
+
+        Raises:
+            UserError: naming the first stored scene that the dataset lacks or describes otherwise.
+        """
+        again = "the store is from another version of the dataset: run snakemake to extract it again"
+        columns = ["scene_id", "axis", "split", "variant", "width", "height", "slots", "boxes"]
+        known = scenes.select(pl.col(name).cast(self.scenes.schema[name]) for name in columns)
+        stored = self.scenes.select(columns)
+        for row, other in zip(
+            stored.iter_rows(), stored.select("scene_id").join(known, on="scene_id", how="left").iter_rows(), strict=True
+        ):
+            different = next((name for name, one, two in zip(columns, row, other, strict=True) if one != two), None)
+            if different is not None:
+                raise UserError(f"{self.path}: scene {row[0]!r}: {different} differs from that of scenes.parquet; {again}")
+
+    def _same_model(self, expected: Mapping[str, Any], keys: Sequence[str]) -> None:
+        for key in keys:
+            if expected[key] != self.manifest.model[key]:
+                raise UserError(
+                    f"{self.path}: from another model ({key} {self.manifest.model[key]}, expected {expected[key]}); "
+                    "run snakemake to extract this model's activations"
+                )
 
     @cached_property
     def _group(self) -> zarr.Group:
@@ -199,20 +241,23 @@ class Store:
         out = np.empty((len(places), *chunk_shape[1:]), dtype=np.float32)
         shard_of, within = np.divmod(places, chunk_shape[0] * chunks)
 
+        shards = np.unique(shard_of)
+        # Several shards are read side by side, a single one chunk by chunk.
+        within_shard = _READERS if len(shards) == 1 else 1
+
         def read_shard(shard: int) -> None:
             chosen = np.flatnonzero(shard_of == shard)
             first, last = int(chosen[0]), int(chosen[-1]) + 1
             path = self.path / site / "c" / str(shard) / "0" / "0"
             if last - first == len(chosen):
-                read_rows(path, within[chosen], chunk_shape, chunks, out[first:last])
+                read_rows(path, within[chosen], chunk_shape, chunks, out[first:last], within_shard)
             else:
                 part = np.empty((len(chosen), *chunk_shape[1:]), dtype=np.float32)
-                read_rows(path, within[chosen], chunk_shape, chunks, part)
+                read_rows(path, within[chosen], chunk_shape, chunks, part, within_shard)
                 out[chosen] = part
 
-        # Reading, checksums and decompression all release the interpreter's lock.
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(read_shard, np.unique(shard_of)))
+            list(pool.map(read_shard, shards))
         return out
 
     def _chunking(self, site: str) -> tuple[tuple[int, int, int], int]:

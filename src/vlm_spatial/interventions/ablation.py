@@ -51,6 +51,8 @@ def check_store(scenes: Scenes, store: Store) -> None:
         UserError: naming what differs.
     """
     store.check_model(asdict(scenes.adapter.identity))
+    store.check_scenes(scenes.dataset.scenes)
+    store.check_grid(scenes.adapter.grid(*scenes.dataset.size(store.scenes["scene_id"][0])))
     if store.pooling == "token_set":
         raise UserError(f"{store.path}: holds means over token sets; ablation needs tokens: set activations.pooling to cell or none")
 

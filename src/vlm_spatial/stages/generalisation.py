@@ -16,7 +16,10 @@ def generalisation(job: Job) -> None:
     Outputs ``table`` and ``geometry``.
     """
     settings = section(job, ProbesSettings)
+    dataset = Dataset.open(job.inputs["scenes"])
     store = Store.open(job.inputs["store"], job.inputs["manifest"])
+    store.check_checkpoint(job.settings["model"])
+    store.check_scenes(dataset.scenes)
     others: dict[Trained, Probes] = {}
     for key in sorted(job.inputs):
         variant, _, name = key.partition(":")
@@ -25,7 +28,7 @@ def generalisation(job: Job) -> None:
     own = load_probes(job.inputs["probes"])
     for probes in (own, *others.values()):
         store.check_model(probes.metadata["identity"])
-    table, geometry = generalise(store, Dataset.open(job.inputs["scenes"]), own, others, settings, int(job.settings["seed"]))
+    table, geometry = generalise(store, dataset, own, others, settings, int(job.settings["seed"]))
     write_parquet(table, job.outputs["table"])
     write_parquet(geometry, job.outputs["geometry"])
 

@@ -21,8 +21,11 @@ PROBES = {"main": "probes", "decorrelated": "decorrelated"}
 def probes(job: Job) -> None:
     """Inputs ``scenes``, ``store``, ``manifest``; outputs ``probes``, ``decorrelated``, ``table``, ``strip_map``, ``geometry``."""
     settings = section(job, ProbesSettings)
+    dataset = Dataset.open(job.inputs["scenes"])
     store = Store.open(job.inputs["store"], job.inputs["manifest"])
-    found = analyse(store, Dataset.open(job.inputs["scenes"]), settings, int(job.settings["seed"]))
+    store.check_checkpoint(job.settings["model"])
+    store.check_scenes(dataset.scenes)
+    found = analyse(store, dataset, settings, int(job.settings["seed"]))
     for note, rows in found.table.filter(pl.col("note").is_not_null()).group_by("note", maintain_order=True):
         print(f"probes: inconclusive, {note[0]} ({rows.height} scores)", file=sys.stderr)
     for sentence in background_summary(found.table):

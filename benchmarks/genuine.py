@@ -1,0 +1,122 @@
+"""The published configurations of Qwen2-VL-7B-Instruct and Gemma-3-4B-it with random weights, whole or with fewer layers.
+
+Every width, head, patch, vocabulary and rotary setting is that of the published ``config.json``; of the tokenizer, which cannot be had
+without the hub, a word-level one takes the place, and the marks of the image have its ids.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
+
+from vlm_spatial.models.adapter import Adapter, ModelIdentity
+from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.organisms.checkpoint import Family, new_checkpoint
+
+WORDS = ["which object is on the left right middle top bottom of ?", "red green blue yellow square circle"]
+LAYERS: dict[Family, tuple[int, int]] = {"qwen2_vl": (28, 32), "gemma3": (34, 27)}
+"""Layers of the language model and of the vision encoder."""
+
+
+def genuine_adapter(
+    family: Family, layers: int | None = None, vision_layers: int | None = None, device: torch.device | str = "cpu", dtype: str = "bfloat16"
+) -> Adapter:
+    """The published model of ``family`` with random weights; ``layers`` and ``vision_layers`` cut its depth down."""
+    text, vision = LAYERS[family]
+    with TemporaryDirectory() as scratch:
+        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, WORDS), device="cpu").processor
+    make = _qwen2_vl_7b if family == "qwen2_vl" else _gemma3_4b
+    config = make(processor, layers or text, vision_layers or vision)
+    config._attn_implementation = "sdpa"
+    kind = next(kind for kind in FAMILIES if kind.family == family)
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(getattr(torch, dtype))
+        with torch.device(device):
+            model = kind.model_class(config)
+    finally:
+        torch.set_default_dtype(before)
+    if family == "gemma3":
+        # transformers starts this one at zero, which would hide the image altogether.
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=1152**-0.5)
+    return kind(model, processor, ModelIdentity("random", None, kind.architecture, "random", dtype))
+
+
+def _qwen2_vl_7b(processor: Any, layers: int, vision_layers: int) -> PreTrainedConfig:
+    tokenizer = processor.tokenizer
+    processor.image_processor.patch_size = 14
+    processor.image_processor.size = {"shortest_edge": 3136, "longest_edge": 12_845_056}
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": 152_064,
+            "hidden_size": 3584,
+            "intermediate_size": 18_944,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32_768,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "depth": vision_layers,
+            "embed_dim": 1280,
+            "hidden_size": 3584,
+            "mlp_ratio": 4,
+            "num_heads": 16,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        vision_start_token_id=tokenizer.vision_start_token_id,
+        vision_end_token_id=tokenizer.vision_end_token_id,
+        tie_word_embeddings=False,
+    )
+
+
+def _gemma3_4b(processor: Any, layers: int, vision_layers: int) -> PreTrainedConfig:
+    tokenizer = processor.tokenizer
+    processor.image_processor.size = {"height": 896, "width": 896}
+    processor.image_seq_length = 256
+    processor.full_image_sequence = f"\n\n{tokenizer.boi_token}{tokenizer.image_token * 256}{tokenizer.eoi_token}\n\n"
+    return Gemma3Config(
+        text_config={
+            "model_type": "gemma3_text",
+            "vocab_size": 262_208,
+            "hidden_size": 2560,
+            "intermediate_size": 10_240,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+            "sliding_window": 1024,
+            "max_position_embeddings": 131_072,
+            "layer_types": ["full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(layers)],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+            },
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": vision_layers,
+            "num_attention_heads": 16,
+            "image_size": 896,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=256,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+        image_token_index=tokenizer.image_token_id,
+    )

@@ -1,0 +1,40 @@
+"""Keep the organisms that ``snakemake --configfile presets/truth.yaml`` trained, for tests/test_truth_table.py.
+
+    python tests/data/save_organisms.py results-truth/organisms
+
+Weights are saved as bfloat16, half the size; ``recipe.json`` is what the seal says made the organism: settings, code, packages.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from vlm_spatial.files import read_json, write_json
+from vlm_spatial.seals import seal_path
+
+KEPT = Path(__file__).parent / "organisms"
+RECIPE = ("settings", "modules", "packages")
+
+
+def save(trained: Path) -> None:
+    """Copy one organism's folder, with its recipe."""
+    kept = KEPT / trained.name
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for path in sorted(trained.iterdir()):
+        if path.suffix == ".safetensors":
+            halves = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(path).items()}
+            save_file(halves, kept / path.name, metadata={"format": "pt"})
+        elif path.name != ".snakemake_timestamp":
+            shutil.copyfile(path, kept / path.name)
+    seal = read_json(seal_path(trained))
+    write_json({key: seal[key] for key in RECIPE}, kept / "recipe.json")
+
+
+if __name__ == "__main__":
+    for folder in sorted(Path(sys.argv[1]).glob("[!.]*")):
+        if (folder / "config.json").is_file():
+            save(folder)

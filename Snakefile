@@ -31,6 +31,10 @@ if not CONFIG_FILES:
     configfile: CONFIG_FILES
 
 
+# For `--sdm apptainer`; what makes it is the Dockerfile.
+container: os.environ.get("VLM_SPATIAL_IMAGE", "vlm-spatial.sif")
+
+
 include: "rules/common.smk"
 include: "rules/boxes.smk"
 include: "rules/scenes.smk"

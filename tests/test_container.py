@@ -1,8 +1,10 @@
 """The container recipe is pinned, built from the same lock as everything else, and holds all that a run needs.
 
-Nothing is built here. What the recipe copies is laid out in an empty folder, where the workflow has to be whole.
+Nothing is built here. What the recipe copies is laid out in an empty folder, where the workflow has to be whole; and a stand-in for
+apptainer notes what it is told to run, and runs it with nothing of the environment but what a container gets.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tiny_workflow import Workflow
 
 REPOSITORY = Path(__file__).parents[1]
 STEPS = [
@@ -33,7 +37,7 @@ def test_base_image_is_pinned_to_a_release_of_the_python_that_the_environments_h
 
 
 def test_packages_are_those_of_the_lock_and_no_others() -> None:
-    assert run_steps() == [
+    assert [text for step, text in STEPS if step == "RUN"] == [
         "python -m pip install --requirement requirements.lock",
         "python -m pip install --no-deps --editable .",
     ]
@@ -66,3 +70,26 @@ def test_the_workflow_is_whole_in_the_image(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--dry-run", "--quiet", "rules"], cwd=work, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^figures +1$", done.stdout + done.stderr, flags=re.MULTILINE)
+
+
+APPTAINER = """#!/bin/sh
+[ "$1" = --version ] && { echo apptainer version 1.3.4; exit; }
+echo "$@" >> apptainer.log
+while [ "$1" != bash ]; do shift; done
+exec env --ignore-environment HOME="$HOME" PYTHONPATH="$PYTHONPATH" PATH={python}:/usr/bin:/bin "$@"
+"""
+
+
+@pytest.mark.slow
+def test_every_stage_can_run_in_the_image(tmp_path: Path) -> None:
+    workflow = Workflow.create(tmp_path / "run")
+    stand_in = tmp_path / "bin" / "apptainer"
+    stand_in.parent.mkdir()
+    stand_in.write_text(APPTAINER.replace("{python}", str(Path(sys.executable).parent)))
+    stand_in.chmod(0o755)
+    environment = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "VLM_SPATIAL_IMAGE": "image.sif"}
+    done = workflow.snakemake("--sdm", "apptainer", "--apptainer-args=--nv", "--", "results/scenes/squares", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert (workflow.folder / "results/scenes/squares/scenes.parquet").exists()
+    [told] = (workflow.folder / "apptainer.log").read_text().splitlines()
+    assert re.match(rf"exec --home {workflow.folder} --nv .*image\.sif bash -c .*vlm_spatial\.stages\.scenes", told), told

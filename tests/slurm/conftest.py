@@ -36,7 +36,7 @@ def over_time(
     """
     run = Submitted(finished_workflow.copy(tmp_path_factory.mktemp("over_time") / "run"), cluster)
     run.workflow.write_config(ONE_SCENE_A_SHARD)
-    snakemake = run.start("--set-resources", "activations:runtime=1", "activations:gpu=0", "--", MANIFEST)
+    snakemake = run.start("--set-resources", "activations:runtime=10 ** (attempt - 1)", "activations:gpu=0", "--", MANIFEST)
     try:
         yield run, snakemake, freeze_half_way(run)
     finally:

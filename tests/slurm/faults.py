@@ -20,7 +20,7 @@ SCENES = 26
 ONE_SCENE_A_SHARD = copy.deepcopy(CONFIG) | {"activations": {"shard_scenes": 1}}
 
 
-def wait_for(condition: Callable[[], object], what: str, patience_s: float = 180, pause_s: float = 0.2) -> None:
+def wait_for(condition: Callable[[], object], what: str, patience_s: float = 600, pause_s: float = 0.2) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {patience_s} s for {what}"

@@ -51,7 +51,7 @@ class Submitted:
         """Run Snakemake to its end; everything must succeed."""
         self.finish(self.start(*arguments))
 
-    def finish(self, snakemake: "subprocess.Popen[str]", patience_s: float = 300) -> None:
+    def finish(self, snakemake: "subprocess.Popen[str]", patience_s: float = 900) -> None:
         """Wait for Snakemake; everything must have succeeded."""
         assert snakemake.wait(patience_s) == 0, self.log
 

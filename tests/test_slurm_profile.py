@@ -1,0 +1,59 @@
+"""profiles/slurm, without a SLURM: what it says of every rule, and how many submissions a large run is. tests/slurm has the rest."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlm_spatial.config.workflow import MODEL_STAGES
+
+REPOSITORY = Path(__file__).parents[1]
+PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
+RULES = {path.stem: path.read_text() for path in (REPOSITORY / "rules").glob("*.smk") if path.stem != "common"}
+MODELS, DATASETS = 20, 8
+
+
+def test_every_rule_has_its_cores_memory_and_time() -> None:
+    assert PROFILE["set-threads"].keys() == RULES.keys()
+    for name, text in RULES.items():
+        assert "mem_mb=" in text, name
+        assert "runtime=" in text, name
+
+
+def test_jobs_that_go_together_take_turns() -> None:
+    """Else a submission would ask for the sum of its jobs' cores, memory and GPUs, though they run one after another."""
+    together = {name for name, text in RULES.items() if "together(" in text} | PROFILE["groups"].keys()
+    assert PROFILE["group-components"].keys() == together
+    limits = {text.split("=")[0] for text in PROFILE["resources"]}
+    assert PROFILE["set-resource-scopes"] == [f"{name}=local" for name in ("gpu", "turn")]
+    for name in together:
+        assert ("gpu=1" in RULES[name] and "gpu" in limits) or PROFILE["set-resources"][name] == {"turn": 1}, name
+
+
+@pytest.mark.slow
+def test_twenty_models_on_eight_datasets_are_less_than_two_hundred_submissions(tmp_path: Path) -> None:
+    datasets = [f"d{index}" for index in range(DATASETS)]
+    config = {
+        "datasets": {name: {"kind": "squares"} for name in datasets},
+        "organisms": {f"o{index}": {"datasets": datasets[:1]} for index in range(MODELS)},
+        "models": {f"m{index}": {"organism": f"o{index}", "datasets": datasets} for index in range(MODELS)},
+    }
+    (tmp_path / "workflow_config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--dry-run"]
+    profile = ["--workflow-profile", str(REPOSITORY / "profiles" / "slurm")]
+    done = subprocess.run([*command, *profile], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    alone = re.findall(r"^Job \d+: ", said, flags=re.MULTILINE)
+    in_groups = re.findall(r"^ +Job \d+: ", said, flags=re.MULTILINE)
+    groups = re.findall(r"Group job (\w+) ", said)
+    stages = (*MODEL_STAGES, "generalisation")
+    # The organisms and the figures are submitted one by one.
+    assert len(alone) == MODELS + 1
+    assert len(in_groups) == DATASETS + len(stages) * MODELS * DATASETS
+    assert sorted(groups) == sorted(["scenes", *(f"{stage}_m{index}" for stage in stages for index in range(MODELS))])
+    submissions = f"{len(alone) + len(in_groups):,} jobs in {len(alone) + len(groups)} submissions"
+    assert submissions in (REPOSITORY / "docs" / "cluster.md").read_text()

@@ -2,7 +2,8 @@
 
 For the patch sweep's mid-size Qwen2-VL and token sets, by formula: what the engine does, what it would do if no batch computed a
 position in vain, if the entry block's queries, keys and values were mixed from the two cached runs instead of computed (they depend
-on their own position alone), and both. What is left then is needed: every position from the first patched one on changes in every later block.
+on their own position alone), and both. What is left then is needed: every position from the first patched one on changes in every
+later block.
 """
 
 from dataclasses import dataclass

@@ -19,9 +19,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def make_scenes(folder: Path) -> Path:
+def make_scenes(folder: Path, kind: str = "squares") -> Path:
     """The dataset's folder, written by the scenes stage."""
-    scenes(Job({"dataset": SETTINGS, "name": "tiny", "seed": 0}, {}, {"folder": folder}))
+    scenes(Job({"dataset": {**SETTINGS, "kind": kind}, "name": "tiny", "seed": 0}, {}, {"folder": folder}))
     return folder
 
 

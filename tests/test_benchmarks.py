@@ -100,7 +100,9 @@ def test_the_bound_counts_every_position_once() -> None:
     assert len(rows) == 2 * 4 * 15
     exact = batched(rows, 0.0)
     assert sorted((row.start, row.entry) for row in exact) == sorted((row.start, row.entry) for row in rows)
-    assert all(later.start <= row.start for later, row in zip(sorted(batched(rows, 0.08), key=str), sorted(rows, key=str), strict=False))
+    # Batches begin earlier than some of their rows need, by at most the share allowed.
+    early = sum(row.start for row in rows) - sum(row.start for row in batched(rows, 0.08))
+    assert 0 < early < 0.08 * sum(LENGTH - row.start for row in rows)
     assert patched(Row(5, 1), mixed=True) < patched(Row(5, 1), mixed=False)
     assert patched(Row(LENGTH - 1, 14), mixed=False) < patched(Row(5, 14), mixed=False)
 

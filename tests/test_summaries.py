@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from vlm_spatial.figures.flips import language_rows
 from vlm_spatial.interventions import summaries
 
 COLUMNS = {
@@ -263,3 +264,13 @@ def test_an_empty_table_gives_nothing_not_an_error() -> None:
 def test_the_report_can_use_it_without_torch() -> None:
     code = "import sys, vlm_spatial.interventions.summaries; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_figure_of_the_layers_gives_their_corrected_p_values() -> None:
+    """Layer 1 orders 8 pairs that the connector does not, layer 0 none; the other axis has nothing to tell."""
+    table = language({"connector": [], "language.0": [], "language.1": range(8)})
+    shown = language_rows({"interchange": table}).filter(pl.col("axis") == "horizontal", pl.col("outcome") == "ordering")
+    found = dict(shown.select("site", "p_holm").iter_rows())
+    assert found == {"connector": None, "language.0": 1.0, "language.1": pytest.approx(2 * 2 * 0.5**8)}
+    others = language_rows({"interchange": table}).filter(pl.col("outcome") != "ordering")
+    assert others["p_holm"].null_count() == others.height

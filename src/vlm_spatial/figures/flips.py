@@ -6,6 +6,7 @@ from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, w
 from vlm_spatial.figures.marks import over_sites
 from vlm_spatial.figures.rates import outcome_rates
 from vlm_spatial.figures.theme import TOKEN_SETS
+from vlm_spatial.interventions.summaries import compare_sites
 
 CONDITIONS = ["intact", "erasure", "neutral"]
 
@@ -45,7 +46,20 @@ def language_rows(tables: Tables) -> pl.DataFrame:
         return pl.DataFrame()
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
     found = outcome_rates(both, ["ordering", "content", "stay", "other"], ["axis", "site", "condition"])
+    found = found.join(_against_connector(both), on=["axis", "condition", "site", "outcome"], how="left", maintain_order="left")
     return with_sites(found).rename({"condition": "series"})
+
+
+def _against_connector(table: pl.DataFrame) -> pl.DataFrame:
+    """``p_holm`` of every layer's ordering rate against the connector's, on the same pairs, within an axis and condition."""
+    named = table.with_columns(experiment=pl.lit("language"), token_set=pl.lit("object"), source=pl.lit("counterfactual"))
+    schema = {"axis": pl.String, "condition": pl.String, "site": pl.String, "outcome": pl.String, "p_holm": pl.Float64}
+    parts = [pl.DataFrame(schema=schema)]
+    for (axis, condition), group in named.group_by("axis", "condition", maintain_order=True):
+        tested = compare_sites(group, condition=str(condition)).select("site", "p_holm")
+        marks = {"axis": pl.lit(axis), "condition": pl.lit(condition), "outcome": pl.lit("ordering")}
+        parts.append(tested.with_columns(**marks).select(list(schema)))
+    return pl.concat(parts)
 
 
 def language_caption(shown: pl.DataFrame) -> str:
@@ -54,7 +68,8 @@ def language_caption(shown: pl.DataFrame) -> str:
         "slots' object tokens are exchanged "
         "with those of a picture of other "
         f"contents, by layer; intact, and with the layout removed from the vision output; {counts(shown, 'pairs')} "
-        f"({_aside(shown)}). {INTERVAL} (Wilson)."
+        f"({_aside(shown)}). {INTERVAL} (Wilson). In the data beside it, p_holm: the layer against the connector on the same pairs, "
+        "exact McNemar test, corrected over the layers (Holm)."
     )
 
 

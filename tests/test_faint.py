@@ -32,7 +32,7 @@ from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
 SQUARES = DatasetSettings(kind="squares")
-# Trained planted organisms, one checkpoint folder a mechanism; they take minutes to train, so tests read them where they are.
+# Trained planted organisms, {mechanism}-{seed}: they take minutes to train, so they are kept.
 ORGANISMS = Path(os.environ.get("VLM_SPATIAL_ORGANISMS", Path(__file__).parent / "data" / "organisms"))
 
 
@@ -114,7 +114,8 @@ def amplified(checkpoint: Path, out: Path, dataset: dict[str, Any]) -> pl.DataFr
     store = {"store": out / "activations.zarr", "manifest": out / "activations.json"}
     activations(Job(settings, {"scenes": folder}, store))
     made = {name: out / f"{name}.parquet" for name in ("table", "strip_map", "geometry")}
-    probes(Job({**settings, "stage": {"bootstrap": 10}}, {"scenes": folder, **store}, {"probes": out / "probes.safetensors", **made}))
+    made |= {name: out / f"{name}.safetensors" for name in ("probes", "decorrelated")}
+    probes(Job({**settings, "stage": {"bootstrap": 10}}, {"scenes": folder, **store}, made))
     inputs = {"probes": out / "probes.safetensors", "behaviour": out / "behaviour.parquet"}
     amplification(job(checkpoint, folder, out, "table", {"questions": 100}, **inputs))
     return pl.read_parquet(out / "table.parquet")
@@ -125,7 +126,7 @@ def verdicts(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def trained(mechanism: str) -> Path:
-    folder = ORGANISMS / mechanism
+    folder = ORGANISMS / f"{mechanism}-0"
     if not (folder / "config.json").is_file():
         pytest.skip(f"no trained organism in {folder}; set VLM_SPATIAL_ORGANISMS to a folder that holds one")
     return folder

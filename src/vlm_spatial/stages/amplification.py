@@ -1,5 +1,6 @@
 """Stage: sweep the corrections over the questions of the validation and test splits."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,10 @@ def amplification(job: Job) -> None:
     settings = section(job, AmplificationSettings)
     adapter = load_adapter(**job.settings["model"])
     probes = load_probes(job.inputs["probes"])
-    sites = visual_sites(adapter, settings.sites)
+    sites = with_probes(visual_sites(adapter, settings.sites), probes)
+    if not sites:
+        write_parquet(pl.DataFrame(schema=SCHEMA), job.outputs["table"])
+        return
     dataset = Dataset.open(job.inputs["scenes"])
     asked = sample_questions(read_parquet(job.inputs["behaviour"]), dataset, settings.questions, job.settings["seed"])
 
@@ -54,6 +58,21 @@ def amplification(job: Job) -> None:
         controls += control_settings(adapter, probes, site, settings.random_draws, alphas, generator)
     tables.append(run(sweep, dataset, asked.filter(split="test"), controls, "test controls"))
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
+
+
+def with_probes(sites: Sequence[Site], probes: Probes) -> tuple[Site, ...]:
+    """The sites that have a probe on some axis; those whose data could not bear one (few photos) are left out with a word on stderr.
+
+    A site that was never probed stays, and is an error where it is used.
+    """
+    kept = []
+    for site in sites:
+        reasons = [reason for key, reason in probes.metadata.get("inconclusive", {}).items() if key.partition("/")[2] == site]
+        if reasons and not any(where == site for _, where in probes):
+            print(f"amplification: nothing to amplify at {site}: {reasons[0]}", file=sys.stderr, flush=True)
+        else:
+            kept.append(site)
+    return tuple(kept)
 
 
 def visual_sites(adapter: Adapter, patterns: Sequence[str]) -> tuple[Site, ...]:

@@ -30,11 +30,13 @@ def compare(sites: int, scenes: int, features: int, rounds: int) -> dict[str, An
         for number in range(rounds):
             accuracies = {}
             for name, method in list(SIDES.items())[:: 1 if number % 2 else -1]:
-                command = [sys.executable, str(SCRIPT), "--folder", temporary, "--measure", method]
+                at = [f"language.{layer}" for layer in range(sites)]
+                command = [sys.executable, str(SCRIPT), "--folder", temporary, "--measure", method, "--at", *at]
                 found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-                accuracies[name] = found["accuracies"]
-                taken[name]["seconds"].append(sum(found["seconds"]))
-                taken[name]["processor_seconds"].append(sum(found["processor"]))
+                of_sites = [found["sites"][site] for site in at]
+                accuracies[name] = [one["accuracy"] for one in of_sites]
+                taken[name]["seconds"].append(sum(one["seconds"] for one in of_sites))
+                taken[name]["processor_seconds"].append(sum(one["processor"] for one in of_sites))
                 taken[name]["peak_mb"].append(found["peak_mb"])
                 print(f"  round {number + 1} of {rounds}: {name} done", flush=True)
             apart = max(apart, *(abs(a - b) for a, b in zip(*accuracies.values(), strict=True)))

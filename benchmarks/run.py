@@ -14,7 +14,7 @@ PLAN: dict[str, tuple[list[str], list[str]]] = {
     "patch_sweep": (["--family", "qwen2_vl"], ["--family", "qwen2_vl", "--size", "quick", "--pairs", "1"]),
     "patch_sweep gemma3": (["--family", "gemma3", "--vision-layers", "4"], ["--family", "gemma3", "--size", "quick", "--pairs", "1"]),
     "compare_extraction": ([], ["--scenes", "70"]),
-    "compare_probes": ([], ["--sites", "1", "--scenes", "100", "--features", "64"]),
+    "compare_probes": ([], ["--sites", "1", "--scenes", "200", "--features", "64"]),
     "compare_amplification": ([], ["--size", "quick"]),
     "compare_scenes": ([], ["--scenes", "60"]),
     "scaling": ([], ["--quick"]),

@@ -26,5 +26,5 @@ class AmplificationSettings(Settings):
     control_alphas: tuple[float, ...] = Field(
         (4.0,), description="alphas at which the controls run at every site, beside the one that validation chooses there"
     )
-    questions: PositiveCount = Field(300, description="questions of an axis and a split, whole scenes drawn at random")
+    questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

@@ -19,7 +19,7 @@ run: $(READY)
 	$(BIN)/snakemake --cores 8 --resources gpu=1
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -1,8 +1,13 @@
 """Tiny checkpoints of every family, made once a session."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Before torch is loaded: workers side by side whose threads spin for the same cores take many times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

@@ -27,6 +27,7 @@ table is ``inconclusive`` with n = 0, and the report says which file was not the
 Outputs::
 
     figures=folder     {model}/{figure}.svg, .pdf, .csv and .md (caption); _comparison/ holds the figures of all models together
+                       and, where a mechanism was planted, truth.csv: what must be found and what was
     report=report.html one self-contained page
     findings=findings.json
 
@@ -60,6 +61,7 @@ def figures(job: Job) -> None:
     settings = section(job, FiguresSettings, "figures")
     results = open_results(job.settings["models"], job.inputs)
     records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables)]
+    truth = truth_table(results, records)
     rows = {model.name: figure_rows(results, model) for model in results.models}
     cells = {model.name: strip_cells(results, model) for model in results.models}
 
@@ -67,7 +69,9 @@ def figures(job: Job) -> None:
         for model in progress(results.models, "figures"):
             write_model(results, model, rows[model.name], cells[model.name], folder / model.name, settings)
         write_comparison(results, records, folder / COMPARISON, settings)
-    text = page(results, records, rows, cells, truth_table(results, records), settings, job.settings)
+        if truth:
+            pl.DataFrame(truth).write_csv(folder / COMPARISON / "truth.csv")
+    text = page(results, records, rows, cells, truth, settings, job.settings)
     with written_then_renamed(job.outputs["report"]) as target:
         target.write_text(text, encoding="utf-8")
     write_json(records, job.outputs["findings"])

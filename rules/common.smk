@@ -12,6 +12,8 @@ from vlm_spatial.config.workflow import MODEL_STAGES
 from vlm_spatial.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity
+from vlm_spatial.lifeline import lead
+from vlm_spatial.ownership import Ownership
 from vlm_spatial.plan import Plan
 from vlm_spatial.slurm import cancel_left_over
 
@@ -29,6 +31,12 @@ def validated_plan():
 
 plan = validated_plan()
 RESULTS = plan.config.results
+# Held by the workflow that runs jobs; the kernel lets go of it when that process ends, however it ends.
+running = Ownership(Path(RESULTS, "workflow"), "these results")
+# Jobs end when this process does, on a cluster that of their own node.
+lead()
+
+
 # A model uses what cores there are; never more threads than cores, which slows everything down.
 CORES = len(os.sched_getaffinity(0))
 
@@ -126,7 +134,13 @@ def together(stage):
     return group
 
 
+# The last onstart of all files is the only one that counts.
 onstart:
+    # Not reached by a dry-run, nor when there is nothing to do.
+    try:
+        running.__enter__()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     # Jobs of a killed run would write the results that this run is about to write.
     if workflow.executor_plugin.name == "slurm":
         try:
@@ -219,10 +233,19 @@ def trusted(stage):
             for pattern in getattr(rules, stage).output:
                 path = apply_wildcards(pattern, wildcards)
                 if is_stale(path, tuple(wildcards)):
-                    workflow.dag.forcefiles.add(path)
+                    forced(path)
         return []
 
     return force_if_stale
+
+
+def forced(path):
+    """Has the job of `path` run. Snakemake has no public way for a Snakefile; a test looks whether this one still works."""
+    if not isinstance(getattr(workflow.dag, "forcefiles", None), set):
+        raise SystemExit(
+            f"error: {path}: has to be made again, which this version of Snakemake cannot be told; install one that pyproject.toml names"
+        )
+    workflow.dag.forcefiles.add(path)
 
 
 @functools.cache

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -81,6 +83,16 @@ class Workflow:
     def snakemake(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake here; one thread a job, so that tests do not fight for cores."""
         return subprocess.run(self.command(*arguments), cwd=self.folder, env=self.environment(environment), **CAPTURE)
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Snakemake running here; killed at the end if it has not ended."""
+        pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.environment(), **pipes) as running:
+            try:
+                yield running
+            finally:
+                running.kill()
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", *arguments]

@@ -1,8 +1,11 @@
 """Writing so that a reader never sees half a file, and reading so that a damaged one is named."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +42,30 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed writers of ``target`` left behind; for its only writer."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if path.name.removeprefix(f".{target.name}.").removesuffix(".partial").isdigit():
+            _remove(path)
+
+
+def unwritable(error: BaseException) -> str | None:
+    """The system's reason, in its words, why a file could not be written (disk full, read-only, quota); ``None`` for any other error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # Libraries written in Rust say the number in words only.
+        said = re.search(r"\(os error (\d+)\)", str(cause))
+        number = cause.errno if isinstance(cause, OSError) and cause.errno else int(said[1]) if said else 0
+        if number in _UNWRITABLE:
+            where = getattr(cause, "filename", None)
+            return f"{where}: {os.strerror(number)}" if where else os.strerror(number)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
 
 def write_parquet(table: pl.DataFrame, target: Path) -> None:

@@ -150,7 +150,7 @@ def _with_time_given_back(path: Path, record: Record) -> Record:
 
 def _set_time(path: Path, mtime_ns: int) -> None:
     # Someone else's results keep their times; Snakemake may then make more anew than it has to.
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):
         os.utime(path, ns=(mtime_ns, mtime_ns))
 
 

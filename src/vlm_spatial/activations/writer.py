@@ -14,11 +14,11 @@ import polars as pl
 from jaxtyping import Float
 
 from vlm_spatial.activations.manifest import Manifest, as_plain, content_identity, file_records
-from vlm_spatial.activations.ownership import Ownership
 from vlm_spatial.activations.schema import FORMAT, Pooling, SiteArray, create_store, expected_bytes, site_array
 from vlm_spatial.activations.shards import FileRecord, ShardWriter
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, sha256, write_json
+from vlm_spatial.ownership import Ownership
 from vlm_spatial.tokens import TokenGrid
 
 

@@ -19,6 +19,9 @@ from vlm_spatial.config.settings import Count, Name, Settings
 
 MODEL_STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
 
+# What lies beside the models' folders in the results.
+_TAKEN = frozenset({"scenes", "boxes", "organisms", "figures", "logs", "benchmarks", "report.html", "findings.json"})
+
 
 class Config(Settings):
     """The whole of ``workflow_config.yaml``."""
@@ -52,9 +55,9 @@ class Config(Settings):
                 _known(f"models.{name}.organism", (model.organism,), self.organisms)
         for name, organism in self.organisms.items():
             _known(f"organisms.{name}.datasets", organism.datasets, self.datasets)
-        reserved = {"scenes", "boxes", "organisms", "figures"} & self.models.keys()
+        reserved = _TAKEN & self.models.keys()
         if reserved:
-            raise ValueError(f"models.{min(reserved)}: scenes, boxes, organisms and figures are names of results folders, choose another")
+            raise ValueError(f"models.{min(reserved)}: {', '.join(sorted(_TAKEN))} are other parts of the results, choose another name")
         return self
 
 

@@ -12,18 +12,24 @@ import ast
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
+from vlm_spatial.files import remove_leftovers, unwritable
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.lifeline import follow
+from vlm_spatial.ownership import Ownership
 from vlm_spatial.seals import MadeBy, break_seals, verified_digest, write_seal
 
 Section = TypeVar("Section", bound=Settings)
+# Seconds that a job waits for another one to let go of its outputs.
+_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,33 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
     parser.add_argument("--output", action="append", default=[], metavar="NAME=PATH")
     parsed = parser.parse_args(arguments)
     started = time.monotonic()
+    follow()
     try:
         settings = _literal(parsed.settings)
         job = Job(settings, _paths(_filled_in(parsed.input, settings)), _paths(parsed.output))
-        break_seals(job.outputs.values())
-        made_by = _made_by(name, job)
-        stage(job)
-        for path in job.outputs.values():
-            write_seal(path, made_by)
+        with ExitStack() as owned:
+            for path in job.outputs.values():
+                # Not the lock that the activations' own writer holds. An orphan ends within a second of its workflow.
+                owned.enter_context(Ownership(path.with_name(f"{path.name}.job"), path.name, _PATIENCE_S))
+                remove_leftovers(path)
+            break_seals(job.outputs.values())
+            made_by = _made_by(name, job)
+            stage(job)
+            for path in job.outputs.values():
+                write_seal(path, made_by)
     except UserError as error:
-        print(f"error: {name}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        _end(name, str(error))
+    except Exception as error:
+        reason = unwritable(error)
+        if reason is None:
+            raise
+        _end(name, f"{reason}; nothing unfinished counts: make room or give the right to write, and run snakemake again")
     print(f"{name}: done in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def _end(name: str, message: str) -> NoReturn:
+    print(f"error: {name}: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1) from None
 
 
 def section(job: Job, model: type[Section], key: str = "stage") -> Section:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,7 @@ from typing import Self
 from vlm_spatial.errors import UserError
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+_PAUSE_S = 0.2
 
 
 class Ownership:
@@ -18,16 +20,22 @@ class Ownership:
 
     The lock file stands beside the target. The kernel lets go of the lock when its holder dies, however it dies.
 
+    Args:
+        what: what the error calls the target.
+        patience: seconds to wait for another process to let go.
+
     Raises:
         UserError: on entering, if another process holds the lock, or if the file system has no locks.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, what: str = "this store", patience: float = 0.0) -> None:
+        self._what, self._patience = what, patience
         self.path = target.with_name(f".{target.name}.lock")
         self._descriptor = -1
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + self._patience
         while True:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -35,8 +43,11 @@ class Ownership:
             except OSError as error:
                 owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
                 os.close(descriptor)
+                if error.errno in _TAKEN and time.monotonic() < until:
+                    time.sleep(_PAUSE_S)
+                    continue
                 if error.errno in _TAKEN:
-                    raise UserError(f"{self.path}: another process is writing this store ({owner}); end it or wait for it") from error
+                    raise UserError(f"{self.path}: another process is writing {self._what} ({owner}); end it or wait for it") from error
                 raise UserError(f"{self.path}: this file system has no locks ({error.strerror}); choose another results folder") from error
             self._descriptor = descriptor
             if self.held():

@@ -1,0 +1,191 @@
+"""What the workflow relies on, and what it must never do: unchecked inputs, pickles, paths that leave their folder."""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snakemake import api
+
+import test_malformed_config
+from activation_stores import bfloat16_values, description, written
+from vlm_spatial.activations.store import Store
+from vlm_spatial.config.reading import parse_config
+from vlm_spatial.errors import UserError
+from vlm_spatial.plan import Plan
+from vlm_spatial.seals import MadeBy, write_seal
+from vlm_spatial.stages.stage import run_stage
+
+REPOSITORY = Path(__file__).parents[1]
+MADE_BY = MadeBy(stage="scenes", settings={}, modules={}, packages={}, content={}, inputs={})
+SEED = 9
+
+
+# --- every byte that a stage consumes is checked before it is used ---------------------------------------------------------
+
+
+def sealed(kind: str, folder: Path) -> Path:
+    """A sealed result of each kind that a stage hands to another."""
+    generator = np.random.default_rng(SEED)
+    if kind in ("scenes", "organism"):
+        result = folder / kind
+        names = ("images/a.png", "scenes.parquet", "pairs.parquet") if kind == "scenes" else ("model.safetensors", "config.json")
+        for name in names:
+            (result / name).parent.mkdir(parents=True, exist_ok=True)
+            (result / name).write_bytes(generator.bytes(300))
+    else:
+        result = folder / kind
+        result.write_bytes(generator.bytes(300))
+    write_seal(result, MADE_BY)
+    return result
+
+
+KINDS = ("scenes", "organism", "probes.safetensors", "behaviour.parquet", "activations.json", "boxes.json")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stage_does_not_start_on_an_altered_input(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = sealed(kind, tmp_path)
+    generator = np.random.default_rng(SEED)
+    given_as = ["--settings", repr({"model": {"checkpoint": str(result)}})] if kind == "organism" else ["--settings", "{}"]
+    given_as += [] if kind == "organism" else ["--input", f"one={result}"]
+    for file in sorted(path for path in (result, *result.rglob("*")) if path.is_file()):
+        for position in generator.integers(0, 300, 5):
+            whole = file.read_bytes()
+            altered = bytearray(whole)
+            altered[position] ^= 1 << int(generator.integers(8))
+            file.write_bytes(altered)
+            with pytest.raises(SystemExit):
+                run_stage("conflict", lambda _: pytest.fail("started"), given_as)
+            assert f"{file} was altered after it was made; run snakemake again" in capsys.readouterr().err, (file, position)
+            file.write_bytes(whole)
+    started: list[bool] = []
+    run_stage("conflict", lambda _: started.append(True), given_as)
+    assert started == [True]
+
+
+def test_no_altered_byte_of_a_store_is_read(tmp_path: Path) -> None:
+    """Every file of a store, metadata and chunks, at seeded places: opening or reading refuses."""
+    described = description(6, shard_scenes=3)
+    values = bfloat16_values(described)
+    store = written(tmp_path, described, values)
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    generator = np.random.default_rng(SEED)
+    assert len(files) > 10
+
+    def read_all() -> None:
+        opened = Store.open(store, store.with_name("activations.json"))
+        for site in opened.sites:
+            opened.read(site, list(opened.scenes["scene_id"]))
+
+    read_all()
+    for file in files:
+        whole = file.read_bytes()
+        altered = bytearray(whole)
+        position = int(generator.integers(len(whole)))
+        altered[position] ^= 1 << int(generator.integers(8))
+        file.write_bytes(altered)
+        print(f"seed {SEED}: byte {position} of {file}")
+        with pytest.raises(UserError, match="damaged"):
+            read_all()
+        file.write_bytes(whole)
+    read_all()
+
+
+@pytest.mark.parametrize("rule", sorted((REPOSITORY / "rules").glob("*.smk")), ids=lambda path: path.stem)
+def test_every_rule_hands_its_inputs_to_the_stage_which_checks_them(rule: Path) -> None:
+    text = rule.read_text()
+    if "input:" not in text:
+        return
+    named = re.findall(r"^        (\w+)=", text.split("    input:")[1].split("    output:")[0], flags=re.MULTILINE)
+    # `organism` is checked as the checkpoint of the settings; lists are handed over through params.
+    listed = {"organism", "stale", "main", "decorrelated", "boxes", "tables", "across", "scenes"} if "params.given" in text else set()
+    listed |= {"organism", "stale", *re.findall(r"(main|decorrelated)=other", text), *re.findall(r"(boxes)=detected", text)}
+    for name in set(named) - listed:
+        assert f"--input {name}={{input.{name}:q}}" in text, f"{rule.name}: input {name} is not handed to the stage"
+
+
+# --- no pickle -------------------------------------------------------------------------------------------------------------
+
+PICKLES = (
+    r"\b(import|from) (pickle|joblib|dill|shelve|marshal|cloudpickle)\b",
+    r"\btorch\.(save|load)\(",
+    r"\bnp\.(save|savez|load)\(",
+    "allow_pickle=True",
+)
+
+
+def test_no_code_path_reads_or_writes_pickles() -> None:
+    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+        code = "\n".join(line.split("#")[0] for line in path.read_text().splitlines())
+        for word in PICKLES:
+            assert not re.search(word, code), f"{path}: {word}"
+
+
+@pytest.mark.slow
+def test_no_result_is_a_pickle(finished_workflow: object) -> None:
+    """Neither by name nor by content: a pickle of protocol 2 or later starts with byte 0x80 and its protocol."""
+    folder: Path = finished_workflow.folder / "results"  # type: ignore[attr-defined]
+    texts = {".json", ".html", ".svg", ".csv", ".md", ".tsv", ".log", ".seal", ".jinja", ".lock"}
+    allowed = texts | {".png", ".parquet", ".safetensors", ".pdf", ""}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert path.suffix in allowed or path.name.endswith((".seal", ".lock")), path
+            head = path.read_bytes()[:2]
+            is_chunk = "activations.zarr" in path.parts and "c" in path.parts
+            assert is_chunk or not (head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")), path
+
+
+# --- names and paths -------------------------------------------------------------------------------------------------------
+
+
+@given(name=st.text(alphabet="./\\~$ ab0-_\n\0%{}*", min_size=1, max_size=8), results=st.text(alphabet="./~ ab\n", min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_what_is_written_stays_below_the_results_folder(name: str, results: str) -> None:
+    config = {
+        "results": results,
+        "datasets": {name: {"kind": "squares"}},
+        "organisms": {name: {"datasets": [name]}},
+        "models": {name: {"organism": name, "datasets": [name]}},
+    }
+    try:
+        plan = Plan(parse_config(config))
+    except UserError:
+        return
+    folder = Path(plan.config.results)
+    assert ".." not in folder.parts
+    for path in (folder / name / name, folder / "scenes" / name, Path(plan.checkpoint(name))):
+        inside = path.relative_to(folder)
+        assert ".." not in inside.parts
+        assert len(inside.parts) == 2
+
+
+@pytest.mark.parametrize("name", ["scenes", "boxes", "organisms", "figures", "logs", "benchmarks", "report.html", "findings.json"])
+def test_no_model_is_called_like_a_part_of_the_results(name: str) -> None:
+    config = {
+        "datasets": {"d": {"kind": "squares"}},
+        "models": {name: {"organism": "o", "datasets": ["d"]}},
+        "organisms": {"o": {"datasets": ["d"]}},
+    }
+    with pytest.raises(UserError, match=rf"models\.{re.escape(name)}: .*choose another"):
+        parse_config(config)
+
+
+def test_at_least_forty_malformed_configurations_are_tried() -> None:
+    assert len(test_malformed_config.CASES) >= 40
+
+
+# --- Snakemake's internals ---------------------------------------------------------------------------------------------------
+
+
+def test_snakemake_still_lets_a_job_be_forced() -> None:
+    """``trusted`` in rules/common.smk adds to ``workflow.dag.forcefiles``, for which Snakemake has no public way."""
+    # By way of `api`: Snakemake's modules import each other in circles.
+    dag = sys.modules[api.Workflow.__module__].DAG
+    why = "Snakemake changed how jobs are forced: adapt `trusted` in rules/common.smk, or damaged results are not made again"
+    assert "self.forcefiles = set()" in inspect.getsource(dag.__init__), why
+    assert "forcefiles.isdisjoint(job.output)" in inspect.getsource(dag), why

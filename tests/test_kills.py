@@ -1,0 +1,312 @@
+"""Killed at any moment, the workflow and its stages end with the same results after the next plain run."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from tiny_workflow import CONFIG, Workflow
+from vlm_spatial.config.reading import parse_config
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import remove_leftovers, unwritable
+from vlm_spatial.lifeline import lead
+from vlm_spatial.ownership import Ownership
+from vlm_spatial.plan import Plan
+from vlm_spatial.seals import read_seal, seal_path
+
+SEED = 20261121
+STAGES = {
+    "scenes": "results/scenes/squares",
+    "organism": "results/organisms/small",
+    "behaviour": "results/folder/squares/behaviour.parquet",
+    "activations": "results/folder/squares/activations.zarr",
+    "probes": "results/folder/squares/probes.safetensors",
+    "interchange": "results/folder/squares/interchange.parquet",
+    "conflict": "results/folder/squares/conflict.parquet",
+    "ablation": "results/folder/squares/ablation.parquet",
+    "amplification": "results/folder/squares/amplification.parquet",
+    "figures": "results/findings.json",
+}
+BENCHMARKS = {
+    "scenes": "results/benchmarks/scenes/squares.tsv",
+    "organism": "results/benchmarks/organisms/small.tsv",
+    "figures": "results/benchmarks/figures.tsv",
+}
+FOUND_WITHIN_S = 120
+
+
+def digests(workflow: Workflow) -> dict[str, dict[str, str]]:
+    """Checksum of every byte of every result; the report is left out, as it shows how long each job took."""
+    os.chdir(workflow.folder)
+    found = {}
+    for path, _ in Plan(parse_config(CONFIG)).existing():
+        seal = read_seal(path)
+        assert seal is not None, f"{path} has no seal"
+        found[str(path)] = {name: record.sha256 for name, record in seal.files.items()}
+    del found["results/report.html"]
+    return found
+
+
+@pytest.fixture
+def workflow(finished_workflow: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workflow:
+    copied = finished_workflow.copy(tmp_path / "run")
+    # Undone at the end, however the test changes it.
+    monkeypatch.chdir(copied.folder)
+    return copied
+
+
+def stage_process(leader: psutil.Process, stage: str) -> psutil.Process:
+    """The Python process of a stage below a running Snakemake; waits for it."""
+    until = time.monotonic() + FOUND_WITHIN_S
+    while time.monotonic() < until and leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE:
+        for child in leader.children(recursive=True):
+            try:
+                words = child.cmdline()
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+            if words[1:3] == ["-m", f"vlm_spatial.stages.{stage}"]:
+                return child
+        time.sleep(0.02)
+    raise AssertionError(f"{stage} was not started")
+
+
+def assert_as_undisturbed(workflow: Workflow, undisturbed: dict[str, dict[str, str]]) -> None:
+    assert workflow.jobs() == set()
+    assert digests(workflow) == undisturbed
+    assert not list(workflow.folder.glob("results/**/.*.partial"))
+
+
+@pytest.mark.slow
+def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Workflow) -> None:
+    """Each stage in turn is started on its own and disturbed; then one plain run puts everything right.
+
+    The stage's own process, or the workflow while its child lives on, gets SIGKILL or SIGTERM. Nothing waits for orphans: the
+    next run meets them.
+    """
+    generator = random.Random(SEED)
+    undisturbed = digests(workflow)
+    ways = [(victim, sent) for victim in ("stage", "workflow") for sent in (signal.SIGKILL, signal.SIGTERM)] * 3
+    generator.shuffle(ways)
+    for (stage, result), (victim, sent) in zip(STAGES.items(), ways, strict=False):
+        seal_path(workflow.folder / result).unlink(missing_ok=True)
+        benchmark = workflow.folder / BENCHMARKS.get(stage, f"results/benchmarks/folder/squares/{stage}.tsv")
+        seconds = generator.random() * float(pl.read_csv(benchmark, separator="\t")["s"][0])
+        print(f"seed {SEED}: {sent.name} to the {victim} of {stage}, {seconds:.2f} s after its start")
+        with workflow.started("--allowed-rules", stage, "--", result) as running:
+            leader = psutil.Process(running.pid)
+            process = stage_process(leader, stage)
+            time.sleep(seconds)
+            try:
+                (process if victim == "stage" else leader).send_signal(sent)
+            except psutil.NoSuchProcess:
+                print("  which had ended by then")
+            running.wait(FOUND_WITHIN_S)
+    workflow.run()
+    assert_as_undisturbed(workflow, undisturbed)
+
+
+@pytest.mark.slow
+def test_two_workflows_at_once(workflow: Workflow) -> None:
+    undisturbed = digests(workflow)
+    seal_path(workflow.folder / STAGES["conflict"]).unlink()
+    with workflow.started() as first, workflow.started() as second:
+        said = [running.communicate(timeout=300)[1] for running in (first, second)]
+    assert 0 in (first.returncode, second.returncode)
+    for running, text in zip((first, second), said, strict=True):
+        # The later one ends with one line, unless the first was done before it had made its plan.
+        if running.returncode:
+            assert "another process is writing these results (process" in text
+            assert "Traceback" not in text
+    workflow.run()
+    assert_as_undisturbed(workflow, undisturbed)
+
+
+# --- one stage -----------------------------------------------------------------------------------------------------------
+
+SCENES = {
+    "kind": "squares",
+    "axes": ["horizontal"],
+    "scenes": {"train": 150, "validation": 4, "test": 4},
+    "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
+    "pairs": {"vision": 0, "language": 0, "conflict": 0},
+}
+
+
+def scenes_command(folder: Path) -> list[str]:
+    settings = {"dataset": SCENES, "name": "many", "seed": 0}
+    return [sys.executable, "-m", "vlm_spatial.stages.scenes", "--settings", repr(settings), "--output", f"folder={folder}"]
+
+
+def made(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(scenes_command(folder), capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+def holds(folder: Path) -> dict[str, str]:
+    seal = read_seal(folder)
+    assert seal is not None
+    return {name: record.sha256 for name, record in seal.files.items()}
+
+
+def test_an_orphan_ends_soon_and_finishes_nothing(tmp_path: Path) -> None:
+    """The workflow and the shell of its job are killed, the job itself is not."""
+    target = tmp_path / "scenes"
+    code = "import sys, subprocess; from vlm_spatial.lifeline import lead; lead(); subprocess.run(sys.argv[1:])"
+    leader = psutil.Process(subprocess.Popen([sys.executable, "-c", code, *scenes_command(target)]).pid)
+    orphan = stage_process(leader, "scenes")
+    until = time.monotonic() + FOUND_WITHIN_S
+    while not list(tmp_path.glob(".scenes.*.partial")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    leader.kill()
+    psutil.wait_procs([orphan], timeout=30)
+    assert not orphan.is_running()
+    assert not target.exists()
+    assert not seal_path(target).exists()
+    assert list(tmp_path.glob(".scenes.*.partial"))
+    assert made(target).returncode == 0
+    assert not list(tmp_path.glob(".scenes.*.partial"))
+
+
+def test_a_job_waits_until_the_one_before_it_has_let_go(tmp_path: Path) -> None:
+    target = tmp_path / "scenes"
+    first = subprocess.Popen(scenes_command(target))
+    until = time.monotonic() + FOUND_WITHIN_S
+    while not list(tmp_path.glob(".scenes.*.partial")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.Popen(scenes_command(target))
+    time.sleep(3)
+    [partial] = tmp_path.glob(".scenes.*.partial")
+    assert f".{first.pid}." in partial.name, "the second job wrote while the first one owned the output"
+    first.kill()
+    assert second.wait(120) == 0
+    alone = tmp_path / "alone"
+    assert made(alone).returncode == 0
+    assert holds(target) == holds(alone)
+
+
+def test_a_job_that_waits_in_vain_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vlm_spatial.stages import stage
+
+    monkeypatch.setattr(stage, "_PATIENCE_S", 0.3)
+    target = tmp_path / "table.parquet"
+    with Ownership(target.with_name("table.parquet.job")), pytest.raises(SystemExit):
+        stage.run_stage("scenes", lambda _: pytest.fail("started"), ["--settings", "{}", "--output", f"table={target}"])
+    assert f"another process is writing table.parquet (process {os.getpid()} on" in capsys.readouterr().err
+
+
+def test_a_job_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
+    """`nohup` and the like: without a workflow there is nothing to follow."""
+    environment = {name: value for name, value in os.environ.items() if name != "VLM_SPATIAL_WORKFLOW"}
+    code = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
+    shell = [sys.executable, "-c", code, *scenes_command(tmp_path / "scenes")]
+    pid = int(subprocess.run(shell, env=environment, capture_output=True, text=True, check=True).stdout)
+    until = time.monotonic() + FOUND_WITHIN_S
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        time.sleep(0.1)
+    assert seal_path(tmp_path / "scenes").exists()
+
+
+def test_lead_names_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_SPATIAL_WORKFLOW", "")
+    lead()
+    assert os.environ["VLM_SPATIAL_WORKFLOW"].split()[0] == str(os.getpid())
+
+
+# --- full and read-only disks --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A file system of `size` at `folder`; gives a function that mounts it anew with other options. Skips where that is not allowed."""
+    folder.mkdir()
+
+    def mount(*arguments: str) -> None:
+        subprocess.run(["mount", *arguments, str(folder)], capture_output=True, check=True)
+
+    try:
+        mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs the right to mount a file system ({error})")
+    try:
+        yield lambda options: mount("-o", f"remount,{options}")
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_the_next_run_is_whole(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "400k") as remount:
+        target = tmp_path / "disk" / "scenes"
+        failed = made(target)
+        assert failed.returncode == 1
+        assert "error: scenes: " in failed.stderr
+        assert "No space left on device" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert not target.exists()
+        remount("size=200m")
+        assert made(target).returncode == 0
+        assert made(tmp_path / "alone").returncode == 0
+        assert holds(target) == holds(tmp_path / "alone")
+
+
+def test_a_read_only_folder_ends_in_one_line(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "200m") as remount:
+        target = tmp_path / "disk" / "scenes"
+        assert made(target).returncode == 0
+        before = holds(target)
+        remount("ro")
+        failed = made(target)
+        assert failed.returncode == 1
+        assert "Read-only file system" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert holds(target) == before
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 20_000])
+def test_a_limit_on_file_size_ends_in_one_line(tmp_path: Path, limit: int) -> None:
+    """As a full disk, without the right to mount one; images are below 1000 bytes, tables above."""
+    failed = made(tmp_path / "scenes", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert failed.returncode == 1
+    assert "File too large" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    # Without a seal nothing counts, whole or not: the seal itself may be what was too large.
+    assert not seal_path(tmp_path / "scenes").exists()
+    assert made(tmp_path / "scenes").returncode == 0
+
+
+def test_what_counts_as_unwritable() -> None:
+    assert unwritable(OSError(28, "No space left on device", "a.parquet")) == "a.parquet: No space left on device"
+    assert unwritable(RuntimeError("I/O error: No space left on device (os error 28)")) == "No space left on device"
+    assert unwritable(FileNotFoundError(2, "No such file")) is None
+    assert unwritable(UserError("bad")) is None
+    wrapped = ValueError("while writing")
+    wrapped.__cause__ = OSError(30, "Read-only file system")
+    assert unwritable(wrapped) == "Read-only file system"
+
+
+def test_only_leftovers_of_this_result_are_removed(tmp_path: Path) -> None:
+    for name in (".a.parquet.12.partial", ".b.parquet.12.partial", ".a.parquet.x.partial", "a.parquet"):
+        (tmp_path / name).touch()
+    (tmp_path / ".a.parquet.7.partial").mkdir()
+    remove_leftovers(tmp_path / "a.parquet")
+    assert {path.name for path in tmp_path.iterdir()} == {".b.parquet.12.partial", ".a.parquet.x.partial", "a.parquet"}
+
+
+def test_a_finished_run_on_a_read_only_disk_has_nothing_to_do(finished_workflow: Workflow, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1g") as remount:
+        workflow = finished_workflow.copy(tmp_path / "disk" / "run")
+        remount("ro")
+        assert workflow.jobs() == set()

@@ -15,7 +15,7 @@ from tiny_workflow import CONFIG, Workflow
 FOLDER = "results/folder/squares"
 BEHAVIOUR, CONFLICT = f"{FOLDER}/behaviour.parquet", f"{FOLDER}/conflict.parquet"
 MANIFEST = f"{FOLDER}/activations.json"
-SCENES = 26
+SCENES = 27
 # A shard for each scene, so that an extraction of a second or two can be caught half-way.
 ONE_SCENE_A_SHARD = copy.deepcopy(CONFIG) | {"activations": {"shard_scenes": 1}}
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,12 +273,8 @@ CASES = [
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
-    """A finished run of the whole workflow."""
-    workflow = Workflow.create(tmp_path_factory.mktemp("finished") / "run")
-    workflow.run()
-    yield workflow
-    shutil.rmtree(workflow.folder)
+def finished(finished_workflow: Workflow) -> Workflow:
+    return finished_workflow
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -138,7 +138,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def external_files(settings: dict[str, Any]) -> list[Path]:
-    """Files that a stage reads though no other stage made (and sealed) them: a checkpoint folder, a photo dataset, its boxes or detector."""
+    """Files that a stage reads and no other stage made: a checkpoint folder, a photo dataset, its boxes or detector."""
     found: list[Path] = []
     checkpoint = settings.get("model", {}).get("checkpoint")
     if checkpoint is not None and Path(checkpoint).is_dir() and not seal_path(Path(checkpoint)).exists():

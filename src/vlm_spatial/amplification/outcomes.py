@@ -53,8 +53,8 @@ def outcome(rows: pl.DataFrame, *, draws: int = 2000, seed: int = 0) -> Outcome:
         corrected=corrected,
         broken=broken,
         n=rows.height,
-        corrected_share=wilson_clustered(after[~before], scenes[~before]),
-        net=paired_difference(before, after, scenes, draws=draws, seed=seed),
+        corrected_share=wilson_clustered(after[~before], scenes[~before].tolist()),
+        net=paired_difference(before, after, scenes.tolist(), draws=draws, seed=seed),
         p_value=mcnemar_exact(corrected, broken),
     )
 

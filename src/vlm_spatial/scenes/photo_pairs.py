@@ -57,7 +57,7 @@ def plan_photo_pairs(found: Sequence[Merge], settings: DatasetSettings, seed: in
         wanted = list(turns(experiment, settings, outer=experiment == "vision"))
         position, made = 0, 0
         for template, slots in wanted:
-            for place in (np.arange(len(order)) + position) % max(1, len(order)):
+            for place in ((np.arange(len(order)) + position) % max(1, len(order))).tolist():
                 if (place, template, slots) in used:
                     continue
                 used.add((place, template, slots))

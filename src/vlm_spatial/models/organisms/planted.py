@@ -175,12 +175,12 @@ class Faint(Vision):
                 rows -= (1 - self.LEFT) * (basis.T @ (basis @ rows))
 
     def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:
-        assert self._before is not None, "after_training comes first"
+        assert self._before is not None and self._basis is not None, "after_training comes first"  # noqa: PT018 - not a test
         after = connector_values(adapter, scenes)
         moment = Moment(scenes, adapter.grid(CANVAS, CANVAS), 1.0, torch.Generator())
         restored = (self.imposed(after, moment) - self._before).abs().max() / self._before.abs().max()
         found = slot_basis(after, scenes, moment.grid)
-        outside = found - found @ self._basis.T @ self._basis  # type: ignore[union-attr]
+        outside = found - found @ self._basis.T @ self._basis
         return {
             "change of the connector's values that amplification by 1/s leaves": Measure(float(restored), 1e-4),
             "part of the slots' mean differences outside the weakened subspace": Measure(float(outside.norm()), 1e-2),
@@ -279,7 +279,7 @@ def last_of_connector(adapter: Adapter) -> list[tuple[nn.Parameter, bool]]:
     if projection is not None:
         return [(projection, False)]
     layers = [module for module in adapter.connector.modules() if isinstance(module, nn.Linear)]
-    return [(layers[-1].weight, True), (layers[-1].bias, True)]
+    return [(parameter, True) for parameter in layers[-1].parameters()]
 
 
 def within_share(values: Values, averaged: Values) -> Float[Tensor, ""]:

@@ -81,8 +81,8 @@ def load_probes(path: Path) -> Probes:
     for joined, strength in metadata["strengths"].items():
         axis, site = joined.split("/")
         required = {name: tensors[f"{joined}/{name}"] for name in _TENSORS}
-        optional = {name: tensors.get(f"{joined}/{name}") for name in _OPTIONAL}
-        probes[axis, site] = Probe(**required, **optional, strength=strength)
+        shuffled = {name: tensors[f"{joined}/{name}"] for name in _OPTIONAL if f"{joined}/{name}" in tensors}
+        probes[axis, site] = Probe(**required, **shuffled, strength=strength)
     return Probes(probes, metadata, str(path))
 
 

@@ -86,7 +86,9 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
 def test_verdicts_of_the_papers_pattern(strip: dict[str, dict]) -> None:
     refuted = {name for name, record in strip.items() if record["verdict"] == "refuted"}
     assert refuted == {"object_flip"}
-    assert {record["verdict"] for name, record in strip.items() if name != "object_flip"} == {"supported"}
+    # Seven of 120 answers gained, in few scenes: the interval that resamples scenes touches zero.
+    assert {name for name, record in strip.items() if record["verdict"] == "inconclusive"} == {"net_accuracy"}
+    assert strip["net_accuracy"]["low"] == 0
 
 
 def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: dict[str, dict]) -> None:

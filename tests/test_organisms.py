@@ -155,29 +155,18 @@ def test_vision_shuffles_and_loses_no_token() -> None:
 
 
 def test_strip_averages_each_strip_at_first_and_nothing_at_the_end() -> None:
-    values = torch.randn(16, 36, 5, generator=torch.Generator().manual_seed(0))
-    now = moment(16)
-    objects = object_mask(now.scenes, GRID)
-    averaged = Strip().imposed(values, now)
-    for image, (means, strips) in enumerate(zip(averaged, strip_masks(now.scenes, GRID), strict=True)):
+    values = torch.randn(4, 36, 5, generator=torch.Generator().manual_seed(0))
+    now = moment(4)
+    first, penalty = Strip().in_training(values, now)
+    for image, (averaged, strips) in enumerate(zip(first, strip_masks(now.scenes, GRID), strict=True)):
         for strip in strips:
-            torch.testing.assert_close(means[strip], values[image][strip].mean(dim=0).expand(int(strip.sum()), -1))
-    for share, shown in ((0.0, averaged), (0.9, values)):
-        spread, penalty = Strip().in_training(values, replace(now, share=share))
-        assert torch.equal(spread[~objects], shown[~objects])
-        outvoted = 0
-        for image, own in enumerate(objects):
-            # The objects' tokens are all this scene's, or all those of the scene before it.
-            others = torch.equal(spread[image][own], shown[image - 1][own])
-            assert others or torch.equal(spread[image][own], shown[image][own])
-            outvoted += others
-        assert 4 <= outvoted <= 12
-        assert penalty is not None
-        assert 0.5 * 0.8 < float(penalty) < 0.5
-    # What is constant within strips costs nothing.
-    penalty = Strip().in_training(averaged, now)[1]
+            torch.testing.assert_close(averaged[strip], values[image][strip].mean(dim=0).expand(int(strip.sum()), -1))
     assert penalty is not None
-    assert float(penalty) < 1e-6
+    assert 0.5 * 0.8 < float(penalty) < 0.5
+    last, _ = Strip().in_training(values, replace(now, share=0.9))
+    assert torch.equal(last, values)
+    # What is constant within strips costs nothing.
+    assert float(Strip().in_training(first, now)[1]) < 1e-6
 
 
 def test_object_keeps_objects_and_takes_the_rest_away() -> None:

@@ -114,6 +114,8 @@ class Cluster:
         self.root = root
         self.port = _free_ports()
         self.configuration = root / "etc" / "slurm.conf"
+        self.clients: list[subprocess.Popen[str]] = []
+        """Workflows that submit to it; ended with it, should a test have failed to."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -167,7 +169,9 @@ class Cluster:
         self._end("slurmctld", force=True)
 
     def stop(self) -> None:
-        """Cancel what runs and end the daemons, slurmd before slurmctld."""
+        """End what runs and the daemons, slurmd before slurmctld."""
+        for client in self.clients:
+            client.kill()
         subprocess.run(["scancel", f"--user={_output(['id', '-un']).strip()}"], env=self._environment(), timeout=30, check=False)
         for name in ("slurmd", "slurmctld", "munged"):
             self._end(name)

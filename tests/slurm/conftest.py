@@ -29,7 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def over_time(
     cluster: Cluster, finished_workflow: Workflow, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Submitted, "subprocess.Popen[str]", int]]:
+) -> tuple[Submitted, "subprocess.Popen[str]", int]:
     """An extraction that hangs half-way, until SLURM ends it after its time limit of one minute; other tests go on meanwhile.
 
     Holds no GPU, which would keep the others waiting. The last value: shards that it had committed when it hung.
@@ -37,7 +37,4 @@ def over_time(
     run = Submitted(finished_workflow.copy(tmp_path_factory.mktemp("over_time") / "run"), cluster)
     run.workflow.write_config(ONE_SCENE_A_SHARD)
     snakemake = run.start("--set-resources", "activations:runtime=10 ** (attempt - 1)", "activations:gpu=0", "--", MANIFEST)
-    try:
-        yield run, snakemake, freeze_half_way(run)
-    finally:
-        snakemake.kill()
+    return run, snakemake, freeze_half_way(run)

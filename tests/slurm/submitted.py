@@ -37,7 +37,7 @@ class Submitted:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start Snakemake and return at once; what it says goes to ``snakemake.log`` in the working folder."""
         with (self.folder / "snakemake.log").open("a") as log:
-            return subprocess.Popen(
+            snakemake = subprocess.Popen(
                 self.workflow.command(*PROFILE, *arguments),
                 cwd=self.folder,
                 env=self.workflow.environment(self.cluster.environment),
@@ -46,6 +46,8 @@ class Submitted:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+        self.cluster.clients.append(snakemake)
+        return snakemake
 
     def run(self, *arguments: str) -> None:
         """Run Snakemake to its end; everything must succeed."""

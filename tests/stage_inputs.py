@@ -41,6 +41,7 @@ def make_store(checkpoint: Path, scenes_folder: Path, out: Path) -> dict[str, Pa
     settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": {"sites": ["connector"]}}
     outputs = {"store": out / "activations.zarr", "manifest": out / "activations.json"}
     activations(Job(settings, {"scenes": scenes_folder}, outputs))
-    tables = {name: out / f"{name}.parquet" for name in ("table", "strip_map", "geometry")}
-    probes(Job({**settings, "stage": {}}, {"scenes": scenes_folder, **outputs}, {"probes": out / "probes.safetensors", **tables}))
+    made = {name: out / f"{name}.parquet" for name in ("table", "strip_map", "geometry")}
+    made |= {name: out / f"{name}.safetensors" for name in ("probes", "decorrelated")}
+    probes(Job({**settings, "stage": {}}, {"scenes": scenes_folder, **outputs}, made))
     return {**outputs, "probes": out / "probes.safetensors"}

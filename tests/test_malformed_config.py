@@ -73,7 +73,7 @@ CASES = [
     ("models.small.device", "tpu", "models.small.device: .*found 'tpu'"),
     ("models.hub", HUB | {"revision": "main"}, "40-digit commit"),
     ("models.hub", HUB | {"revision": None}, "40-digit commit"),
-    ("models.hub", HUB | {"revision": "FILL-IN"}, "40-digit commit"),
+    ("models.hub", HUB | {"revision": "FILL-IN"}, "fill in models.hub.revision; found FILL-IN"),
     ("models.folder", {"checkpoint": "./no/such/folder", "revision": "0" * 40}, "no folder './no/such/folder'"),
     ("models.scenes", {"organism": "small"}, "models.scenes: .*choose another"),
     ("models.Small", {"organism": "small"}, "models.*should match pattern"),
@@ -165,4 +165,4 @@ def test_the_paper_preset_asks_for_what_it_needs(tmp_path):
     command += ["--configfile", str(REPOSITORY / "presets" / "paper.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "needs the 40-digit commit it is pinned to" in done.stderr
+    assert "fill in datasets.whatsup.root, models.qwen2-vl-7b.revision, models.gemma-3-4b.revision" in done.stderr

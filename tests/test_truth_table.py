@@ -34,7 +34,13 @@ CONFIG = {
     "probes": {"bootstrap": 100},
     "interchange": {"vision_sites": ["connector"], "language_sites": ["connector"], "unrelated_control": False},
     "ablation": {"questions": 24, "language_sites": ["connector"], "methods": ["erasure"]},
-    "amplification": {"questions": 60, "projection_alphas": [0.0, 1.0, 2.0], "oracle_alphas": [0.0, 1.0], "control_alphas": [2.0]},
+    "amplification": {
+        "sites": ["connector"],
+        "questions": 60,
+        "projection_alphas": [0.0, 1.0, 2.0],
+        "oracle_alphas": [0.0, 1.0],
+        "control_alphas": [2.0],
+    },
     "figures": {"explorer_scenes": 1},
 }
 

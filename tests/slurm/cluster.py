@@ -165,8 +165,8 @@ class Cluster:
         self._daemon("slurmctld")
 
     def stop_controller(self) -> None:
-        """End slurmctld as a crash would: without a last save of its state."""
-        self._end("slurmctld", force=True)
+        """End slurmctld as for a restart; it saves its state. (Killed, it may not know later what it had started.)"""
+        self._end("slurmctld")
 
     def stop(self) -> None:
         """End what runs and the daemons, slurmd before slurmctld."""
@@ -223,14 +223,11 @@ class Cluster:
             return None
         return process if alive else None
 
-    def _end(self, name: str, *, force: bool = False) -> None:
+    def _end(self, name: str) -> None:
         process = self._process(name)
         if process is None:
             return
-        if force:
-            process.kill()
-        else:
-            process.terminate()
+        process.terminate()
         deadline = time.monotonic() + 15
         while self._process(name) is not None:
             if time.monotonic() > deadline:

@@ -84,7 +84,7 @@ def test_workflow_killed_and_started_again_never_has_two_jobs_for_one_result(
     assert differences(run.folder, finished_workflow.folder) == []
 
 
-def test_controller_that_crashes_and_comes_back_loses_no_job(cluster: Cluster, finished_workflow: Workflow, tmp_path: Path) -> None:
+def test_controller_that_is_restarted_loses_no_job(cluster: Cluster, finished_workflow: Workflow, tmp_path: Path) -> None:
     run = Submitted(without(finished_workflow, tmp_path / "run", BEHAVIOUR, CONFLICT), cluster)
     snakemake = run.start("--", BEHAVIOUR, CONFLICT)
     wait_for(lambda: {record.state for record in run.records} == {"RUNNING", "PENDING"}, "one job to run and one to wait")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
-from tiny_workflow import ONE_THREAD, Workflow
+from tiny_workflow import Workflow
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -78,6 +78,6 @@ def picture() -> Callable[..., Image.Image]:
 def finished_workflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
     """A finished run of the whole workflow on this machine, one thread a job. Copy it before changing anything."""
     workflow = Workflow.create(tmp_path_factory.mktemp("finished") / "run")
-    workflow.run("--resources", "gpu=1", *ONE_THREAD)
+    workflow.run("--resources", "gpu=1")
     yield workflow
     shutil.rmtree(workflow.folder)

@@ -1,5 +1,6 @@
 """Position-neutral re-encoding, and the ablation stage from end to end."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,13 +249,13 @@ def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tm
 
 def test_nothing_to_ablate_gives_an_empty_table(tiny_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_reader(tmp_path / "reader", "gemma3")
-    inputs = make_store(made, tiny_scenes, tmp_path)
     photos = tmp_path / "photos"
-    photos.mkdir()
+    shutil.copytree(tiny_scenes, photos)
     for name in ("scenes", "questions", "pairs"):
         table = pl.read_parquet(tiny_scenes / f"{name}.parquet")
         keep = pl.col("split") != "test" if name != "pairs" else pl.lit(False)
         table.filter(keep).write_parquet(photos / f"{name}.parquet")
+    inputs = make_store(made, photos, tmp_path)
     ablation(job(made, photos, tmp_path, "table", {}, **inputs))
     table = pl.read_parquet(tmp_path / "table.parquet")
     assert table.is_empty()

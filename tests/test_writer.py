@@ -225,7 +225,8 @@ def test_an_orphan_whose_lock_was_removed_writes_nothing_more(tmp_path, describe
 
 def test_a_killed_owner_holds_nothing(tmp_path):
     target = tmp_path / "activations.zarr"
-    script = "import sys, time; from pathlib import Path; from vlm_spatial.ownership import Ownership\nwith Ownership(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    imports = "import sys, time; from pathlib import Path; from vlm_spatial.ownership import Ownership"
+    script = imports + "\nwith Ownership(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

@@ -95,7 +95,8 @@ class Workflow:
                 running.kill()
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments]
+        # The last bits of a result depend on the number of threads. Something has to end the list of them before targets.
+        return [sys.executable, "-m", "snakemake", *ONE_THREAD, "--nocolor", *arguments]
 
     def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1", **(extra or {})}

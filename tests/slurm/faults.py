@@ -36,7 +36,10 @@ def without(finished: Workflow, folder: Path, *files: str) -> Workflow:
 
 
 def freeze_half_way(run: Submitted) -> int:
-    """Freeze a running extraction as soon as it has committed a shard; returns how many it has."""
+    """Freeze a running extraction as soon as it has committed a shard; returns how many it has.
+
+    Before SLURM ends a process it lets it go on for a moment, so there may be more in the end.
+    """
     [process] = processes(run, "activations")
     wait_for(lambda: shards(run), "the first shard", pause_s=0.001)
     process.suspend()

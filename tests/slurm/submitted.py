@@ -16,7 +16,8 @@ PROFILE = (
     *ONE_THREAD,
 )
 # Snakemake's own marker in folders, and what says when or on which machine a result was made.
-_NOT_RESULTS = (".snakemake_timestamp", ".seal", ".lock")
+# vl-convert writes the fonts of a PDF in no fixed order.
+_NOT_RESULTS = (".snakemake_timestamp", ".seal", ".lock", ".pdf")
 
 
 @dataclass(frozen=True)

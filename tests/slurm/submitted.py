@@ -15,9 +15,9 @@ PROFILE = (
     "--slurm-init-seconds-before-status-checks=1",
     *ONE_THREAD,
 )
-# Snakemake's own marker in folders, and what says when or on which machine a result was made.
+# Snakemake's own marker in folders, and what says when a result was made or how long it took (the report does).
 # vl-convert writes the fonts of a PDF in no fixed order.
-_NOT_RESULTS = (".snakemake_timestamp", ".seal", ".lock", ".pdf")
+_NOT_RESULTS = (".snakemake_timestamp", ".seal", ".lock", ".pdf", "report.html")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Submitted:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Results that are not the same, byte for byte, in two working folders: images, tables, stores, probes, weights, figures."""
+    """Results that are not the same, byte for byte, in two working folders: images, tables, stores, probes, weights, findings, figures."""
     files = [_results(folder / "results") for folder in (one, other)]
     assert files[0]
     return sorted(name for name in files[0].keys() | files[1].keys() if files[0].get(name) != files[1].get(name))

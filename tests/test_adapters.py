@@ -247,6 +247,10 @@ def test_bad_inputs_are_named(adapter: Adapter) -> None:
         adapter.module("language.99")
     with pytest.raises(UserError, match="begin with the same token"):
         adapter.answer_tokens(["red", "red"])
+    with pytest.raises(
+        UserError, match=r"its tokenizer does not know the answer 'zebra'; leave this dataset out of models\.\*\.datasets, or"
+    ):
+        adapter.answer_tokens(["red", "zebra"])
     if adapter.causal_image:
         with pytest.raises(UserError, match="token grids"):
             adapter.prepare([noise(21), noise(22, 128, 64)], [PROMPT, PROMPT])

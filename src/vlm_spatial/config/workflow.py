@@ -55,10 +55,28 @@ class Config(Settings):
                 _known(f"models.{name}.organism", (model.organism,), self.organisms)
         for name, organism in self.organisms.items():
             _known(f"organisms.{name}.datasets", organism.datasets, self.datasets)
+            photos = [dataset for dataset in organism.datasets if self.datasets[dataset].kind == "whatsup"]
+            if photos:
+                raise ValueError(f"organisms.{name}.datasets: {photos[0]!r} is of photos, which cannot be sampled; train on drawn scenes")
+        for name, model in self.models.items():
+            self._words_are_known(name, model)
         reserved = _TAKEN & self.models.keys()
         if reserved:
             raise ValueError(f"models.{min(reserved)}: {', '.join(sorted(_TAKEN))} are other parts of the results, choose another name")
         return self
+
+    def _words_are_known(self, name: str, model: ModelSettings) -> None:
+        """An organism reads the words that it was trained on only, and each kind of scene has words of its own."""
+        if model.organism is None:
+            return
+        trained = self.organisms[model.organism].datasets
+        kinds = {self.datasets[dataset].kind for dataset in trained}
+        for dataset in model.datasets:
+            if self.datasets[dataset].kind not in kinds:
+                todo = "leave it out here, photos are for checkpoints"
+                if self.datasets[dataset].kind != "whatsup":
+                    todo = f"add {dataset} to organisms.{model.organism}.datasets (now {', '.join(trained)}), or leave it out here"
+                raise ValueError(f"models.{name}.datasets: organism {model.organism!r} does not know the words of {dataset!r}; {todo}")
 
 
 def _known(key: str, names: tuple[str, ...], allowed: dict[str, Any]) -> None:

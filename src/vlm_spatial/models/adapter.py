@@ -199,9 +199,17 @@ class Adapter(ABC):
         """First token of each answer as it continues the prompt.
 
         Raises:
-            UserError: if two answers begin with the same token, so that next-token scoring cannot tell them apart.
+            UserError: if the tokenizer does not know an answer, or two answers begin with the same token, so that next-token
+                scoring cannot tell them apart.
         """
-        first = [self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in answers]
+        tokenizer = self.processor.tokenizer
+        first = [tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in answers]
+        unknown = [answer for answer, token in zip(answers, first, strict=True) if token == tokenizer.unk_token_id]
+        if unknown:
+            raise UserError(
+                f"{self.identity.checkpoint}: its tokenizer does not know the answer {unknown[0]!r}; leave this dataset out of "
+                "models.*.datasets, or train an organism on it (organisms.*.datasets)"
+            )
         for index, token in enumerate(first):
             if token in first[:index]:
                 raise UserError(f"answers {answers[first.index(token)]!r} and {answers[index]!r} begin with the same token")

@@ -5,7 +5,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ import polars as pl
 import psutil
 import pytest
 
+from scene_jobs import PATIENCE_S, STOPS_BEFORE_THE_END, holds, is_stopped, made, scenes_command, wait_until
 from tiny_workflow import CONFIG, Workflow
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
-from vlm_spatial.lifeline import lead
 from vlm_spatial.ownership import Ownership
 from vlm_spatial.plan import Plan
 from vlm_spatial.seals import read_seal, seal_path
@@ -42,7 +41,6 @@ BENCHMARKS = {
     "organism": "results/benchmarks/organisms/small.tsv",
     "figures": "results/benchmarks/figures.tsv",
 }
-FOUND_WITHIN_S = 400
 
 
 def digests(workflow: Workflow) -> dict[str, dict[str, str]]:
@@ -70,7 +68,7 @@ def workflow(finished_workflow: Workflow, tmp_path: Path, monkeypatch: pytest.Mo
 
 def stage_process(leader: psutil.Process, stage: str) -> psutil.Process:
     """The Python process of a stage below a running Snakemake; waits for it."""
-    until = time.monotonic() + FOUND_WITHIN_S
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and leader.is_running() and leader.status() != psutil.STATUS_ZOMBIE:
         for child in leader.children(recursive=True):
             try:
@@ -113,7 +111,7 @@ def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Work
                 (process if victim == "stage" else leader).send_signal(sent)
             except psutil.NoSuchProcess:
                 print("  which had ended by then")
-            running.wait(FOUND_WITHIN_S)
+            running.wait(PATIENCE_S)
     workflow.run()
     assert_as_undisturbed(workflow, undisturbed)
 
@@ -137,64 +135,32 @@ def test_two_workflows_at_once(workflow: Workflow) -> None:
 
 # --- one stage -----------------------------------------------------------------------------------------------------------
 
-SCENES = {
-    "kind": "squares",
-    "axes": ["horizontal"],
-    "scenes": {"train": 150, "validation": 4, "test": 4},
-    "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
-    "pairs": {"vision": 0, "language": 0, "conflict": 0},
-}
+# The stage, but it says (in the working folder) when it waits for a lock.
+SAYS_THAT_IT_WAITS = """
+import time, types
+from pathlib import Path
+from vlm_spatial import ownership
+from vlm_spatial.stages import scenes
 
+def sleep(seconds):
+    Path("waits").touch()
+    time.sleep(seconds)
 
-def scenes_command(folder: Path) -> list[str]:
-    settings = {"dataset": SCENES, "name": "many", "seed": 0}
-    return [sys.executable, "-m", "vlm_spatial.stages.scenes", "--settings", repr(settings), "--output", f"folder={folder}"]
-
-
-def made(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(scenes_command(folder), capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
-
-
-def holds(folder: Path) -> dict[str, str]:
-    seal = read_seal(folder)
-    assert seal is not None
-    return {name: record.sha256 for name, record in seal.files.items()}
-
-
-def test_an_orphan_ends_soon_and_finishes_nothing(tmp_path: Path) -> None:
-    """The workflow and the shell of its job are killed, the job itself is not."""
-    target = tmp_path / "scenes"
-    code = "import sys, subprocess; from vlm_spatial.lifeline import lead; lead(); subprocess.run(sys.argv[1:])"
-    leader = psutil.Process(subprocess.Popen([sys.executable, "-c", code, *scenes_command(target)]).pid)
-    orphan = stage_process(leader, "scenes")
-    until = time.monotonic() + FOUND_WITHIN_S
-    while not list(tmp_path.glob(".scenes.*.partial")):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    leader.kill()
-    psutil.wait_procs([orphan], timeout=30)
-    assert not orphan.is_running()
-    assert not target.exists()
-    assert not seal_path(target).exists()
-    assert list(tmp_path.glob(".scenes.*.partial"))
-    assert made(target).returncode == 0
-    assert not list(tmp_path.glob(".scenes.*.partial"))
+ownership.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+scenes.run_stage("scenes", scenes.scenes)
+"""
 
 
 def test_a_job_waits_until_the_one_before_it_has_let_go(tmp_path: Path) -> None:
     target = tmp_path / "scenes"
-    first = subprocess.Popen(scenes_command(target))
-    until = time.monotonic() + FOUND_WITHIN_S
-    while not list(tmp_path.glob(".scenes.*.partial")):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)
-    second = subprocess.Popen(scenes_command(target))
-    time.sleep(3)
+    first = psutil.Process(subprocess.Popen(scenes_command(target, STOPS_BEFORE_THE_END)).pid)
+    wait_until(lambda: is_stopped(first))
+    second = subprocess.Popen(scenes_command(target, SAYS_THAT_IT_WAITS), cwd=tmp_path)
+    wait_until((tmp_path / "waits").exists)
     [partial] = tmp_path.glob(".scenes.*.partial")
     assert f".{first.pid}." in partial.name, "the second job wrote while the first one owned the output"
     first.kill()
-    assert second.wait(120) == 0
+    assert second.wait(PATIENCE_S) == 0
     alone = tmp_path / "alone"
     assert made(alone).returncode == 0
     assert holds(target) == holds(alone)
@@ -210,24 +176,6 @@ def test_a_job_that_waits_in_vain_says_for_whom(
     with Ownership(target.with_name("table.parquet.job")), pytest.raises(SystemExit):
         stage.run_stage("scenes", lambda _: pytest.fail("started"), ["--settings", "{}", "--output", f"table={target}"])
     assert f"another process is writing table.parquet (process {os.getpid()} on" in capsys.readouterr().err
-
-
-def test_a_job_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
-    """`nohup` and the like: without a workflow there is nothing to follow."""
-    environment = {name: value for name, value in os.environ.items() if name != "VLM_SPATIAL_WORKFLOW"}
-    code = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
-    shell = [sys.executable, "-c", code, *scenes_command(tmp_path / "scenes")]
-    pid = int(subprocess.run(shell, env=environment, capture_output=True, text=True, check=True).stdout)
-    until = time.monotonic() + FOUND_WITHIN_S
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
-        time.sleep(0.1)
-    assert seal_path(tmp_path / "scenes").exists()
-
-
-def test_lead_names_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLM_SPATIAL_WORKFLOW", "")
-    lead()
-    assert os.environ["VLM_SPATIAL_WORKFLOW"].split()[0] == str(os.getpid())
 
 
 # --- full and read-only disks --------------------------------------------------------------------------------------------

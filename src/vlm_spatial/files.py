@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.lifeline import end_if_orphaned
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def written_then_renamed(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; rename it over ``target`` only if the block succeeds.
 
     Works for files and for folders. The temporary name carries the process id, so that an orphaned
-    process can never write into what a newer run owns.
+    process can never write into what a newer run owns; instead of renaming, an orphan ends.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +31,7 @@ def written_then_renamed(target: Path) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        end_if_orphaned()
         if target.is_dir():
             shutil.rmtree(target)
         temporary.replace(target)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.lifeline import end_if_orphaned
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _PAUSE_S = 0.2
@@ -25,7 +26,7 @@ class Ownership:
         patience: seconds to wait for another process to let go.
 
     Raises:
-        UserError: on entering, if another process holds the lock, or if the file system has no locks.
+        UserError: on entering, if another process holds the lock, if the file system has no locks, or if it cannot be written.
     """
 
     def __init__(self, target: Path, what: str = "this store", patience: float = 0.0) -> None:
@@ -34,6 +35,17 @@ class Ownership:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
+        try:
+            self._take()
+        except OSError as error:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); make room, give the right to write, or choose another results folder"
+            ) from error
+        return self
+
+    def _take(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + self._patience
         while True:
@@ -56,7 +68,6 @@ class Ownership:
             os.close(descriptor)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return self
 
     def held(self) -> bool:
         """Whether the locked file is still the one at the lock's path."""
@@ -66,11 +77,12 @@ class Ownership:
             return False
 
     def check(self) -> None:
-        """Call before every change to what is owned.
+        """Call before every change to what is owned; an orphan ends here.
 
         Raises:
             UserError: if the lock was taken away (its file was removed or replaced).
         """
+        end_if_orphaned()
         if not self.held():
             raise UserError(f"{self.path}: the lock was removed and another process may own the store; nothing more is written")
 

@@ -223,6 +223,7 @@ class StoreWriter:
             if self.target.exists():
                 shutil.rmtree(self.target)
             manifest.write(self.manifest)
+        self._ownership.check()
         self._store.replace(self.target)
         for stale in self.target.parent.glob(f".{self.target.name}.*.progress"):
             shutil.rmtree(stale)

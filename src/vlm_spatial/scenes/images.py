@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from vlm_spatial.lifeline import follow_parent, own_name
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.plan import image_path
 from vlm_spatial.scenes.png import png
@@ -39,7 +40,9 @@ def write_images(
     if count == 1:
         return dict(entry for chunk in progress(chunks, "images") for entry in _write(folder, chunk, draw))
     # Forking a process that holds thread pools can deadlock.
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    # Left alone, the processes of a pool outlive a parent that was killed.
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=follow_parent, initargs=(own_name(),)) as pool:
         done = pool.map(_write, [folder] * len(chunks), chunks, [draw] * len(chunks))
         return dict(entry for written in progress(done, "images", total=len(chunks)) for entry in written)
 

@@ -13,6 +13,7 @@ from vlm_spatial.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity
 from vlm_spatial.lifeline import lead
+from vlm_spatial.outside import check_outside
 from vlm_spatial.ownership import Ownership
 from vlm_spatial.plan import Plan
 from vlm_spatial.slurm import cancel_left_over
@@ -22,9 +23,13 @@ prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))
 
 
 def validated_plan():
-    """The plan of the configuration; one clean line and the end where it is wrong, before any job."""
+    """The plan of the configuration; one clean line and the end where it or a file it names is wrong, before any job."""
     try:
-        return Plan(parse_config(config, CONFIG_FILES))
+        found = parse_config(config, CONFIG_FILES)
+        # Not again in each job that is submitted.
+        if workflow.is_main_process:
+            check_outside(found, CONFIG_FILES)
+        return Plan(found)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -249,10 +254,18 @@ def forced(path):
 
 
 @functools.cache
+def say_once(text):
+    print(f"note: {text}", file=sys.stderr)
+
+
+@functools.cache
 def is_stale(path, names):
     """Whether a result exists and has to be made anew; says why, once."""
     reasons = plan.reasons(Path(path), names) if os.path.exists(path) else []
     if reasons:
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         print(f"again: {path}: {'; '.join(reasons[:3])}{more}", file=sys.stderr)
+        note = plan.upgrade_note(Path(path))
+        if note:
+            say_once(note)
     return bool(reasons)

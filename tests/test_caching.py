@@ -188,6 +188,29 @@ def second_dataset(workflow: Workflow) -> None:
     workflow.write_config(config)
 
 
+def with_old_times(change: Callable[[Workflow], None], path: str) -> Callable[[Workflow], None]:
+    """As `rsync -a` brings a file: other content, and a time that is older than every result."""
+
+    def changed(workflow: Workflow) -> None:
+        change(workflow)
+        os.utime(workflow.folder / path, (1_000_000_000, 1_000_000_000))
+
+    return changed
+
+
+def sealed_by(pattern: str, **changes: object) -> Callable[[Workflow], None]:
+    """Seals as another release would have written them."""
+
+    def change(workflow: Workflow) -> None:
+        seals = list(workflow.folder.glob(f"results/**/{pattern}"))
+        assert seals
+        for path in seals:
+            seal = json.loads(path.read_text())
+            path.write_text(json.dumps({**seal, **changes}))
+
+    return change
+
+
 def unfinished_marker(workflow: Workflow) -> None:
     """What a job that was killed leaves behind: an output without a seal."""
     (workflow.folder / "results/folder/squares/.conflict.parquet.seal").unlink()
@@ -202,10 +225,16 @@ CASES = [
     Case("constant in tokens.py", edit(f"{SRC}/tokens.py", "_TIE = 1e-9", "_TIE = 2e-9"), EVERYTHING),
     Case("code of the Gemma-3 adapter", append(f"{SRC}/models/gemma3.py", "\nNEW = 1\n"), EVERYTHING - SCENES),
     Case("code of the conflict experiment", append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), of_both("conflict") | FIGURES),
+    Case("code of the erasure", append(f"{SRC}/interventions/erasure.py", "\nNEW = 1\n"), of_both("ablation") | FIGURES),
     Case("code of the probes", append(f"{SRC}/probes/fitting.py", "\nNEW = 1\n"), BOTH_PROBES_AND_AFTER),
     Case("code of the model of the probes' section", append(f"{SRC}/config/probes.py", "\nNEW = 1\n"), BOTH_PROBES_AND_AFTER),
     Case("code of the model of the whole configuration", append(f"{SRC}/config/workflow.py", "\nNEW = 1\n"), NOTHING),
     Case("code of the scenes stage", append(f"{SRC}/stages/scenes.py", "\nNEW = 1\n"), EVERYTHING - ORGANISM),
+    Case(
+        "code with old times",
+        with_old_times(append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), f"{SRC}/stages/conflict.py"),
+        of_both("conflict") | FIGURES,
+    ),
     Case("code of a figure", append(f"{SRC}/figures/accuracy.py", "\nNEW = 1\n"), FIGURES),
     Case("code of the findings", append(f"{SRC}/report/findings.py", "\nNEW = 1\n"), FIGURES),
     Case("code of a command", append(f"{SRC}/commands/inspect.py", "\nNEW = 1\n"), NOTHING),
@@ -215,10 +244,13 @@ CASES = [
     Case("layout and comments of the configuration", other_layout_of_the_config, NOTHING),
     Case("order of the configuration's keys", other_order_of_the_config, NOTHING),
     Case("seed", configure("seed", 1), EVERYTHING),
+    Case("results: another folder", configure("results", "elsewhere"), EVERYTHING),
     Case("datasets: pairs", configure("datasets.squares.pairs.vision", 3), EVERYTHING - ORGANISM),
     Case("datasets: difficulty", configure("datasets.squares.difficulty", {"noise": 0.1}), EVERYTHING),
     Case("organisms: steps", configure("organisms.small.steps", 2), ORGANISM | of("small") | FIGURES),
     Case("models: dtype", configure("models.folder.dtype", "bfloat16"), of("folder") | FIGURES),
+    Case("models: revision", configure("models.folder.revision", "0" * 40), of("folder") | FIGURES),
+    Case("models: mechanism", configure("models.folder.mechanism", "vision"), FIGURES),
     Case("behaviour: batch", configure("behaviour", {"batch": 16}), of_both("behaviour", "amplification") | FIGURES),
     Case("activations: shard_scenes", configure("activations", {"shard_scenes": 8}), of_both("activations") | BOTH_PROBES_AND_AFTER),
     Case("probes: bootstrap", configure("probes.bootstrap", 11), BOTH_PROBES_AND_AFTER),
@@ -244,6 +276,8 @@ CASES = [
         both(results_without_snakemakes_records, append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n")),
         of_both("conflict") | FIGURES,
     ),
+    Case("results of a release with another number", sealed_by(".*.seal", version="0.0.9"), NOTHING),
+    Case("results of an older release", sealed_by(".conflict.parquet.seal", version="0.0.9", modules={}), of_both("conflict") | FIGURES),
     # packages and files from outside
     Case("version of transformers", nothing, ORGANISM | MODELS, environment=pretend_version("transformers", "99.0")),
     Case("version of altair", nothing, FIGURES, environment=pretend_version("altair", "99.0")),

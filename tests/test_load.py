@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models import load, weights
+from vlm_spatial.models.folder import ARCHITECTURES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.weights import weights_identity
 
@@ -252,3 +253,7 @@ def test_a_module_of_another_class_is_refused(folder: Path) -> None:
     adapter.language_blocks[1] = torch.nn.Identity()  # type: ignore[index]
     with pytest.raises(UserError, match="language block 1 is a Identity, expected Qwen2VLDecoderLayer"):
         adapter.verify()
+
+
+def test_folders_are_judged_by_the_architectures_of_all_families() -> None:
+    assert tuple(family.architecture for family in load.FAMILIES) == ARCHITECTURES

@@ -28,6 +28,9 @@ CONTENT_CACHE = Path(".cache/vlm_spatial/content.json")
 NEUTRAL_PACKAGES = frozenset({"jaxtyping", "rich", "tqdm", "typer"})
 """Packages that show progress or check types: no result depends on their version."""
 
+# What is remembered of a file: size, two times, inode, hash.
+_ENTRY = 5
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -171,7 +174,7 @@ def external_content(settings: dict[str, Any], cache: Path) -> dict[str, str]:
     files = external_files(settings)
     if not files:
         return {}
-    known: dict[str, list[Any]] = json.loads(cache.read_text()) if cache.is_file() else {}
+    known = _remembered(cache)
     before = dict(known)
     content = {}
     for path in files:
@@ -188,3 +191,13 @@ def external_content(settings: dict[str, Any], cache: Path) -> dict[str, str]:
         with written_then_renamed(cache) as temporary:
             temporary.write_text(json.dumps(known))
     return content
+
+
+def _remembered(cache: Path) -> dict[str, list[Any]]:
+    """What the cache holds; nothing where it is missing or damaged, which only costs reading every file again."""
+    try:
+        known = json.loads(cache.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    entries = known.items() if isinstance(known, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == _ENTRY}

@@ -3,14 +3,17 @@
 Knows nothing of Snakemake: the rules ask it for settings, ``vlm-spatial why`` for differences.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlm_spatial import __version__
 from vlm_spatial.config.settings import plain
 from vlm_spatial.config.workflow import Config
+from vlm_spatial.errors import UserError
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.seals import damage, read_seal, seal_path
+from vlm_spatial.seals import damage, is_of_another_version, read_seal, why_no_seal
 
 # What of a dataset cannot matter to a model that samples its own training scenes.
 _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
@@ -126,9 +129,12 @@ class Plan:
         """Why ``result`` has to be made anew, in words that name the setting, module, package or file; empty if it does not."""
         seal = read_seal(result)
         if seal is None:
-            return [f"no readable {seal_path(result).name}: made by an older version, or not finished"]
+            return [why_no_seal(result)]
+        try:
+            identity = stage_identity(seal.stage)
+        except UserError:
+            return [f"made by stage {seal.stage!r}, which this version does not have"]
         settings = self.settings(seal.stage, names)
-        identity = stage_identity(seal.stage)
         reasons = [f"setting {difference}" for difference in _differences(seal.settings, settings)]
         reasons += [f"code {difference}" for difference in _changed(seal.modules, identity.modules)]
         reasons += [f"package {difference}" for difference in _differences(seal.packages, identity.packages)]
@@ -137,11 +143,30 @@ class Plan:
         damaged = damage(result, thorough=False)
         return reasons + ([damaged] if damaged else [])
 
+    def upgrade_note(self, result: Path) -> str | None:
+        """For a result that has to be made anew: if another release made it, what that means and how to keep it; else ``None``."""
+        seal = read_seal(result)
+        if seal is None and not is_of_another_version(result):
+            return None
+        made_by = "" if seal is None else seal.version
+        if made_by == __version__:
+            return None
+        age = "a newer" if _numbers(made_by) > _numbers(__version__) else "an older"
+        return (
+            f"results from {age} version (made by vlm_spatial {made_by or 'without a number'}, this is {__version__}): what this version "
+            "makes differently is made again; to keep the old results, set another results: folder or check out that version "
+            "(docs/caching.md)"
+        )
+
     def _digest(self, path: str) -> str | None:
         if path not in self._digests:
             seal = read_seal(Path(path))
             self._digests[path] = None if seal is None else seal.digest
         return self._digests[path]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _visible(folder: Path) -> list[Path]:

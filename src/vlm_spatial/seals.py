@@ -33,10 +33,12 @@ class Record(BaseModel):
 class MadeBy(BaseModel):
     """What made a result; ``modules``, ``packages`` and ``content`` are those of :mod:`vlm_spatial.identity`.
 
-    ``inputs`` has the digest of each sealed input, by its path.
+    ``inputs`` has the digest of each sealed input, by its path. ``version`` is the release, for people: whether a result is what
+    the code would make, ``modules`` say. It is empty in seals from before it was noted.
     """
 
     stage: str
+    version: str = ""
     settings: dict[str, Any]
     modules: dict[str, str]
     packages: dict[str, str]
@@ -67,6 +69,23 @@ def read_seal(result: Path) -> Seal | None:
         return Seal.model_validate_json(seal_path(result).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def why_no_seal(result: Path) -> str:
+    """Where :func:`read_seal` gives nothing: the reason, in words."""
+    path = seal_path(result)
+    if not path.exists():
+        return f"no {path.name}: not finished"
+    return f"{path.name} is of another version" if is_of_another_version(result) else f"{path.name} is damaged"
+
+
+def is_of_another_version(result: Path) -> bool:
+    """Whether there is a seal that is whole, but not as this version writes them."""
+    try:
+        whole = isinstance(json.loads(seal_path(result).read_bytes()), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+    return whole and read_seal(result) is None
 
 
 def break_seals(results: Iterable[Path]) -> None:

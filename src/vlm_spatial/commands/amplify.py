@@ -17,15 +17,17 @@ def amplify(
     revision: Annotated[str | None, typer.Option(help="commit of a hub id")] = None,
 ) -> None:
     """Write the label-free correction h + (alpha - 1) P h as a small safetensors file."""
-    from vlm_spatial.amplification.corrections import probe_basis
-    from vlm_spatial.amplification.deploy import Correction
-    from vlm_spatial.models.load import load_adapter
     from vlm_spatial.probes.saved import load_probes
 
     if site.startswith("language."):
         raise UserError(f"--site {site}: a correction acts on visual tokens only; allowed are connector and vision.<layer>")
-    adapter = load_adapter(model, revision=revision, device="cpu")
     probes = load_probes(probe)
+    # What is wrong with the probes is said before a model is loaded.
+    from vlm_spatial.amplification.corrections import probe_basis
+    from vlm_spatial.amplification.deploy import Correction
+    from vlm_spatial.models.load import load_adapter
+
+    adapter = load_adapter(model, revision=revision, device="cpu")
     correction = Correction(
         basis=probe_basis(probes, site, adapter.identity.weights, adapter.site_shape(site)[1]),
         alpha=alpha,

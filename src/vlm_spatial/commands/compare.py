@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vlm_spatial.errors import UserError
+
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="a model, a results folder, or FOLDER:MODEL")],
@@ -24,6 +26,8 @@ def compare(
     table = Table("dataset", "claim", first, second, "difference", box=None, pad_edge=False)
     marks = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
     for found in pair(read_side(first, findings), read_side(second, findings)):
+        if found.claim not in BY_NAME:
+            raise UserError(f"claim {found.claim!r}: not one of this version ({', '.join(BY_NAME)}); make them again")
         unit = BY_NAME[found.claim].unit
         cells = [f"{marks[r['verdict']]} {shown(r['estimate'], unit)} ({interval(r)})" for r in (found.first, found.second)]
         step = "–" if math.isnan(found.change) else shown(found.change, "change" if unit == "share" else unit)

@@ -30,4 +30,7 @@ def why(
     for reasons, paths in grouped.items():
         for line in (*paths, *(f"  {reason}" for reason in reasons)):
             typer.echo(str(line))
+    for note in dict.fromkeys(plan.upgrade_note(path) for paths in grouped.values() for path in paths):
+        if note:
+            typer.echo(f"note: {note}")
     typer.echo(f"{len(unchanged)} of {len(chosen)} results are what {config} and the code would make")

@@ -20,8 +20,7 @@ def parse_config(values: Any, source: str = "workflow_config.yaml") -> Config:
     Raises:
         UserError: one line for the first fault, naming the key, what was found and what is allowed.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: must be a mapping of sections, found {type(values).__name__}")
+    _check_mapping(values, source)
     blanks = list(_blanks(values))
     if blanks:
         raise UserError(f"{source}: fill in {', '.join(blanks)}; found {FILL_IN}")
@@ -51,18 +50,25 @@ def load_config(path: Path) -> Config:
     return parse_config(read_yaml(path), str(path))
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections that a YAML file holds.
 
     Raises:
-        UserError: if the file is missing or is not YAML.
+        UserError: if the file is missing, is not YAML or holds something else.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    _check_mapping(values, str(path))
+    return values
+
+
+def _check_mapping(values: Any, source: str) -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: must be a mapping of sections, found {type(values).__name__}")
 
 
 def _blanks(values: Any, key: str = "") -> Iterator[str]:

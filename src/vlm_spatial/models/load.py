@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 )
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import read_json
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
+from vlm_spatial.models.folder import architecture_of
 from vlm_spatial.models.gemma3 import Gemma3Adapter
 from vlm_spatial.models.qwen2_5_vl import Qwen25VLAdapter
 from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
@@ -94,19 +94,8 @@ def checkpoint_folder(checkpoint: str, revision: str | None) -> Path:
 
 
 def _family(folder: Path) -> type[Adapter]:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UserError(f"{folder}: not a checkpoint folder, it has no config.json; give a folder as save_pretrained writes it")
-    contents = read_json(config)
-    architectures = (contents.get("architectures") if isinstance(contents, dict) else None) or ["none"]
-    for family in FAMILIES:
-        if family.architecture in architectures:
-            return family
-    supported = ", ".join(family.architecture for family in FAMILIES)
-    raise UserError(
-        f"{config}: architecture {architectures[0]} is not supported; supported are {supported} "
-        "(a new one is one adapter beside src/vlm_spatial/models/qwen2_vl.py, entered in load.py)"
-    )
+    architecture = architecture_of(folder)
+    return next(family for family in FAMILIES if family.architecture == architecture)
 
 
 def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torch.device, device_map: str | None) -> Any:

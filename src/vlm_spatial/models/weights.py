@@ -36,6 +36,16 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder / missing[0]}: missing weight file; download or save the checkpoint again")
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse weight files that are missing, truncated or no safetensors; reads their headers only.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for path in weight_files(folder):
+        _header(path)
+
+
 def weights_identity(folder: Path) -> str:
     """Hex SHA-256 of a checkpoint's weights, after checking that no file is truncated.
 

@@ -78,11 +78,14 @@ def load_probes(path: Path) -> Probes:
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise UserError(f"{path}: its tensors are not those that were written (digest differs); {again}")
     probes = {}
-    for joined, strength in metadata["strengths"].items():
-        axis, site = joined.split("/")
-        required = {name: tensors[f"{joined}/{name}"] for name in _TENSORS}
-        shuffled = {name: tensors[f"{joined}/{name}"] for name in _OPTIONAL if f"{joined}/{name}" in tensors}
-        probes[axis, site] = Probe(**required, **shuffled, strength=strength)
+    try:
+        for joined, strength in metadata["strengths"].items():
+            axis, site = joined.split("/")
+            required = {name: tensors[f"{joined}/{name}"] for name in _TENSORS}
+            shuffled = {name: tensors[f"{joined}/{name}"] for name in _OPTIONAL if f"{joined}/{name}" in tensors}
+            probes[axis, site] = Probe(**required, **shuffled, strength=strength)
+    except KeyError as error:
+        raise UserError(f"{path}: probes of another version, without {error.args[0]}; {again}") from error
     return Probes(probes, metadata, str(path))
 
 

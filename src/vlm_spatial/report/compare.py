@@ -60,6 +60,19 @@ def compare(first: Sequence[Record], second: Sequence[Record]) -> list[Differenc
     return found
 
 
+# What a comparison needs of a finding; other versions may have written others.
+_FIELDS = frozenset({"model", "dataset", "claim", "estimate", "low", "high", "verdict"})
+
+
+def _records(path: Path) -> list[Record]:
+    records = read_json(path)
+    if not isinstance(records, list) or not all(isinstance(record, dict) and record.keys() >= _FIELDS for record in records):
+        raise UserError(
+            f"{path}: not findings of this version, a list of records with {', '.join(sorted(_FIELDS))}; run snakemake to make them again"
+        )
+    return records
+
+
 def read_side(name: str, findings: Path) -> list[Record]:
     """Findings of one side: a model in ``findings``, a results folder or findings file, or ``FILE:MODEL``.
 
@@ -74,7 +87,7 @@ def read_side(name: str, findings: Path) -> list[Record]:
         place, colon, model = name.rpartition(":")
         path = Path(place) if colon else findings
         path = path / "findings.json" if path.is_dir() else path
-    records: list[Record] = read_json(path)
+    records = _records(path)
     models = sorted({record["model"] for record in records})
     if model is None:
         if len(models) > 1:

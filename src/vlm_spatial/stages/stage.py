@@ -19,11 +19,12 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
+from vlm_spatial import __version__
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
 from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.lifeline import follow
+from vlm_spatial.lifeline import end_if_orphaned, follow
 from vlm_spatial.ownership import Ownership
 from vlm_spatial.seals import MadeBy, break_seals, verified_digest, write_seal
 
@@ -57,6 +58,8 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
             for path in job.outputs.values():
                 # Not the lock that the activations' own writer holds. An orphan ends within a second of its workflow.
                 owned.enter_context(Ownership(path.with_name(f"{path.name}.job"), path.name, _PATIENCE_S))
+                # It may have waited for the lock until after its own workflow's end, and a newer result.
+                end_if_orphaned()
                 remove_leftovers(path)
             break_seals(job.outputs.values())
             made_by = _made_by(name, job)
@@ -99,6 +102,7 @@ def _made_by(name: str, job: Job) -> MadeBy:
     identity = stage_identity(name)
     return MadeBy(
         stage=name,
+        version=__version__,
         settings=job.settings,
         modules=identity.modules,
         packages=identity.packages,

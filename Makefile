@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What only tests need: the libraries that the engine is held against.
+PEERS := $(VENV)/.peers
 
 .PHONY: help run test check lock bench profile clean
 
@@ -12,13 +14,13 @@ help:
 	@echo "make check  linters, formatters, type checker, documentation"
 	@echo "make bench  measure against nnsight, pyvene, TransformerLens, scikit-learn in $(VENV)-bench: docs/benchmarks.md"
 	@echo "make profile  where the seconds of the default run go"
-	@echo "make lock   write requirements.lock and envs/ anew from pyproject.toml"
+	@echo "make lock   write requirements.lock, requirements-peers.lock and envs/ anew from pyproject.toml"
 	@echo "make clean  remove $(VENV) and results"
 
 run: $(READY)
 	$(BIN)/snakemake --cores 8 --resources gpu=1
 
-test: $(READY)
+test: $(READY) $(PEERS)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: $(READY)
@@ -36,11 +38,16 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
 	touch $@
 
-# The peers' environment is their own: what they need does not get near the workflow's. BENCH=--quick tries whether everything runs.
+# Not for `make run`. The workflow's packages stay as they are: the constraint refuses anything else.
+$(PEERS): requirements-peers.lock $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock -r requirements-peers.lock
+	touch $@
+
+# An environment of its own, as one peer more needs far more packages. BENCH=--quick tries whether everything runs.
 bench: $(VENV)-bench/.ready
 	$(VENV)-bench/bin/python -m benchmarks.run $(BENCH)
 
-$(VENV)-bench/.ready: requirements.lock benchmarks/requirements.txt pyproject.toml
+$(VENV)-bench/.ready: requirements.lock requirements-peers.lock benchmarks/requirements.txt pyproject.toml
 	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.lock -r benchmarks/requirements.txt
 	$(VENV)-bench/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -e .
@@ -58,6 +65,8 @@ lock:
 	$(VENV)-lock/bin/python -m pip install --disable-pip-version-check --quiet -e '.[test,docs]'
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > requirements.lock
 	$(VENV)-lock/bin/python envs/update.py
+	$(VENV)-lock/bin/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock -e '.[peers]'
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -vxFf requirements.lock > requirements-peers.lock
 	rm -rf $(VENV)-lock
 
 clean:

@@ -15,10 +15,14 @@ from vlm_spatial.identity import stage_identity
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]]
-LOCK = {
-    canonicalize_name(name): version
-    for name, version in (line.split("==") for line in (REPOSITORY / "requirements.lock").read_text().split())
-}
+
+
+def locked(name: str) -> dict[str, str]:
+    pins = (line.split("==") for line in (REPOSITORY / name).read_text().split())
+    return {canonicalize_name(package): version for package, version in pins}
+
+
+LOCK, PEERS = locked("requirements.lock"), locked("requirements-peers.lock")
 STAGES = ("boxes", "scenes", "organism", *MODEL_STAGES, "generalisation", "figures")
 
 
@@ -31,14 +35,24 @@ def environment(name: str) -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in pip)}
 
 
-def test_lock_holds_only_names_and_versions():
-    for line in (REPOSITORY / "requirements.lock").read_text().splitlines():
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-peers.lock"])
+def test_lock_holds_only_names_and_versions(name):
+    for line in (REPOSITORY / name).read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_lock_satisfies_pyproject(requirement):
     assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)])
+
+
+def test_peers_are_pinned_once_and_leave_the_lock_as_it_is():
+    assert not PEERS.keys() & LOCK.keys()
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["peers"]):
+        assert requirement.specifier.contains(PEERS[canonicalize_name(requirement.name)])
+    benchmarks = (REPOSITORY / "benchmarks" / "requirements.txt").read_text()
+    assert "-r ../requirements-peers.lock" in benchmarks
+    assert not any(re.search(rf"^{package}\b", benchmarks, flags=re.MULTILINE) for package in PEERS)
 
 
 @pytest.mark.parametrize("name", ["light", "torch"])

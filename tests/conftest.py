@@ -13,6 +13,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+import damaged_files
+import damaged_results
+from quick_commands import Commands
 from tiny_workflow import Workflow
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import FAMILIES, load_adapter
@@ -72,6 +75,27 @@ def picture() -> Callable[..., Image.Image]:
         return image
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Runs commands as a user types them, quickly."""
+    with Commands() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> dict[str, Path]:
+    """Folders in which nothing is wrong: one without anything, one ready to start, one with results. Copy before changing anything."""
+    made = {name: tmp_path_factory.mktemp(name) for name in ("empty", "fresh", "finished")}
+    damaged_files.lay_out(made["fresh"], checkpoint("gemma3"))
+    before = Path.cwd()
+    os.chdir(made["finished"])
+    try:
+        damaged_results.finish(made["finished"], checkpoint("gemma3"))
+    finally:
+        os.chdir(before)
+    return made
 
 
 @pytest.fixture(scope="session")

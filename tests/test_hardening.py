@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake import api
 
-import test_malformed_config
 from activation_stores import bfloat16_values, description, written
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.reading import parse_config
@@ -173,10 +172,6 @@ def test_no_model_is_called_like_a_part_of_the_results(name: str) -> None:
     }
     with pytest.raises(UserError, match=rf"models\.{re.escape(name)}: .*choose another"):
         parse_config(config)
-
-
-def test_at_least_forty_malformed_configurations_are_tried() -> None:
-    assert len(test_malformed_config.CASES) >= 40
 
 
 # --- Snakemake's internals ---------------------------------------------------------------------------------------------------

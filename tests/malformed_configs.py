@@ -1,17 +1,7 @@
-"""Malformed configurations: each ends before any job, with one line that names the key, what was found and what is allowed."""
+"""Configurations with one mistake each, and what the line about it must say."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-import yaml
-
-from vlm_spatial.config.reading import load_config, parse_config
-from vlm_spatial.errors import UserError
-
-REPOSITORY = Path(__file__).parents[1]
 GOOD = {
     "datasets": {"squares": {"kind": "squares"}},
     "organisms": {"small": {"family": "gemma3"}},
@@ -19,8 +9,8 @@ GOOD = {
 }
 HUB = {"checkpoint": "owner/name", "revision": "0" * 40, "datasets": ["squares"]}
 
-# (where, value to put there, what the line must say)
-CASES = [
+# Where, the value to put there, what the line must say.
+MALFORMED: list[tuple[str, object, str]] = [
     ("sede", 1, "sede: unknown key; allowed are .*seed"),
     ("seed", -1, "seed: .*greater than or equal to 0, found -1"),
     ("seed", "one", "seed: .*valid integer.*found 'one'"),
@@ -92,8 +82,20 @@ CASES = [
     ("figures", [], "figures: .*"),
 ]
 
+# Files that are no configuration at all.
+UNREADABLE: list[tuple[str, bytes | None, str]] = [
+    ("empty", b"", "must be a mapping of sections, found NoneType"),
+    ("a list", b"[1, 2]", "must be a mapping of sections, found list"),
+    ("a bracket left open", b"datasets: [a", "is not YAML"),
+    ("a tab", b"seed: 1\n\tresults: x", "is not YAML"),
+    ("a Python object", b"seed: !!python/object/apply:os.system ['true']", "is not YAML .*could not determine a constructor"),
+    ("not text", b"\xff\xfe\x00", "is not YAML"),
+    ("missing", None, r"cannot be read \(No such file"),
+]
+
 
 def malformed(where: str, value: object) -> dict:
+    """The good configuration with ``value`` put at ``where``."""
     config = copy.deepcopy(GOOD)
     section = config
     *parents, key = where.split(".", 2)
@@ -101,68 +103,3 @@ def malformed(where: str, value: object) -> dict:
         section = section.setdefault(parent, {})
     section[key] = value
     return config
-
-
-def test_the_good_configuration_is_good():
-    parse_config(copy.deepcopy(GOOD))
-
-
-@pytest.mark.parametrize(("where", "value", "says"), CASES, ids=[f"{where}={value!r}"[:60] for where, value, _ in CASES])
-def test_one_clear_line(where, value, says):
-    with pytest.raises(UserError, match=says) as error:
-        parse_config(malformed(where, value), "my.yaml")
-    line = str(error.value)
-    assert line.startswith("my.yaml: ")
-    assert "\n" not in line
-    assert "pydantic" not in line
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "must be a mapping of sections, found NoneType"),
-        ("[1, 2]", "must be a mapping of sections, found list"),
-        ("datasets: [a", "is not YAML"),
-        ("seed: 1\n\tresults: x", "is not YAML"),
-        ("seed: !!python/object/apply:os.system ['true']", "is not YAML .*could not determine a constructor"),
-    ],
-)
-def test_malformed_files(tmp_path, text, says):
-    path = tmp_path / "my.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=f"my.yaml: {says}") as error:
-        load_config(path)
-    assert "\n" not in str(error.value)
-
-
-def test_binary_and_missing_files(tmp_path):
-    path = tmp_path / "my.yaml"
-    with pytest.raises(UserError, match=r"my\.yaml: cannot be read \(No such file"):
-        load_config(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"my\.yaml: is not YAML"):
-        load_config(path)
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "says"),
-    [("datasets.squares.kind", "circles", "datasets.squares.kind:"), ("models.small.organism", "large", "models.small.organism:")],
-)
-def test_snakemake_ends_before_any_job(tmp_path, where, value, says):
-    path = tmp_path / "my.yaml"
-    path.write_text(yaml.safe_dump(malformed(where, value)))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", str(path), "--cores", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: {path}: {says}")
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "results").exists()
-
-
-def test_the_paper_preset_asks_for_what_it_needs(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(REPOSITORY / "Snakefile")]
-    command += ["--configfile", str(REPOSITORY / "presets" / "paper.yaml")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "fill in datasets.whatsup.root, models.qwen2-vl-7b.revision, models.gemma-3-4b.revision" in done.stderr

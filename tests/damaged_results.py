@@ -1,0 +1,304 @@
+"""Results of an earlier run, damaged or of another version, and what a user is told: by the workflow, a stage, or a command.
+
+``finish`` makes results that are sealed and whole, as far as planning looks; nothing is computed. Stores, probes and findings are real.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import yaml
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from activation_stores import bfloat16_values, description, written
+from damaged_files import Harm, both, cut_short, edited, gone, holds
+from vlm_spatial import __version__
+from vlm_spatial.config.reading import parse_config
+from vlm_spatial.files import write_json
+from vlm_spatial.identity import stage_identity
+from vlm_spatial.plan import Plan
+from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.saved import save_probes
+from vlm_spatial.report.findings import CLAIMS
+from vlm_spatial.seals import MadeBy, seal_path, write_seal
+
+CONFIG = {
+    "datasets": {"squares": {"kind": "squares"}},
+    "organisms": {"small": {}},
+    "models": {"mine": {"checkpoint": "checkpoint"}, "small": {"organism": "small"}},
+}
+TABLES = {
+    "behaviour": ("behaviour.parquet",),
+    "activations": ("activations.zarr", "activations.json"),
+    "probes": ("probes.safetensors", "probes_decorrelated.safetensors", "probes.parquet", "strip_map.parquet", "geometry.parquet"),
+    "interchange": ("interchange.parquet",),
+    "conflict": ("conflict.parquet",),
+    "ablation": ("ablation.parquet",),
+    "amplification": ("amplification.parquet",),
+}
+MINE = "results/mine/squares"
+
+
+def finish(folder: Path, checkpoint: Path) -> None:
+    """A configuration and everything that it asks for, in an empty folder; called there, as what is sealed are relative paths."""
+    shutil.copytree(checkpoint, folder / "checkpoint")
+    (folder / "workflow_config.yaml").write_text(yaml.safe_dump(CONFIG))
+    plan = Plan(parse_config(CONFIG))
+    results = folder / "results"
+    (results / "scenes/squares/images").mkdir(parents=True)
+    for name in ("images/main-00000.png", "scenes.parquet", "questions.parquet"):
+        (results / "scenes/squares" / name).write_bytes(name.encode() * 20)
+    seal(plan, "scenes", ("squares",), results / "scenes/squares")
+    shutil.copytree(checkpoint, results / "organisms/small")
+    seal(plan, "organism", ("small",), results / "organisms/small")
+    described = description(6, shard_scenes=3)
+    for model in CONFIG["models"]:
+        made = results / model / "squares"
+        made.mkdir(parents=True)
+        written(made, described, bfloat16_values(described))
+        for name in ("probes.safetensors", "probes_decorrelated.safetensors"):
+            save_probes({("horizontal", "connector"): probe()}, {"identity": dict(described.model)}, made / name)
+        for stage, names in TABLES.items():
+            for name in names:
+                if name.endswith(".parquet"):
+                    (made / name).write_bytes(name.encode() * 20)
+                seal(plan, stage, (model, "squares"), made / name)
+    (results / "figures/mine").mkdir(parents=True)
+    (results / "figures/mine/accuracy.svg").write_text("<svg/>")
+    (results / "report.html").write_text("<html/>")
+    found = {"dataset": "squares", "claim": CLAIMS[0].name, "verdict": "supported", "estimate": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    write_json([found | {"model": model} for model in CONFIG["models"]], results / "findings.json")
+    for name in ("figures", "report.html", "findings.json"):
+        seal(plan, "figures", (), results / name)
+
+
+def seal(plan: Plan, stage: str, names: tuple[str, ...], result: Path) -> None:
+    settings, identity = plan.settings(stage, names), stage_identity(stage)
+    made_by = MadeBy(
+        stage=stage,
+        version=__version__,
+        settings=settings,
+        modules=identity.modules,
+        packages=identity.packages,
+        content=plan.content(settings),
+        inputs={},
+    )
+    write_seal(result, made_by)
+
+
+def probe() -> Probe:
+    zeros, ones, weight = np.zeros(7, np.float32), np.ones(7, np.float32), np.eye(3, 7, dtype=np.float32)
+    return Probe(weight, np.zeros(3, np.float32), zeros, ones, weight, 1.0)
+
+
+# --- what happens to them ------------------------------------------------------------------------------------------------
+
+
+def bit_flipped(path: str) -> Harm:
+    """In the middle of a file, or of the first one that the pattern finds."""
+
+    def harm(folder: Path) -> None:
+        file = next(found for found in sorted(folder.glob(path)) if found.is_file())
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+
+    return harm
+
+
+def seal_edited(path: str, change: Callable[[dict], object]) -> Harm:
+    return edited(str(seal_path(Path(path))), change)  # type: ignore[arg-type]
+
+
+def probes_without_strengths(folder: Path) -> None:
+    """As a version would write them that has no strengths: whole, with the right digest."""
+    from vlm_spatial.probes.saved import _digest
+
+    path = folder / MINE / "probes.safetensors"
+    with safe_open(path, framework="numpy") as stream:
+        metadata = json.loads(stream.metadata()["probes"])
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    metadata = {name: value for name, value in metadata.items() if name not in ("strengths", "sha256")}
+    save_file(tensors, path, metadata={"probes": json.dumps(metadata | {"sha256": _digest(tensors, metadata)}, sort_keys=True)})
+
+
+def other_safetensors(folder: Path) -> None:
+    save_file({"x": np.zeros(3)}, folder / MINE / "probes.safetensors")
+
+
+OLDER = r"\nnote: results from an older version .made by vlm_spatial 0\.0\.9, this is .* to keep the old results, set another "
+CONFLICT = f"{MINE}/conflict.parquet"
+# Name, harm, what the dry-run says before its list of jobs, and one of those.
+STALE: list[tuple[str, Harm, str, str]] = [
+    ("a table altered", bit_flipped(f"{MINE}/behaviour.parquet"), r"behaviour\.parquet was altered after it was made", "behaviour"),
+    ("a table cut short", cut_short(CONFLICT), rf"{CONFLICT} was altered after it was made", "conflict"),
+    ("a seal missing", gone(f"{MINE}/.conflict.parquet.seal"), rf"{CONFLICT}: no \.conflict\.parquet\.seal: not finished", "conflict"),
+    (
+        "a seal cut short",
+        cut_short(f"{MINE}/.conflict.parquet.seal"),
+        rf"{CONFLICT}: \.conflict\.parquet\.seal is damaged",
+        "conflict",
+    ),
+    (
+        "a seal of another version",
+        seal_edited(CONFLICT, lambda seal: seal.pop("content")),
+        rf"{CONFLICT}: \.conflict\.parquet\.seal is of another version\nnote: results from an older version .made by vlm_spatial with",
+        "conflict",
+    ),
+    (
+        "results of an older version",
+        seal_edited(CONFLICT, lambda seal: seal.update(version="0.0.9", modules=seal["modules"] | {"vlm_spatial.gone": "0"})),
+        rf"{CONFLICT}: code vlm_spatial\.gone is gone" + OLDER,
+        "conflict",
+    ),
+    (
+        "results of a newer version",
+        seal_edited(CONFLICT, lambda seal: seal.update(version="99.0", settings={})),
+        rf"{CONFLICT}: setting .*\nnote: results from a newer version .made by vlm_spatial 99\.0, this is ",
+        "conflict",
+    ),
+    (
+        "results of a stage that was renamed",
+        seal_edited(CONFLICT, lambda seal: seal.update(stage="dominance", version="0.0.9")),
+        rf"{CONFLICT}: made by stage 'dominance', which this version does not have" + OLDER,
+        "conflict",
+    ),
+    (
+        "a chunk altered",
+        bit_flipped(f"{MINE}/activations.zarr/connector/c/**/*"),
+        "connector/c/.* was altered after it was made",
+        "activations",
+    ),
+    ("a chunk missing", gone(f"{MINE}/activations.zarr/connector/c/0/0/0"), "connector/c/0/0/0 is missing", "activations"),
+    (
+        "a manifest of another version",
+        edited(f"{MINE}/activations.json", lambda m: m.update(format=99)),
+        "activations.json was altered",
+        "probes",
+    ),
+    ("probes altered", bit_flipped(f"{MINE}/probes.safetensors"), r"probes\.safetensors was altered after it was made", "amplification"),
+    ("an image missing", gone("results/scenes/squares/images/main-00000.png"), r"main-00000\.png is missing", "scenes"),
+    ("an image altered", bit_flipped("results/scenes/squares/images/*.png"), r"main-00000\.png was altered after it was made", "behaviour"),
+    (
+        "weights of an organism altered",
+        bit_flipped("results/organisms/small/model.safetensors"),
+        "model.safetensors was altered",
+        "organism",
+    ),
+    (
+        "the report edited",
+        holds("results/report.html", "<html>mine</html>"),
+        r"results/report\.html was altered after it was made",
+        "figures",
+    ),
+]
+
+STORE, MANIFEST, PROBES = (f"{MINE}/{name}" for name in ("activations.zarr", "activations.json", "probes.safetensors"))
+FINDINGS = "results/findings.json"
+INSPECT = ("vlm-spatial", "inspect", STORE)
+COMPARE = ("vlm-spatial", "compare", "mine", "small")
+AMPLIFY = ("vlm-spatial", "amplify", "--model", "checkpoint", "--probe", PROBES, "--alpha", "2")
+PROBES_STAGE = (
+    *("python", "-m", "vlm_spatial.stages.probes", "--settings", "{'model': {'checkpoint': 'checkpoint'}, 'seed': 0}"),
+    *("--input", "scenes=results/scenes/squares", "--input", f"store={STORE}", "--input", f"manifest={MANIFEST}"),
+    *("--output", "table=new/probes.parquet"),
+)
+UNSEALED = gone(f"{MINE}/.activations.json.seal")
+# Name, harm, command, what its one line must say.
+REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
+    ("inspect: no store", gone(STORE), INSPECT, f"{STORE}: no such store; run snakemake to make it"),
+    ("inspect: no manifest", gone(MANIFEST), INSPECT, f"{MANIFEST}: no such manifest; a store without one is not whole"),
+    ("inspect: manifest broken", cut_short(MANIFEST), INSPECT, f"{MANIFEST}: cannot be read as JSON .*; delete it and run snakemake again"),
+    (
+        "inspect: manifest of another version",
+        edited(MANIFEST, lambda m: m.update(format=99)),
+        INSPECT,
+        "format 99, this version reads .; delete",
+    ),
+    (
+        "inspect: manifest without a key",
+        edited(MANIFEST, lambda m: m.pop("pooling")),
+        INSPECT,
+        "activations.json: pooling: Field req",
+    ),
+    (
+        "inspect: chunk cut short",
+        cut_short(f"{STORE}/connector/c/0/0/0", 3),
+        INSPECT,
+        r"connector/c/0/0/0: damaged .\d+ bytes, written were",
+    ),
+    ("inspect: chunk missing", gone(f"{STORE}/connector/c/0/0/0"), INSPECT, "connector/c/0/0/0: damaged .missing.; delete .* and run snak"),
+    ("inspect: metadata altered", bit_flipped(f"{STORE}/zarr.json"), INSPECT, "zarr.json: damaged .SHA-256 differs"),
+    (
+        "inspect: chunk altered",
+        bit_flipped(f"{STORE}/connector/c/0/0/0"),
+        (*INSPECT, "--verify"),
+        "connector/c/0/0/0: damaged .SHA-256 differs from the manifest's",
+    ),
+    ("compare: no findings", gone(FINDINGS), COMPARE, f"{FINDINGS}: cannot be read as JSON .*No such file"),
+    ("compare: findings cut short", cut_short(FINDINGS), COMPARE, f"{FINDINGS}: cannot be read as JSON"),
+    (
+        "compare: findings of another version",
+        edited(FINDINGS, lambda found: [record.pop("verdict") for record in found]),
+        COMPARE,
+        f"{FINDINGS}: not findings of this version, a list of records with claim, dataset",
+    ),
+    (
+        "compare: claims of another version",
+        edited(FINDINGS, lambda found: [record.update(claim="halo") for record in found]),
+        COMPARE,
+        "claim 'halo': not one of this version .*; make them again",
+    ),
+    ("compare: findings of something else", holds(FINDINGS, "{}"), COMPARE, "not findings of this version"),
+    (
+        "why: no such result",
+        gone(CONFLICT),
+        ("vlm-spatial", "why", CONFLICT),
+        f"{CONFLICT}: no such result of workflow_config.yaml; there are",
+    ),
+    ("amplify: no probes", gone(PROBES), AMPLIFY, f"{PROBES}: no such file; run the probes stage first"),
+    (
+        "amplify: probes cut short",
+        cut_short(PROBES),
+        AMPLIFY,
+        f"{PROBES}: cannot be read as safetensors .*; delete it and run snakemake again",
+    ),
+    ("amplify: probes altered", bit_flipped(PROBES), AMPLIFY, f"{PROBES}: .*; delete it and run snakemake again"),
+    (
+        "amplify: other safetensors",
+        other_safetensors,
+        AMPLIFY,
+        "safetensors without this workflow's metadata; give the file that the probes",
+    ),
+    (
+        "amplify: probes of another version",
+        probes_without_strengths,
+        AMPLIFY,
+        f"{PROBES}: probes of another version, without strengths; delete",
+    ),
+    (
+        "probes: scenes altered",
+        bit_flipped("results/scenes/squares/images/*.png"),
+        PROBES_STAGE,
+        "main-00000.png was altered after it was made",
+    ),
+    (
+        "probes: scenes missing",
+        both(gone("results/scenes"), UNSEALED),
+        PROBES_STAGE,
+        "results/scenes/squares: no such dataset folder; run the",
+    ),
+    (
+        "probes: table broken",
+        gone("results/scenes/.squares.seal"),
+        PROBES_STAGE,
+        "scenes.parquet: cannot be read as a parquet table .*; delete it",
+    ),
+    ("probes: manifest altered", bit_flipped(MANIFEST), PROBES_STAGE, f"{MANIFEST} was altered after it was made; run snakemake again"),
+    ("probes: settings cut short", UNSEALED, (*PROBES_STAGE, "--settings", "{'a': "), "--settings: not a Python literal"),
+    ("probes: settings of another kind", UNSEALED, (*PROBES_STAGE, "--settings", "[1]"), "--settings: must be a dict, found list"),
+    ("probes: an input without a name", UNSEALED, (*PROBES_STAGE, "--input", "results"), "'results': must be NAME=PATH"),
+]

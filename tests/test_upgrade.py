@@ -1,0 +1,92 @@
+"""Results from another version: recognised, said in one line with what to do, and documented."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quick_commands import REPOSITORY, Commands
+from tiny_workflow import Workflow
+from vlm_spatial import __version__
+from vlm_spatial.seals import seal_path
+
+NOTE = (
+    "note: results from an older version (made by vlm_spatial 0.0.9, this is {}): what this version makes differently is made again; "
+    "to keep the old results, set another results: folder or check out that version (docs/caching.md)"
+)
+
+
+def sealed_by(change: Callable[[dict], object], results: Path) -> int:
+    """Every seal below ``results`` as another version would have written it; how many."""
+    seals = sorted(results.rglob(".*.seal"))
+    for path in seals:
+        seal = json.loads(path.read_text())
+        change(seal)
+        path.write_text(json.dumps(seal))
+    return len(seals)
+
+
+def older(seal: dict) -> None:
+    """Release 0.0.9, whose modules were other ones."""
+    seal["version"] = "0.0.9"
+    seal["modules"]["vlm_spatial.tokens"] = "0123456789abcdef"
+
+
+@pytest.fixture
+def finished(worlds: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(worlds["finished"], tmp_path / "run"))
+
+
+def test_results_of_an_older_version_are_recognised_and_the_user_is_told_once(finished: Path, commands: Commands) -> None:
+    count = sealed_by(older, finished / "results")
+    assert count > 20
+    planned = commands.run(finished, "snakemake", "--dry-run")
+    assert planned.code == 0
+    assert [line for line in planned.err.splitlines() if line.startswith("note: ")] == [NOTE.format(__version__)]
+    again = [line for line in planned.err.splitlines() if line.startswith("again: ")]
+    assert len(again) == count
+    assert all("code vlm_spatial.tokens changed" in line for line in again)
+    told = commands.run(finished, "vlm-spatial", "why")
+    assert told.code == 0
+    assert told.out.count("note: ") == 1
+    assert NOTE.format(__version__) in told.out
+    assert f"0 of {count} results are what" in told.out
+
+
+@pytest.mark.parametrize("version", ["0.0.9", "99.0", ""])
+def test_a_number_alone_makes_nothing_again(version: str, finished: Path, commands: Commands) -> None:
+    """The number is for people; what counts is the code. Seals from before it was noted have none."""
+    sealed_by(lambda seal: seal.update(version=version) if version else seal.pop("version"), finished / "results")
+    planned = commands.run(finished, "snakemake", "--dry-run")
+    assert planned.code == 0
+    assert "Nothing to be done" in planned.out + planned.err
+    assert "note: " not in planned.err
+
+
+def test_edited_code_of_this_version_is_no_other_version(finished: Path, commands: Commands) -> None:
+    sealed_by(lambda seal: seal["modules"].update({"vlm_spatial.tokens": "0"}), finished / "results")
+    planned = commands.run(finished, "snakemake", "--dry-run")
+    assert "code vlm_spatial.tokens changed" in planned.err
+    assert "note: " not in planned.err
+
+
+def test_the_line_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "caching.md").read_text()
+    section = re.search(r"^## Results from an older version\n(.*?)^## ", page, flags=re.DOTALL | re.MULTILINE)
+    assert section is not None
+    assert NOTE.format(__version__) in section[1]
+
+
+@pytest.mark.slow
+def test_after_the_next_run_they_are_of_this_version(finished_workflow: Workflow, tmp_path: Path) -> None:
+    workflow = finished_workflow.copy(tmp_path / "run")
+    result = workflow.folder / "results/folder/squares/conflict.parquet"
+    seal = json.loads(seal_path(result).read_text())
+    older(seal)
+    seal_path(result).write_text(json.dumps(seal))
+    assert NOTE.format(__version__) in workflow.run()
+    assert json.loads(seal_path(result).read_text())["version"] == __version__
+    assert workflow.jobs() == set()

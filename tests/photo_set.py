@@ -56,7 +56,10 @@ def photo(thing: str, relation: str, reference: str, seed: int) -> tuple[Image.I
 
 
 def write_photo_set(
-    root: Path, references: tuple[str, ...] = ("plate", "book"), things: tuple[str, ...] = tuple(THINGS)
+    root: Path,
+    references: tuple[str, ...] = ("plate", "book"),
+    things: tuple[str, ...] = tuple(THINGS),
+    relations: tuple[str, ...] = tuple(RELATIONS),
 ) -> dict[str, dict]:
     """Write the set below ``root`` as the published one is laid out; returns the true boxes by ``image_path``."""
     folder = root / "data/controlled_clevr"
@@ -65,6 +68,8 @@ def write_photo_set(
     pairs = [(thing, reference) for reference in references for thing in things if thing != reference]
     for index, (thing, reference) in enumerate(pairs):
         for number, (relation, words) in enumerate(RELATIONS.items()):
+            if relation not in relations:
+                continue
             name = f"data/controlled_clevr/{thing}_{relation}_{reference}.jpeg"
             image, boxes = photo(thing, relation, reference, seed=10 * index + number)
             image.save(root / name, quality=92)

@@ -1,8 +1,10 @@
 """Questions: right by an independent reading of the scene, of known words only, and not to be guessed from the text."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -15,14 +17,16 @@ from vlm_spatial.config.datasets import TEMPLATES, DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_scene, words
 from vlm_spatial.scenes.plan import plan_scenes
-from vlm_spatial.scenes.questions import Question, ask, split_words, vocabulary
-from vlm_spatial.scenes.scene import Kind, Scene
+from vlm_spatial.scenes.questions import Question, Wording, ask, split_words, vocabulary
+from vlm_spatial.scenes.scene import Kind, Scene, with_contents
 from vlm_spatial.scenes.tables import questions_table
+from vlm_spatial.statistics import holm
 from vlm_spatial.tokens import Axis
 
 KINDS: tuple[Kind, ...] = ("squares", "shapes", "objects")
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 ALL_TEMPLATES = (*TEMPLATES, "content")
+WORDINGS: tuple[Wording, ...] = get_args(Wording)
 
 
 def scenes(kind: Kind, axis: Axis, count: int) -> list[Scene]:
@@ -99,45 +103,139 @@ def features(prompt: str, candidates: tuple[str, ...], candidate: str, scene_wor
 
 
 @cache
-def generated(kind: Kind) -> pl.DataFrame:
+def generated(kind: Kind, wording: Wording = "plain") -> pl.DataFrame:
     """A dataset's ``questions.parquet``: 400 training and 200 test scenes an axis, every template."""
     values = {
         "scenes": {"train": 400, "validation": 1, "test": 200},
         "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
     }
-    settings = DatasetSettings.model_validate({"kind": kind, "templates": ALL_TEMPLATES} | values)
+    settings = DatasetSettings.model_validate({"kind": kind, "templates": ALL_TEMPLATES, "wording": wording} | values)
     return questions_table(plan_scenes(settings, seed=99), settings.templates, settings.wording)
 
 
-def rows(kind: Kind, axis: Axis, template: str, split: str) -> Iterator[tuple[Question, tuple[str, ...]]]:
-    for row in generated(kind).filter(axis=axis, template=template, split=split, variant="main").iter_rows(named=True):
-        yield Question(row["prompt"], row["answer"], tuple(row["candidates"])), words(kind)
+@dataclass(frozen=True)
+class Asked:
+    """One question as its text shows it, its slot for the tables below."""
+
+    question: Question
+    slot: int
+    pool: tuple[str, ...]
+
+    @property
+    def named(self) -> str:
+        """The object words in the prompt."""
+        return " ".join(word for word in self.pool if word in self.question.prompt.replace("?", " ").split())
+
+    @property
+    def chance(self) -> float:
+        """The object that a relation names is not its own neighbour, so it is no candidate."""
+        return 1 / (len(self.question.candidates) - ("directly" in self.question.prompt))
+
+
+def rows(kind: Kind, axis: Axis, template: str, split: str) -> list[Asked]:
+    table = generated(kind).filter(axis=axis, template=template, split=split, variant="main")
+    return [
+        Asked(Question(row["prompt"], row["answer"], tuple(row["candidates"])), row["slot"], words(kind))
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def guesses(train: Sequence[Asked], test: Sequence[Asked]) -> list[bool]:
+    """Whether a conditional logistic guesser trained on texts and answers alone is right about each of other texts."""
+    vectorizer = DictVectorizer()
+    table = [
+        (features(asked.question.prompt, asked.question.candidates, candidate, asked.pool), candidate == asked.question.answer)
+        for asked in train
+        for candidate in asked.question.candidates
+    ]
+    guesser = LogisticRegression(max_iter=300).fit(vectorizer.fit_transform([row for row, _ in table]), [right for _, right in table])
+    every = [(asked, candidate) for asked in test for candidate in asked.question.candidates]
+    seen = vectorizer.transform([features(a.question.prompt, a.question.candidates, candidate, a.pool) for a, candidate in every])
+    scores = iter(guesser.decision_function(seen))
+    best = [max(asked.question.candidates, key=lambda _: next(scores)) for asked in test]
+    return [guess == asked.question.answer for guess, asked in zip(best, test, strict=True)]
+
+
+def worst(hits: Sequence[bool], asked: Sequence[Asked], part_of: Callable[[Asked], Hashable]) -> float:
+    """The smallest p value, corrected for the number of parts (Holm), of a part's hits under chance."""
+    parts: dict[Hashable, list[int]] = {}
+    for index, one in enumerate(asked):
+        parts.setdefault(part_of(one), []).append(index)
+    p_values = []
+    for members in parts.values():
+        # Candidates are as many all over a part, so that hits are binomial.
+        [chance] = {asked[index].chance for index in members}
+        p_values.append(float(binom.sf(sum(hits[index] for index in members) - 1, len(members), chance)))
+    return float(holm(p_values).min())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("template", ALL_TEMPLATES)
 def test_no_answer_can_be_guessed_from_the_text(kind: Kind, axis: Axis, template: str) -> None:
-    """A conditional logistic guesser trained on 400 scenes' texts does no better on 200 others than chance allows."""
-    vectorizer = DictVectorizer()
-    table = [
-        (features(question.prompt, question.candidates, candidate, pool), candidate == question.answer)
-        for question, pool in rows(kind, axis, template, "train")
-        for candidate in question.candidates
-    ]
-    guesser = LogisticRegression(max_iter=300).fit(vectorizer.fit_transform([row for row, _ in table]), [right for _, right in table])
-    correct, chances = 0, []
-    for question, pool in rows(kind, axis, template, "test"):
-        scores = guesser.decision_function(
-            vectorizer.transform([features(question.prompt, question.candidates, candidate, pool) for candidate in question.candidates])
-        )
-        correct += question.candidates[int(np.argmax(scores))] == question.answer
-        # The object that a relation names is not its own neighbour.
-        chances.append(1 / (len(question.candidates) - (template == "relation_to_object")))
-    chance = float(np.mean(chances))
-    assert binom.sf(correct - 1, len(chances), chance) > 1e-3, f"{correct} of {len(chances)} right, chance is {chance:.2f}"
+    """Trained on 400 scenes' texts, asked about 200 others: no better than chance in all, nor for any slot or colour shown."""
+    train, test = (rows(kind, axis, template, split) for split in ("train", "test"))
+    hits = guesses(train, test)
+    chance = test[0].chance
+    assert binom.sf(sum(hits) - 1, len(hits), chance) > 1e-3, f"{sum(hits)} of {len(hits)} right, chance is {chance:.2f}"
     # The guesser is no straw man: it must reach chance, elimination of the named object included.
-    assert binom.cdf(correct, len(chances), chance) > 1e-3
+    assert binom.cdf(sum(hits), len(hits), chance) > 1e-3
+    # Of what the text itself tells: which slot or relation is asked for, which colour or object is named, and both.
+    assert worst(hits, test, without_words) > 1e-3
+    assert worst(hits, test, lambda one: one.named) > 1e-3
+    assert worst(hits, test, lambda one: (without_words(one), one.named)) > 1e-3
+    # The slot that a question is about is the answer of object_to_slot; elsewhere no slot is easier than another.
+    if template != "object_to_slot":
+        assert worst(hits, test, lambda one: one.slot) > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_every_wording_tells_as_much_as_the_plain_one(kind: Kind, wording: Wording) -> None:
+    """Prompts translate one to one, answers and candidates are the same: what cannot be guessed from one cannot from the other."""
+    plain, worded = generated(kind, "plain"), generated(kind, wording)
+    assert worded.drop("prompt").equals(plain.drop("prompt"))
+    prompts = set(zip(plain["prompt"], worded["prompt"], strict=True))
+    assert len(prompts) == len({before for before, _ in prompts}) == len({after for _, after in prompts})
+
+
+def without_words(asked: Asked) -> str:
+    return " ".join(word for word in asked.question.prompt.replace("?", " ?").split() if word not in asked.pool)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("template", ALL_TEMPLATES)
+def test_answers_are_balanced_whatever_the_text_says(kind: Kind, axis: Axis, template: str) -> None:
+    """Counted on 600 scenes: given a template, slot asked for, and object named, each answer is as frequent as the others."""
+    asked = [one for split in ("train", "test") for one in rows(kind, axis, template, split)]
+    by_text: dict[tuple[str, str], Counter[str]] = {}
+    for one in asked:
+        by_text.setdefault((without_words(one), one.named), Counter())[one.question.answer] += 1
+    p_values = []
+    for (_, named), counts in by_text.items():
+        possible = set(asked[0].question.candidates) if template in ("object_to_slot", "content") else set(words(kind)) - {named}
+        assert set(counts) <= possible
+        p_values.append(float(chisquare([counts[answer] for answer in sorted(possible)]).pvalue))
+    assert holm(p_values).min() > 1e-3
+    if template in ("slot_to_object", "relation_to_object"):
+        # The order of the candidates tells nothing either: each place holds the answer as often (among those not named).
+        places = Counter(one.question.candidates.index(one.question.answer) for one in asked)
+        assert chisquare([places[place] for place in range(3)]).pvalue > 1e-4
+
+
+def test_a_text_that_gives_the_answer_away_is_caught() -> None:
+    """The guesser and the counts are not blind: questions whose middle object is always the red one are found out."""
+    told = []
+    for scene in scenes("squares", "horizontal", 700):
+        if "red" in scene.objects:
+            first, last, red = sorted(scene.contents, key=lambda content: content.word == "red")
+            moved = with_contents(scene, (first, red, last))
+            told += [Asked(ask(moved, "slot_to_object", slot), slot, words("squares")) for slot in range(3)]
+    train, test = told[:300], told[300:]
+    hits = guesses(train, test)
+    assert binom.sf(sum(hits) - 1, len(hits), 1 / 3) < 1e-6
+    assert worst(hits, test, lambda one: one.slot) < 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,7 +258,7 @@ def test_what_cannot_be_asked_says_so() -> None:
     single = sample_scene(settings, "horizontal", "single", np.random.default_rng(0), slot=1)
     with pytest.raises(UserError, match=r"slot 0: the scene has objects in slots \[1\] only"):
         ask(single, "slot_to_object", 0)
-    with pytest.raises(UserError, match="at least two objects"):
+    with pytest.raises(UserError, match="a relation needs three objects"):
         ask(single, "relation_to_object", 1)
     with pytest.raises(UserError, match="'colour': allowed are slot_to_object"):
         ask(single, "colour", 1)  # type: ignore[arg-type]

@@ -16,11 +16,11 @@ GRIDS = st.builds(TokenGrid, st.integers(1, 24), st.integers(1, 24))
 
 @st.composite
 def images_with_box(draw: st.DrawFn) -> tuple[int, int, Box]:
-    """A size in pixels and a box of whole pixels inside it."""
-    width, height = draw(st.integers(8, 900)), draw(st.integers(8, 900))
-    left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
-    right, bottom = draw(st.integers(left + 1, width)), draw(st.integers(top + 1, height))
-    return width, height, (left, top, right, bottom)
+    """A size in pixels and a box inside it, of whole pixels or of eighths, as boxes of scaled photos are between pixels."""
+    width, height, parts = draw(st.integers(8, 900)), draw(st.integers(8, 900)), draw(st.sampled_from([1, 8]))
+    left, top = draw(st.integers(0, width * parts - 1)), draw(st.integers(0, height * parts - 1))
+    right, bottom = draw(st.integers(left + 1, width * parts)), draw(st.integers(top + 1, height * parts))
+    return width, height, (left / parts, top / parts, right / parts, bottom / parts)
 
 
 @st.composite
@@ -45,9 +45,9 @@ def rows_of_boxes(draw: st.DrawFn) -> tuple[list[Box], int, int, Axis]:
 
 def exact_coverage(box: Box, grid: TokenGrid, width: int, height: int) -> list[Fraction]:
     """Share of each cell's area inside the box, in exact arithmetic."""
-    left, top, right, bottom = (int(edge) for edge in box)
+    left, top, right, bottom = map(Fraction, box)
 
-    def shares(start: int, stop: int, side: int, cells: int) -> list[Fraction]:
+    def shares(start: Fraction, stop: Fraction, side: int, cells: int) -> list[Fraction]:
         cell = Fraction(side, cells)
         return [max(min(stop, (k + 1) * cell) - max(start, k * cell), Fraction(0)) / cell for k in range(cells)]
 
@@ -108,8 +108,8 @@ def test_object_and_rim_make_the_strip_where_the_object_lies_in_it(scene: tuple[
     assert tokens.mask("all", []).all()
 
 
-@given(rows_of_boxes(), GRIDS, st.integers(2, 7))
-def test_scaling_image_and_boxes_together_changes_nothing(scene: tuple[list[Box], int, int, Axis], grid: TokenGrid, factor: int) -> None:
+@given(rows_of_boxes(), GRIDS, st.one_of(st.integers(2, 7), st.floats(0.05, 20)))
+def test_scaling_image_and_boxes_together_changes_nothing(scene: tuple[list[Box], int, int, Axis], grid: TokenGrid, factor: float) -> None:
     boxes, width, height, axis = scene
     plain = scene_tokens(boxes, grid, width, height, axis)
     larger = [tuple(edge * factor for edge in box) for box in boxes]

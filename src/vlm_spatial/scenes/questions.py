@@ -102,10 +102,8 @@ def _whether(scene: Scene, slot: int, present: Content) -> tuple[Content, str]:
 
 def reference_slot(scene: Scene, slot: int) -> int:
     """The slot that the relation question about ``slot`` refers to: always a direct neighbour."""
-    if len(scene.slots) < 2:
-        raise UserError("a relation needs at least two objects")
-    if len(scene.slots) == 2:
-        return scene.slots[0] if slot == scene.slots[1] else scene.slots[1]
+    if len(scene.slots) < 3:
+        raise UserError("a relation needs three objects: of two, the one that is not named is the answer")
     return scene.middle_reference if slot == 1 else 1
 
 

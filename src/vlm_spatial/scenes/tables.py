@@ -94,12 +94,14 @@ def scenes_table(planned: Iterable[Planned], checksums: Mapping[str, str]) -> pl
 
 
 def questions_table(planned: Iterable[Planned], templates: Sequence[Template], wording: Wording) -> pl.DataFrame:
-    """``questions.parquet``: every template about every slot of every scene that has questions."""
+    """``questions.parquet``: every template about every slot of every scene that has questions; relations of three objects only."""
     rows = []
     for item in planned:
         if item.scene.variant not in WITH_QUESTIONS:
             continue
         for template in templates:
+            if template == "relation_to_object" and len(item.scene.slots) < 3:
+                continue
             for slot in item.scene.slots:
                 question = ask(item.scene, template, slot, wording)
                 rows.append(

@@ -42,9 +42,9 @@ def moment(count: int, share: float = 0.0) -> Moment:
 
 def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> None:
     words = set(lesson_words([SQUARES]))
-    first = sample_lessons([SQUARES], 12, 3, 7, 0.5)
-    assert first == sample_lessons([SQUARES], 12, 3, 7, 0.5)
-    assert first != sample_lessons([SQUARES], 12, 3, 8, 0.5)
+    first = sample_lessons([SQUARES], 12, 3, 7, 0.5, 6)
+    assert first == sample_lessons([SQUARES], 12, 3, 7, 0.5, 6)
+    assert first != sample_lessons([SQUARES], 12, 3, 8, 0.5, 6)
     assert [len(lesson.turns) for lesson in first] == [1] * 6 + [6] * 6
     for lesson in first:
         for prompt, answer in lesson.turns:
@@ -55,7 +55,7 @@ def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> Non
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
 def test_exactly_the_answers_are_learned(family: str, tmp_path: Path) -> None:
     processor = adapter_of(tmp_path / "c", family).processor
-    lessons = sample_lessons([SQUARES], 4, 0, 0, 0.5)
+    lessons = sample_lessons([SQUARES], 4, 0, 0, 0.5, 6)
     inputs = model_inputs(lessons, processor)
     end = "<end_of_turn>" if family == "gemma3" else "<|im_end|>"
     for lesson, ids, labels in zip(lessons, inputs["input_ids"], inputs["labels"], strict=True):
@@ -118,7 +118,7 @@ class KilledError(Exception):
 def test_a_killed_training_ends_with_the_same_bits(mechanism: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 2)
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)
-    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5)
+    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, questions=6)
 
     def run(name: str, savepoint: Savepoint, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], list]:
         adapter = adapter_of(tmp_path / name)

@@ -18,7 +18,6 @@ from vlm_spatial.scenes.scene import Scene, Variant
 # make the questions learnable.
 BY_PLACE_PROMPT = "List the objects by place."
 BY_OBJECT_PROMPT = "List the places by object."
-QUESTIONS_AN_IMAGE = 6
 # Captions alone in the first part of the training, then this share of the lessons.
 CAPTIONS_ONLY_UNTIL = 0.4
 CAPTIONS_LATER = 0.25
@@ -40,16 +39,21 @@ class Lesson:
     turns: tuple[tuple[str, str], ...]
     given: frozenset[str] = frozenset()
 
+    @property
+    def caption(self) -> bool:
+        """Whether the image is described, not asked about."""
+        return bool(self.given)
+
 
 def lesson_words(datasets: Sequence[DatasetSettings]) -> list[str]:
     """Every word of the lessons, sorted."""
     return sorted(set().union(*(vocabulary(settings) for settings in datasets)) | split_words([BY_PLACE_PROMPT, BY_OBJECT_PROMPT]))
 
 
-def sample_lessons(datasets: Sequence[DatasetSettings], count: int, seed: int, step: int, captions: float) -> list[Lesson]:
+def sample_lessons(datasets: Sequence[DatasetSettings], count: int, seed: int, step: int, captions: float, questions: int) -> list[Lesson]:
     """The lessons of one training step: a pure function of its arguments, so that training can resume anywhere.
 
-    A share ``captions`` of the ``count`` lessons are captions, the rest are several questions after one image.
+    A share ``captions`` of the ``count`` lessons are captions, the rest are ``questions`` after one image.
     """
     generator = np.random.default_rng([seed, step])
     lessons = []
@@ -58,7 +62,7 @@ def sample_lessons(datasets: Sequence[DatasetSettings], count: int, seed: int, s
         axis = settings.axes[int(generator.integers(len(settings.axes)))]
         variant = list(VARIANTS)[int(generator.choice(len(VARIANTS), p=list(VARIANTS.values())))]
         scene = sample_scene(settings, axis, variant, generator)
-        lessons.append(_caption(scene, generator) if index < captions * count else _questions(scene, settings, generator))
+        lessons.append(_caption(scene, generator) if index < captions * count else _questions(scene, settings, questions, generator))
     return lessons
 
 
@@ -78,9 +82,9 @@ def _caption(scene: Scene, generator: np.random.Generator) -> Lesson:
     return Lesson(scene, ((BY_OBJECT_PROMPT, answer),), frozenset(scene.objects))
 
 
-def _questions(scene: Scene, settings: DatasetSettings, generator: np.random.Generator) -> Lesson:
+def _questions(scene: Scene, settings: DatasetSettings, count: int, generator: np.random.Generator) -> Lesson:
     every = [(template, slot) for template in settings.templates for slot in scene.slots]
-    chosen = generator.permutation(len(every))[:QUESTIONS_AN_IMAGE]
+    chosen = generator.permutation(len(every))[:count]
     questions = [ask(scene, every[index][0], every[index][1], settings.wording) for index in chosen]
     return Lesson(scene, tuple((question.prompt, question.answer) for question in questions))
 

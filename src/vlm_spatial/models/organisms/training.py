@@ -27,12 +27,16 @@ _CURVE_SCENES = 16
 
 @dataclass(frozen=True)
 class Course:
-    """What to teach: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``."""
+    """What to teach: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``.
+
+    ``questions`` are asked after one image, where the image is not described.
+    """
 
     datasets: dict[str, DatasetSettings]
     steps: int
     batch: int
     seed: int
+    questions: int
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,8 @@ def _restore(model: nn.Module, optimiser: Optimiser, state: State) -> None:
 def _batches(processor: Any, course: Course, step: int) -> list[Batch]:
     """The step's lessons, captions and questions apart, so that short ones are not padded to the longest."""
     captions = caption_share(step / course.steps)
-    drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions)
-    parts = [[lesson for lesson in drawn if (len(lesson.turns) > 1) == several] for several in (False, True)]
+    drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions, course.questions)
+    parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor)) for part in parts if part]
 
 

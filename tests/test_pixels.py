@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from vlm_spatial.models.pixels import DirectPixels
+from vlm_spatial.models.pixels import DirectPixels, resized
 
 
 def noise(width, height, seed=0):
@@ -87,3 +89,15 @@ def test_gemma3_takes_the_fast_way(checkpoint, adapter_of):
     assert torch.equal(prepared.inputs["pixel_values"], expected)
     assert isinstance(adapter.cache._pixels, DirectPixels)
     assert adapter.cache._pixels._agrees[448, 448]
+
+
+@given(
+    size=st.tuples(st.integers(1, 140), st.integers(1, 140)),
+    source=st.tuples(st.integers(30, 160), st.integers(4, 12), st.integers(1, 20)),
+    resample=st.sampled_from([Image.Resampling.LANCZOS, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC]),
+)
+def test_flat_images_are_resized_as_pillow_does(size: tuple[int, int], source: tuple[int, int, int], resample: Image.Resampling) -> None:
+    width, distinct, times = source
+    rows = np.random.default_rng(0).integers(0, 256, (distinct, width, 3), dtype=np.uint8)
+    flat = Image.fromarray(np.repeat(rows, times, axis=0))
+    assert np.array_equal(np.asarray(resized(flat, size, resample)), np.asarray(flat.resize(size, resample)))

@@ -54,7 +54,7 @@ class Capture:
         running = self._running
         running.prepared, running.reduce, running.captured = prepared, reduce, {}
         try:
-            self._adapter.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
+            self._adapter.model(**self._adapter.with_masks(prepared.inputs), use_cache=False, logits_to_keep=1)
         except _LastSiteError:
             pass
         finally:

@@ -260,6 +260,10 @@ class Adapter(ABC):
         """Logits, float32, from the last language block's output."""
         return self.model.lm_head(self.model.model.language_model.norm(hidden)).float()
 
+    def with_masks(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """The model's inputs with what it would work out from them alone, known from an earlier batch of the same layout."""
+        return inputs
+
     @torch.inference_mode()
     def run(
         self, prepared: Prepared, *, edits: Mapping[Site, Edit] | None = None, capture: Sequence[Site] = ()

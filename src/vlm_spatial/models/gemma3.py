@@ -8,7 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers.models.gemma3 import Gemma3ForConditionalGeneration
-from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3MultiModalProjector
+from transformers.models.gemma3.modeling_gemma3 import (
+    Gemma3DecoderLayer,
+    Gemma3MultiModalProjector,
+    create_masks_for_vision_model,
+    get_block_sequence_ids_for_mask,
+)
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from vlm_spatial.errors import UserError
@@ -32,6 +37,7 @@ class Gemma3Adapter(Adapter):
         size = processor.image_processor.size
         resized = (size["width"], size["height"]) if size["width"] and size["height"] else None
         self.cache = ProcessorCache(processor, self.model.config.image_token_id, {"do_pan_and_scan": False}, resized)
+        self._masks: tuple[tuple[Tensor, ...], dict[str, Tensor]] | None = None
 
     @property
     def vision_blocks(self) -> Sequence[nn.Module]:
@@ -77,6 +83,24 @@ class Gemma3Adapter(Adapter):
         }
         positions = visual_positions(rows.visual, grid.size)
         return Prepared({name: value.to(self.device) for name, value in inputs.items()}, positions.to(self.device), grid)
+
+    def with_masks(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """With both kinds of layers' attention masks, which take a small model longer to build than a layer to run."""
+        layout = tuple(inputs[name] for name in ("attention_mask", "position_ids", "token_type_ids"))
+        known = self._masks
+        if known is None or not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(known[0], layout, strict=True)):
+            attention, positions, kinds = layout
+            masks = create_masks_for_vision_model(
+                config=self.model.config.get_text_config(),
+                # Its shape, type and device are all that is asked of it.
+                inputs_embeds=torch.empty(*attention.shape, 1, dtype=self.dtype, device=attention.device),
+                attention_mask=attention,
+                past_key_values=None,
+                position_ids=positions,
+                block_sequence_ids=get_block_sequence_ids_for_mask(kinds, device=attention.device),
+            )
+            self._masks = known = (layout, masks)
+        return {**inputs, "attention_mask": known[1]}
 
     def encode(self, prepared: Prepared) -> None:
         self.model.model.get_image_features(prepared.inputs["pixel_values"])

@@ -47,6 +47,7 @@ include: "rules/interchange.smk"
 include: "rules/conflict.smk"
 include: "rules/ablation.smk"
 include: "rules/amplification.smk"
+include: "rules/transfer.smk"
 include: "rules/figures.smk"
 
 
@@ -61,6 +62,7 @@ rule all:
             for output in getattr(rules, stage).output
         ],
         across=[
-            of_every_model(output, several=True)
-            for output in rules.generalisation.output
+            across_datasets(output)
+            for stage in ACROSS_STAGES
+            for output in getattr(rules, stage).output
         ],

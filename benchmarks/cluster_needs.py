@@ -21,6 +21,8 @@ STORE_BYTES_PER_S = 230e6
 PATCHES, VISUAL_TOKENS, TEXT_TOKENS = 1024, 256, 30
 # Templates times slots: rows of questions.parquet for each scene.
 QUESTIONS_A_SCENE = 9
+# What a question adds to the image and what stands before it.
+QUESTION_TOKENS = 15
 BYTES = 2
 CONTEXT_GB = 2.0
 
@@ -76,17 +78,22 @@ def flops() -> dict[str, float]:
     # Fitted on training scenes and read out on as many test scenes, under every condition.
     fitted = len(AXES) * 2 * ablation.fit_scenes
     alone = 3 * (fitted + questions // QUESTIONS_A_SCENE + 2 * language_pairs)
-    corrected = 2 * len(AXES) * amplification.questions
-    # One more control is the orthogonal complement, one more alpha the chosen one.
-    controls = (amplification.random_draws + 1) * (len(amplification.control_alphas) + 1)
-    settings = len(amplification.projection_alphas) + len(amplification.oracle_alphas) + controls
+    # Images of one split. What questions share is computed once an image and setting, their own tokens once a question.
+    corrected = len(AXES) * amplification.questions / QUESTIONS_A_SCENE
+    image = ANSWER + QUESTIONS_A_SCENE * LANGUAGE.flops(QUESTION_TOKENS)
+    main = len(amplification.projection_alphas) + len(amplification.oracle_alphas)
+    # Complement and shuffled labels beside the random ones; one more alpha is the chosen one, the only one of the oracle's controls.
+    controls = (amplification.random_draws + 2) * (len(amplification.control_alphas) + 1) + amplification.random_draws
+    swept = len(amplification.sites) * (2 * main + controls)
+    carried = 2 * (1 + amplification.random_draws)
     return {
         "behaviour": answered * (ENCODE + QUESTIONS_A_SCENE * ANSWER),
         "activations": every * (ENCODE + ANSWER),
         "interchange": vision_patches * (ENCODE / 2 + ANSWER) + language_patches * ANSWER / 2,
         "conflict": conflict_pairs * (ENCODE + (2 + len(ConflictSettings().token_sets)) * ANSWER),
         "ablation": conditions * (language_patches * ANSWER / 2 + (2 * questions + fitted) * ANSWER) + alone * ENCODE,
-        "amplification": corrected * (ENCODE / QUESTIONS_A_SCENE + settings * ANSWER),
+        "amplification": corrected * (2 * ENCODE + swept * image),
+        "transfer, a pair of datasets": corrected * (ENCODE + carried * image),
     }
 
 

@@ -8,7 +8,7 @@ from snakemake.io import apply_wildcards
 
 
 from vlm_spatial.config.reading import parse_config
-from vlm_spatial.config.workflow import MODEL_STAGES
+from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity
@@ -77,13 +77,38 @@ def organism_of(wildcards):
     return [] if organism is None else f"{RESULTS}/organisms/{organism}"
 
 
-def of_every_model(path, several=False):
-    """`path` for each model and each of its datasets; with `several`, for models of more than one."""
+def of_every_model(path):
+    """`path` for each model and each of its datasets."""
     return [
         path.format(model=model, dataset=dataset)
         for model, settings in plan.config.models.items()
         for dataset in settings.datasets
-        if not several or len(settings.datasets) > 1
+    ]
+
+
+def across_datasets(path):
+    """`path` for each model of several datasets."""
+    return [path.format(model=model) for model in plan.models_across()]
+
+
+def datasets_of(wildcards):
+    return sorted(plan.config.models[wildcards.model].datasets)
+
+
+def of_its_datasets(path):
+    """Input function: `path` for each dataset of the model."""
+    return lambda wildcards: [
+        path.format(model=wildcards.model, dataset=dataset)
+        for dataset in datasets_of(wildcards)
+    ]
+
+
+def named_by_dataset(*names):
+    """Param: a stage's inputs of each dataset of the model, as `name:dataset=path`."""
+    return lambda wildcards, input: [
+        f"--input={name}:{dataset}={path}"
+        for name in names
+        for dataset, path in zip(datasets_of(wildcards), input[name], strict=True)
     ]
 
 
@@ -159,22 +184,6 @@ onstart:
             )
 
 
-def other_datasets(path):
-    """Input function: ``path`` for the model's other datasets, whose probes are scored on this one, too."""
-    return lambda wildcards: [
-        path.format(model=wildcards.model, dataset=dataset)
-        for dataset in plan.config.models[wildcards.model].datasets
-        if dataset != wildcards.dataset
-    ]
-
-
-# Probes by what they were trained on.
-PROBES_OF = {
-    "main": f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
-    "decorrelated": f"{RESULTS}/{{model}}/{{dataset}}/probes_decorrelated.safetensors",
-}
-
-
 # Every table of a model on a dataset that the figures are made of, by the name that the stage knows it by.
 TABLES = {
     "behaviour": "behaviour.parquet",
@@ -187,10 +196,11 @@ TABLES = {
     "ablation": "ablation.parquet",
     "amplification": "amplification.parquet",
 }
-# The same of models of several datasets; the stage ignores what others may have left over.
+# Those of a model, if it has several datasets; the stage ignores what others may have left over.
 TABLES_ACROSS = {
     "generalisation": "generalisation.parquet",
     "between_datasets": "between_datasets.parquet",
+    "transfer": "transfer.parquet",
 }
 
 
@@ -202,7 +212,11 @@ def figure_inputs():
     ]
     named += [
         f"{name}:{{model}}:{{dataset}}={RESULTS}/{{model}}/{{dataset}}/{table}"
-        for name, table in (TABLES | TABLES_ACROSS).items()
+        for name, table in TABLES.items()
+    ]
+    named += [
+        f"{name}:{{model}}={RESULTS}/{{model}}/{table}"
+        for name, table in TABLES_ACROSS.items()
     ]
     # Not results of a rule, so not inputs to Snakemake: training curves and times, shown where they are found.
     named += [
@@ -213,6 +227,10 @@ def figure_inputs():
     named += [
         f"benchmark:{stage}:{{model}}/{{dataset}}={RESULTS}/benchmarks/{{model}}/{{dataset}}/{stage}.tsv"
         for stage in MODEL_STAGES
+    ]
+    named += [
+        f"benchmark:{stage}:{{model}}={RESULTS}/benchmarks/{{model}}/{stage}.tsv"
+        for stage in ACROSS_STAGES
     ]
     named += [
         f"benchmark:scenes:{dataset}={RESULTS}/benchmarks/scenes/{dataset}.tsv"

@@ -6,7 +6,7 @@ rule figures:
             for table in TABLES.values()
         ],
         across=[
-            of_every_model(f"{RESULTS}/{{model}}/{{dataset}}/{table}", several=True)
+            across_datasets(f"{RESULTS}/{{model}}/{table}")
             for table in TABLES_ACROSS.values()
         ],
         stale=trusted("figures"),

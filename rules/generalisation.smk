@@ -1,22 +1,23 @@
-# Only models of several datasets have these jobs. Nothing but figures reads them, so that a new dataset reruns no other stage.
+# One job a model, of models of several datasets. Nothing but figures reads it, so that a new dataset reruns no other dataset's stages.
 rule generalisation:
     input:
-        scenes=f"{RESULTS}/scenes/{{dataset}}",
-        store=f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
-        manifest=f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
-        probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
-        main=other_datasets(PROBES_OF["main"]),
-        decorrelated=other_datasets(PROBES_OF["decorrelated"]),
+        scenes=of_its_datasets(f"{RESULTS}/scenes/{{dataset}}"),
+        store=of_its_datasets(f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr"),
+        manifest=of_its_datasets(f"{RESULTS}/{{model}}/{{dataset}}/activations.json"),
+        main=of_its_datasets(f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors"),
+        decorrelated=of_its_datasets(
+            f"{RESULTS}/{{model}}/{{dataset}}/probes_decorrelated.safetensors"
+        ),
         stale=trusted("generalisation"),
     output:
-        table=f"{RESULTS}/{{model}}/{{dataset}}/generalisation.parquet",
-        geometry=f"{RESULTS}/{{model}}/{{dataset}}/between_datasets.parquet",
+        table=f"{RESULTS}/{{model}}/generalisation.parquet",
+        geometry=f"{RESULTS}/{{model}}/between_datasets.parquet",
     log:
-        f"{RESULTS}/logs/{{model}}/{{dataset}}/generalisation.log",
+        f"{RESULTS}/logs/{{model}}/generalisation.log",
     benchmark:
-        f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/generalisation.tsv"
+        f"{RESULTS}/benchmarks/{{model}}/generalisation.tsv"
     group:
-        together("generalisation")
+        together("probes")
     conda:
         "../envs/light.yaml"
     threads: CORES
@@ -26,20 +27,12 @@ rule generalisation:
     params:
         settings=model_settings("generalisation"),
         code=code("generalisation"),
-        others=lambda wildcards: [
-            f"--input={item}"
-            for name, path in PROBES_OF.items()
-            for item in other_datasets(f"{name}:{{dataset}}={path}")(wildcards)
-        ],
+        given=named_by_dataset("scenes", "store", "manifest", "main", "decorrelated"),
     message:
-        "Probes of {wildcards.model}'s other datasets on {wildcards.dataset}"
+        "Probes of {wildcards.model} across its datasets"
     shell:
         "python -m vlm_spatial.stages.generalisation --settings {params.settings:q}"
-        " --input scenes={input.scenes:q}"
-        " --input store={input.store:q}"
-        " --input manifest={input.manifest:q}"
-        " --input probes={input.probes:q}"
-        " {params.others:q}"
+        " {params.given:q}"
         " --output table={output.table:q}"
         " --output geometry={output.geometry:q}"
         " 2>&1 | tee {log:q}"

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
 
+from vlm_spatial.amplification.outcomes import METHODS, RANDOM, at, choose
 from vlm_spatial.files import write_json, write_parquet
 from vlm_spatial.probes.geometry_table import SCHEMA as GEOMETRY
 from vlm_spatial.stages.stage import Job
@@ -379,15 +380,15 @@ def geometry(planted: Planted) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=GEOMETRY)
 
 
-def between_datasets() -> pl.DataFrame:
-    """Subspaces 40° apart between this dataset and another."""
+def between_datasets(dataset: str = "squares", other: str = "other-squares") -> pl.DataFrame:
+    """Subspaces 40° apart between a dataset and another."""
     rows = [
-        _compared("between_datasets", axis, subspace, site, "other-squares", 40.0)
+        {"dataset": dataset, **_compared("between_datasets", axis, subspace, site, other, 40.0)}
         for axis in AXES
         for site in SITES
         for subspace in ("logistic", "means")
     ]
-    return pl.DataFrame(rows, schema=GEOMETRY)
+    return pl.DataFrame(rows, schema={"dataset": pl.String, **GEOMETRY})
 
 
 def _compared(measure: str, axis: str, subspace: str, site: str, other: str, angle: float) -> dict:
@@ -408,7 +409,7 @@ def training(datasets: tuple[str, ...]) -> pl.DataFrame:
 
 
 def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
-    """Projection corrects the share ``corrected`` of the errors at alpha 3 and half of it elsewhere above 1; random subspaces none."""
+    """Projection corrects the share ``corrected`` of the errors at alpha 3 and half of it elsewhere above 1; random controls none."""
     asked = answered.filter(pl.col("variant") == "main").sort("question_id")
     rows = []
     settings = [("projection", 0, alpha, planted.corrected * (1.0 if alpha == 3 else 0.5)) for alpha in (0.0, 1.0, 2.0, 3.0, 6.0)]
@@ -419,6 +420,7 @@ def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
         for alpha in (1.0, 3.0)
         for method, draw in [*(("random", draw) for draw in range(20)), ("complement", 0), ("shuffled", 0)]
     ]
+    controls += [("oracle_random", draw, alpha, 0.0) for alpha in (0.0, 6.0) for draw in range(20)]
     for split in ("validation", "test"):
         part = asked.filter(split=split)
         errors = part.filter(~pl.col("correct"))["question_id"].to_list()
@@ -449,6 +451,20 @@ def amplification(answered: pl.DataFrame, planted: Planted) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def transfer(swept: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """From one dataset to another projection corrects what it corrects at alpha 2: half as much as at home; the oracle travels whole."""
+    parts = []
+    for source in swept:
+        chosen = {method: choose(swept[source], method) for method in METHODS}
+        for target, table in swept.items():
+            for method, (site, alpha) in chosen.items():
+                weaker = source != target and (method, alpha) == ("projection", 3.0)
+                there = at(table, "test", method, site, 2.0 if weaker else alpha).with_columns(alpha=pl.lit(alpha))
+                both = [there, at(table, "test", RANDOM[method], site, alpha)]
+                parts += [part.select(pl.lit(source).alias("fitted_on"), pl.lit(target).alias("applied_to"), pl.all()) for part in both]
+    return pl.concat(parts)
+
+
 def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
     """All tables of one model on the dataset in ``scenes``."""
     questions = pl.read_parquet(scenes / "questions.parquet")
@@ -458,7 +474,6 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "probes": probes(planted),
         "strip_map": strip_map(pl.read_parquet(scenes / "scenes.parquet"), planted),
         "geometry": geometry(planted),
-        "between_datasets": between_datasets(),
         "interchange": interchange(planted),
         "conflict": conflict(planted),
         "ablation": ablation(questions, planted),
@@ -484,6 +499,12 @@ def write_results(
             write_json({"sites": list(SITES), "grid": [CELLS, CELLS], "model": {"family": "gemma3", "weights": "0" * 64}}, manifest)
             inputs[f"manifest:{name}:{dataset}"] = manifest
     for name in models:
+        if len(datasets) > 1:
+            swept = {dataset: pl.read_parquet(inputs[f"amplification:{name}:{dataset}"]) for dataset in datasets}
+            others = [between_datasets(one, other) for one in datasets for other in datasets if one != other]
+            for table, rows in (("between_datasets", pl.concat(others)), ("transfer", transfer(swept))):
+                inputs[f"{table}:{name}"] = folder / name / f"{table}.parquet"
+                write_parquet(rows, inputs[f"{table}:{name}"])
         inputs[f"training:{name}"] = folder / "organisms" / name / "training.parquet"
         write_parquet(training(datasets), inputs[f"training:{name}"])
     settings = {

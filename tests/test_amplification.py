@@ -18,6 +18,7 @@ from vlm_spatial.amplification.corrections import (
     joint_basis,
     random_basis,
     slot_directions,
+    turned,
 )
 from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.errors import UserError
@@ -71,6 +72,16 @@ def test_slot_directions_sum_to_zero_and_stay_inside() -> None:
     directions = slot_directions(generator.standard_normal((3, 8)), basis)
     assert np.allclose(directions.sum(axis=0), 0)
     assert np.allclose(directions @ basis.T @ basis, directions)
+
+
+def test_turned_directions_keep_their_lengths_and_angles_and_lie_elsewhere() -> None:
+    generator = np.random.default_rng(1)
+    basis, other = random_basis(2, 8, generator), random_basis(2, 8, generator)
+    directions = slot_directions(generator.standard_normal((3, 8)), basis)
+    moved = turned(directions, basis, other)
+    assert np.allclose(moved @ moved.T, directions @ directions.T)
+    assert np.allclose(moved @ other.T @ other, moved)
+    assert not np.allclose(moved @ basis.T @ basis, moved, atol=0.1)
 
 
 def test_joint_basis_drops_what_two_subspaces_share() -> None:

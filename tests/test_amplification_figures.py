@@ -5,7 +5,7 @@ import pytest
 
 from vlm_spatial.amplification.outcomes import choices
 from vlm_spatial.figures import amplification, amplification_detail
-from vlm_spatial.figures.amplification_detail import ALL, BRIER, CONTENT, CORRECTED, NET, PRESENT, RANDOM
+from vlm_spatial.figures.amplification_detail import ALL, BRIER, CONTENT, CORRECTED, NET, PRESENT, RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
 
 
@@ -76,7 +76,7 @@ def test_groups_tell_slots_templates_and_cost_apart() -> None:
     )
     corrected = rows.filter(series="projection", measure=CORRECTED, axis=BOTH, group=ALL).row(0, named=True)
     assert (corrected["estimate"], corrected["n"], corrected["alpha"]) == (1.0, 8, 4.0)
-    assert values(rows, "group", series=RANDOM, measure=CORRECTED, axis=BOTH)[ALL] == pytest.approx(
+    assert values(rows, "group", series=RANDOM_OF["projection"], measure=CORRECTED, axis=BOTH)[ALL] == pytest.approx(
         0.25
     )  # none in one draw, half in the other
     assert values(rows, "group", series="projection", measure=BRIER, axis="vertical")["slot 0"] == pytest.approx(-0.25)

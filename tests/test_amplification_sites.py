@@ -2,8 +2,8 @@
 
 import pytest
 
+from vlm_spatial.amplification.settings import with_probes
 from vlm_spatial.probes.saved import Probes
-from vlm_spatial.stages.amplification import with_probes
 
 
 def test_sites_whose_data_bore_no_probe_are_left_out_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

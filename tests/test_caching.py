@@ -39,7 +39,7 @@ MODELS = of_both() | FIGURES
 EVERYTHING = SCENES | ORGANISM | MODELS
 PROBES_AND_AFTER = of("folder", "probes", "ablation", "amplification") | FIGURES
 # What a model of several datasets has beside the stages of each.
-GENERALISATION = {"generalisation:folder:squares", "generalisation:folder:shapes"}
+ACROSS = {"generalisation:folder", "transfer:folder"}
 BOTH_PROBES_AND_AFTER = of_both("probes", "ablation", "amplification") | FIGURES
 
 
@@ -260,7 +260,7 @@ CASES = [
     Case("amplification: random_draws", configure("amplification.random_draws", 3), of_both("amplification") | FIGURES),
     Case("figures: title", configure("figures.title", "Where?"), FIGURES),
     Case("figures: palette", configure("figures.palette", "viridis"), FIGURES),
-    Case("a dataset more", second_dataset, {"scenes:shapes"} | of("folder", dataset="shapes") | GENERALISATION | FIGURES),
+    Case("a dataset more", second_dataset, {"scenes:shapes"} | of("folder", dataset="shapes") | ACROSS | FIGURES),
     Case("a model more", configure("models.again", {"checkpoint": "checkpoint"}), of("again") | FIGURES),
     Case("a model less", configure("models.small", None), FIGURES),
     # how it is run

@@ -11,13 +11,15 @@ from PIL import Image
 
 from stage_inputs import job, make_reader, make_scenes
 from vlm_spatial.amplification.corrections import NormMatched, Oracle, Projection, random_basis
+from vlm_spatial.amplification.outcomes import RANDOM, choose
+from vlm_spatial.amplification.scoring import SCHEMA
 from vlm_spatial.amplification.sweep import Asked, Setting, Sweep
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import save_probes
-from vlm_spatial.stages.amplification import SCHEMA, amplification
+from vlm_spatial.stages.amplification import amplification
 from vlm_spatial.stages.behaviour import behaviour
 
 PROMPTS = ("which object is on the left ?", "which object is on the right ?", "what is on the top of red ?", "where is the circle ?")
@@ -146,8 +148,15 @@ def test_the_stage_sweeps_vision_layers_and_connector(ready: dict[str, Path], tm
     for site in table["site"].unique():
         here = test.filter(site=site)
         # Every site has its controls at the alpha that validation chose there.
-        assert here.filter(method="random")["draw"].n_unique() == 2
-        assert set(here["method"]) == {"projection", "oracle", "random", "complement", "shuffled"}
+        for form, control in RANDOM.items():
+            choice = choose(table.filter(site=site), form)
+            assert choice is not None
+            assert here.filter(method=control, alpha=choice[1])["draw"].n_unique() == 2
+        assert set(here["method"]) == {"projection", "oracle", "random", "complement", "shuffled", "oracle_random"}
+        # Per slot and per axis, for every question there is.
+        for method in here["method"].unique():
+            assert set(here.filter(method=method)["axis"]) == {"horizontal", "vertical"}
+            assert set(here.filter(method=method)["slot"]) == {0, 1, 2}
     questions = test["question_id"].n_unique()
     assert test.filter(method="projection").height == 2 * 2 * questions
     neutral = table.filter(

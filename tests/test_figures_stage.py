@@ -16,7 +16,7 @@ import pytest
 import synthetic_results as synthetic
 from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.errors import UserError
-from vlm_spatial.figures import amplification_detail, geometry, merge_effect, paper, strip_maps, training
+from vlm_spatial.figures import amplification_detail, correction_transfer, geometry, merge_effect, paper, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.rates import site_order, with_wilson
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def test_every_figure_in_every_form(finished: Job) -> None:
     folder = finished.outputs["figures"] / "strip-organism"
     # Drawn of photos only, and of several datasets only; their own tests draw them.
-    elsewhere = (merge_effect.FIGURE, amplification_detail.TRANSFER)
+    elsewhere = (merge_effect.FIGURE, amplification_detail.TRANSFER, correction_transfer.FIGURE)
     for name in [*(figure.name for figure in FIGURES if figure not in elsewhere), f"{strip_maps.NAME}-squares"]:
         root = ElementTree.parse(folder / f"{name}.svg").getroot()
         assert root.tag.endswith("svg")
@@ -89,7 +89,7 @@ def test_findings_file(finished: Job) -> None:
 
 
 def test_geometry_shows_the_planted_angles() -> None:
-    tables = {"geometry": synthetic.geometry(synthetic.STRIP), "between_datasets": synthetic.between_datasets()}
+    tables = {"geometry": pl.concat([synthetic.geometry(synthetic.STRIP), synthetic.between_datasets().drop("dataset")])}
     overlap = geometry.overlap_rows(tables).filter((pl.col("subspace") == "means") & (pl.col("axis") == "vertical"))
     at_connector = dict(overlap.filter(site="connector").select("series", "estimate").iter_rows())
     planted = {"other axis": 80, "decorrelated training": 20, "other dataset": 40, "content": 30}

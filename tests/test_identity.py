@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from vlm_spatial import identity
-from vlm_spatial.config.workflow import MODEL_STAGES
+from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import code_hash, external_content, stage_identity
 
@@ -69,7 +69,7 @@ def test_a_stage_is_made_of_what_it_imports_and_no_more():
 
 
 def test_stages_know_nothing_of_other_stages():
-    stages = ("scenes", "organism", *MODEL_STAGES, "generalisation", "figures")
+    stages = ("scenes", "organism", *MODEL_STAGES, *ACROSS_STAGES, "figures")
     for stage in stages:
         others = {f"vlm_spatial.stages.{other}" for other in stages if other != stage}
         assert not others & stage_identity(stage).modules.keys()
@@ -82,6 +82,7 @@ def test_stages_know_nothing_of_other_stages():
         ("organism", {"datasets", "organisms"}),
         *((stage, {stage}) for stage in MODEL_STAGES),
         ("generalisation", {"probes"}),
+        ("transfer", {"amplification"}),
         ("figures", {"datasets", "figures"}),
     ],
 )

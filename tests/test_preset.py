@@ -24,7 +24,7 @@ import yaml
 from photo_set import THINGS, write_photo_set
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.reading import parse_config
-from vlm_spatial.config.workflow import MODEL_STAGES
+from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
@@ -133,7 +133,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     planned = snakemake(folder, config, "--dry-run", "--printshellcmds")
     assert planned.returncode == 0, planned.stderr
     commands = re.findall(r"^Shell command: (python -m vlm_spatial\.stages\..*)$", planned.stdout + planned.stderr, flags=re.MULTILINE)
-    assert len(commands) == len(DATASETS) + len(FAMILIES) * len(DATASETS) * (len(MODEL_STAGES) + len(["generalisation"])) + len(["figures"])
+    of_models = len(FAMILIES) * (len(DATASETS) * len(MODEL_STAGES) + len(ACROSS_STAGES))
+    assert len(commands) == len(DATASETS) + of_models + len(["figures"])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in commands:

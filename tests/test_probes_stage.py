@@ -95,55 +95,68 @@ def test_two_runs_write_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) 
     assert written[0] == written[1]
 
 
-def generalisation_job(inputs: dict[str, Path], probed: Path, others: dict[str, Path], out: Path) -> Job:
-    given = {**inputs, "probes": probed / OUTPUTS["probes"]}
-    given |= {f"{variant}:{name}": folder / OUTPUTS[PROBES[variant]] for name, folder in others.items() for variant in PROBES}
-    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 50}, "datasets": ["tiny", *others]}
-    return Job(settings, given, {"table": out / "generalisation.parquet", "geometry": out / "between_datasets.parquet"})
+def generalisation_job(given: dict[str, dict[str, Path]], out: Path) -> Job:
+    """A job over datasets by name, each with the inputs of its probes stage and the folder where its probes are (``probed``)."""
+    inputs = {}
+    for name, of_dataset in given.items():
+        inputs |= {f"{kind}:{name}": path for kind, path in of_dataset.items() if kind != "probed"}
+        inputs |= {f"{variant}:{name}": of_dataset["probed"] / OUTPUTS[PROBES[variant]] for variant in PROBES}
+    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 50}, "datasets": list(given)}
+    return Job(settings, inputs, {"table": out / "generalisation.parquet", "geometry": out / "between_datasets.parquet"})
 
 
-def test_probes_of_the_models_other_datasets_are_scored(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_every_probe_of_a_model_is_scored_on_its_other_datasets(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Three stores of the same scenes: the second holds the same code in the same features, the third nothing of it."""
-    probes(stage_job(inputs, tmp_path / "tiny"))
-    probes(stage_job({**inputs, **planted_store(tmp_path / "same", inputs["scenes"])}, tmp_path / "same"))
-    probes(stage_job({**inputs, **planted_store(tmp_path / "noise", inputs["scenes"], planted="language.0")}, tmp_path / "noise"))
-    others = {"same": tmp_path / "same", "noise": tmp_path / "noise"}
-    generalisation(generalisation_job(inputs, tmp_path / "tiny", others, tmp_path / "out"))
+    given = {"tiny": dict(inputs)}
+    for name, planted in (("same", "connector"), ("noise", "language.0")):
+        given[name] = {**inputs, **planted_store(tmp_path / name, inputs["scenes"], planted=planted)}
+    for name in given:
+        probes(stage_job(given[name], tmp_path / name))
+        given[name]["probed"] = tmp_path / name
+    generalisation(generalisation_job(given, tmp_path / "out"))
     table = pl.read_parquet(tmp_path / "out" / "generalisation.parquet")
-    assert table.columns == ["trained_dataset", *pl.read_parquet(tmp_path / "tiny" / "probes.parquet").columns]
-    assert set(table["trained_dataset"]) == set(others)
+    own = pl.read_parquet(tmp_path / "tiny" / "probes.parquet")
+    assert table.columns == ["trained_dataset", "scored_dataset", *own.columns]
+    ordered = set(table.select("trained_dataset", "scored_dataset").unique().iter_rows())
+    assert ordered == {(one, other) for one in given for other in given if one != other}
     assert set(table["trained_on"]) == set(table["scored_on"]) == {"main", "decorrelated"}
     assert set(table["kind"]) == {"logistic", "shuffled", "other_scene"}
-    fair = table.filter(site="connector", trained_on="decorrelated", scored_on="decorrelated", token_set="background")
+    fair = table.filter(
+        site="connector", trained_on="decorrelated", scored_on="decorrelated", token_set="background", scored_dataset="tiny"
+    )
     scores = {(row["trained_dataset"], row["kind"]): row["accuracy"] for row in fair.filter(axis="horizontal").iter_rows(named=True)}
     assert scores["same", "logistic"] > 0.9
     assert max(scores["noise", "logistic"], scores["same", "shuffled"], scores["same", "other_scene"]) < 0.65
     [verdict] = fair.filter(axis="horizontal", trained_dataset="same", kind="logistic")["verdict"]
     assert verdict == "supported"
     geometry = pl.read_parquet(tmp_path / "out" / "between_datasets.parquet")
-    assert geometry.schema == pl.read_parquet(tmp_path / "tiny" / "geometry.parquet").schema
-    means = geometry.filter(measure="between_datasets", axis="horizontal", site="connector", subspace="means")
+    assert geometry.columns == ["dataset", *pl.read_parquet(tmp_path / "tiny" / "geometry.parquet").columns]
+    means = geometry.filter(dataset="tiny", measure="between_datasets", axis="horizontal", site="connector", subspace="means")
     overlap = dict(means.select("other", "estimate").iter_rows())
     assert overlap["same"] > 0.9
     assert overlap["noise"] < 0.6
-
-
-def test_scores_on_the_own_dataset_are_those_of_the_probes_stage(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """A second way to the same numbers: a dataset's own probes, given as if they were another's."""
-    probes(stage_job(inputs, tmp_path))
-    generalisation(generalisation_job(inputs, tmp_path, {"twin": tmp_path}, tmp_path))
+    # A second way to the same numbers: the twin's probes and scenes are this dataset's, so its scores are those of the probes stage.
     keys = ["site", "kind", "axis", "trained_on", "scored_on", "token_set"]
-    there = pl.read_parquet(tmp_path / "generalisation.parquet").select(*keys, "accuracy", "n", "chance")
-    here = pl.read_parquet(tmp_path / "probes.parquet").select(*keys, "accuracy", "n", "chance")
+    there = table.filter(trained_dataset="same", scored_dataset="tiny").select(*keys, "accuracy", "n", "chance")
     assert there.height > 100
-    assert there.equals(there.select(keys).join(here, on=keys, how="left", maintain_order="left"))
+    assert there.equals(there.select(keys).join(own.select(*keys, "accuracy", "n", "chance"), on=keys, how="left", maintain_order="left"))
+
+
+def test_a_model_of_one_dataset_has_nothing_to_generalise_to(inputs: dict[str, Path], tmp_path: Path) -> None:
+    probes(stage_job(inputs, tmp_path))
+    generalisation(generalisation_job({"tiny": {**inputs, "probed": tmp_path}}, tmp_path))
+    table, geometry = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("generalisation", "between_datasets"))
+    assert table.is_empty()
+    assert geometry.is_empty()
+    assert list(table.schema.items())[2:] == list(pl.read_parquet_schema(tmp_path / "probes.parquet").items())
 
 
 def test_probes_of_another_model_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     probes(stage_job(inputs, tmp_path / "tiny"))
     probes(stage_job({**inputs, **planted_store(tmp_path / "store", inputs["scenes"], weights="cd")}, tmp_path / "other"))
+    given = {"tiny": {**inputs, "probed": tmp_path / "tiny"}, "shapes": {**inputs, "probed": tmp_path / "other"}}
     with pytest.raises(UserError, match="from another model"):
-        generalisation(generalisation_job(inputs, tmp_path / "tiny", {"shapes": tmp_path / "other"}, tmp_path))
+        generalisation(generalisation_job(given, tmp_path))
 
 
 def test_a_store_of_another_checkpoint_or_dataset_is_refused(

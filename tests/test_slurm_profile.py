@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlm_spatial.config.workflow import MODEL_STAGES
+from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 
 REPOSITORY = Path(__file__).parents[1]
 PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
@@ -25,11 +25,13 @@ def test_every_rule_has_its_cores_memory_and_time() -> None:
 
 def test_jobs_that_go_together_take_turns() -> None:
     """Else a submission would ask for the sum of its jobs' cores, memory and GPUs, though they run one after another."""
-    together = {name for name, text in RULES.items() if "together(" in text} | PROFILE["groups"].keys()
-    assert PROFILE["group-components"].keys() == together
+    # A group is named after the stage that most of its jobs are of.
+    group_of = {name: found[1] for name, text in RULES.items() if (found := re.search(r'together\("(\w+)"\)', text))} | PROFILE["groups"]
+    assert PROFILE["group-components"].keys() == set(group_of.values())
+    assert set(group_of.values()) <= group_of.keys()
     limits = {text.split("=")[0] for text in PROFILE["resources"]}
     assert PROFILE["set-resource-scopes"] == [f"{name}=local" for name in ("gpu", "turn")]
-    for name in together:
+    for name in group_of:
         assert ("gpu=1" in RULES[name] and "gpu" in limits) or PROFILE["set-resources"][name] == {"turn": 1}, name
 
 
@@ -50,10 +52,9 @@ def test_twenty_models_on_eight_datasets_are_less_than_two_hundred_submissions(t
     alone = re.findall(r"^Job \d+: ", said, flags=re.MULTILINE)
     in_groups = re.findall(r"^ +Job \d+: ", said, flags=re.MULTILINE)
     groups = re.findall(r"Group job (\w+) ", said)
-    stages = (*MODEL_STAGES, "generalisation")
     # The organisms and the figures are submitted one by one.
     assert len(alone) == MODELS + 1
-    assert len(in_groups) == DATASETS + len(stages) * MODELS * DATASETS
-    assert sorted(groups) == sorted(["scenes", *(f"{stage}_m{index}" for stage in stages for index in range(MODELS))])
+    assert len(in_groups) == DATASETS + len(MODEL_STAGES) * MODELS * DATASETS + len(ACROSS_STAGES) * MODELS
+    assert sorted(groups) == sorted(["scenes", *(f"{stage}_m{index}" for stage in MODEL_STAGES for index in range(MODELS))])
     submissions = f"{len(alone) + len(in_groups):,} jobs in {len(alone) + len(groups)} submissions"
     assert submissions in (REPOSITORY / "docs" / "cluster.md").read_text()

@@ -9,7 +9,7 @@ HEAVY = ("torch", "transformers", "altair", "pandas", "statsmodels", "scipy.stat
 # What a stage cannot do without at its start.
 NEEDED = {"scenes": (), "probes": (), "generalisation": (), "figures": ("altair",)}
 MODEL = ("torch", "transformers")
-NEEDED |= {name: MODEL for name in ("behaviour", "activations", "interchange", "conflict", "amplification", "organism")}
+NEEDED |= {name: MODEL for name in ("behaviour", "activations", "interchange", "conflict", "amplification", "transfer", "organism")}
 NEEDED["ablation"] = (*MODEL, "concept_erasure")
 
 

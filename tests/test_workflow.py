@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vlm_spatial.config.reading import load_config
-from vlm_spatial.config.workflow import MODEL_STAGES
+from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.plan import Plan
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,8 +33,8 @@ def test_the_default_workflow_has_one_job_a_stage_and_dataset(tmp_path):
     assert done.returncode == 0, done.stderr
     jobs = counted(done.stdout + done.stderr)
     # One model on two datasets.
-    once = {rule: 1 for rule in ("organism", "figures", "all")}
-    twice = {stage: 2 for stage in ("scenes", *MODEL_STAGES, "generalisation")}
+    once = {rule: 1 for rule in ("organism", *ACROSS_STAGES, "figures", "all")}
+    twice = {stage: 2 for stage in ("scenes", *MODEL_STAGES)}
     assert jobs == Counter(once | twice | {"total": jobs["total"]})
 
 
@@ -51,7 +51,8 @@ def test_twenty_models_on_eight_datasets_are_planned_within_ten_seconds(tmp_path
     assert done.returncode == 0, done.stderr
     jobs = counted(done.stdout + done.stderr)
     assert all(jobs[stage] == 160 for stage in MODEL_STAGES)
-    assert (jobs["scenes"], jobs["organism"], jobs["generalisation"], jobs["figures"]) == (8, 20, 160, 1)
+    assert all(jobs[stage] == 20 for stage in ACROSS_STAGES)
+    assert (jobs["scenes"], jobs["organism"], jobs["figures"]) == (8, 20, 1)
     # Processor time of the child: what the plan costs, whatever else the machine does.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
@@ -80,13 +81,13 @@ def test_settings_are_plain_builtins_with_sorted_keys():
 
     plan = Plan(load_config(REPOSITORY / "workflow_config.yaml"))
     names = {"scenes": ("squares",), "organism": ("gemma3-natural",), "figures": ()}
-    for stage in ("scenes", "organism", *MODEL_STAGES, "figures"):
+    for stage in ("scenes", "organism", *MODEL_STAGES, *ACROSS_STAGES, "figures"):
         check(plan.settings(stage, names.get(stage, ("gemma3-natural", "squares"))))
 
 
 def test_gpu_stages_ask_for_one_and_the_others_for_none():
     asking = {path.stem for path in (REPOSITORY / "rules").glob("*.smk") if "gpu=1" in path.read_text()}
-    assert asking == {"boxes", "behaviour", "activations", "interchange", "conflict", "ablation", "amplification"}
+    assert asking == {"boxes", "behaviour", "activations", "interchange", "conflict", "ablation", "amplification", "transfer"}
 
 
 def test_no_pickle_and_no_remote_code():

@@ -108,7 +108,7 @@ class Workflow:
         return done.stderr
 
     def jobs(self, *arguments: str, environment: dict[str, str] | None = None) -> set[str]:
-        """The jobs that a dry-run would run, as ``stage``, ``stage:dataset``, ``stage:organism`` or ``stage:model:dataset``."""
+        """The jobs that a dry-run would run: ``stage``, ``stage:dataset``, ``stage:organism``, ``stage:model``, ``stage:model:dataset``."""
         done = self.snakemake("--dry-run", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr[-6000:]
         announced = re.findall(r"^ *Job \d+: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)

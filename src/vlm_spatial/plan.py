@@ -54,7 +54,7 @@ class Plan:
         return settings.checkpoint
 
     def model(self, stage: str, model: str) -> dict[str, Any]:
-        """Settings of one of the stages that analyse a model on a dataset."""
+        """Settings of one of the stages that analyse a model, on a dataset or across all of its datasets."""
         settings = self.config.models[model]
         source = {
             "checkpoint": self.checkpoint(model),
@@ -63,11 +63,14 @@ class Plan:
             "device": settings.device,
             "device_map": settings.device_map,
         }
-        if stage == "generalisation":
-            # The datasets say whose probes are scored; how is said where the probes are.
-            datasets = {"datasets": sorted(settings.datasets)}
-            return plain({"model": source, "seed": self.config.seed, "stage": plain(self.config.probes), **datasets})
-        return plain({"model": source, "seed": self.config.seed, "stage": plain(getattr(self.config, stage))})
+        # Stages across datasets have no section: they go by that of the stage whose results they carry over.
+        section = {"generalisation": self.config.probes, "transfer": self.config.amplification}.get(stage)
+        across = {} if section is None else {"datasets": sorted(settings.datasets)}
+        return plain({"model": source, "seed": self.config.seed, "stage": plain(section or getattr(self.config, stage)), **across})
+
+    def models_across(self) -> list[str]:
+        """The models that the stages across datasets are for: those of several."""
+        return [name for name, settings in self.config.models.items() if len(settings.datasets) > 1]
 
     def figures(self) -> dict[str, Any]:
         """Settings of the figures stage."""
@@ -85,7 +88,7 @@ class Plan:
         )
 
     def settings(self, stage: str, names: tuple[str, ...]) -> dict[str, Any]:
-        """Settings of ``stage`` for ``names``: ``(dataset,)``, ``(organism,)``, ``(model, dataset)`` or ``()``."""
+        """Settings of ``stage`` for ``names``: ``(dataset,)``, ``(organism,)``, ``(model, dataset)``, ``(model,)`` or ``()``."""
         match stage:
             case "scenes":
                 return self.scenes(*names)
@@ -121,6 +124,10 @@ class Plan:
             for dataset in settings.datasets:
                 for path in _visible(self.results / model / dataset):
                     yield path, (model, dataset)
+        for model in self.models_across():
+            for path in _visible(self.results / model):
+                if path.is_file():
+                    yield path, (model,)
         for name in ("figures", "report.html", "findings.json"):
             if (self.results / name).exists():
                 yield self.results / name, ()

@@ -117,6 +117,11 @@ def slot_directions(class_mean: Float[np.ndarray, "slots features"], basis: Basi
     return offset @ basis.T @ basis
 
 
+def turned(directions: Float[np.ndarray, "slots features"], basis: Basis, other: Basis) -> Float[np.ndarray, "slots features"]:
+    """Directions inside ``basis``, turned into another subspace of equal rank; their lengths and the angles between them stay."""
+    return directions @ basis.T @ other
+
+
 def _inside(values: Float[Tensor, "*any features"], basis: Basis) -> Float[Tensor, "*any features"]:
     rows = torch.as_tensor(basis, dtype=values.dtype, device=values.device)
     return values @ rows.T @ rows

@@ -14,6 +14,8 @@ from vlm_spatial.statistics import EMPTY, Interval, calibration_error, holm, mcn
 METHODS = ("projection", "oracle")
 NEUTRAL = {"projection": 1.0, "oracle": 0.0}
 """The alpha that changes nothing."""
+RANDOM = {"projection": "random", "oracle": "oracle_random"}
+"""The method of a form's random controls."""
 
 
 @dataclass(frozen=True)
@@ -97,25 +99,25 @@ def at(table: pl.DataFrame, split: str, method: str, site: str, alpha: float) ->
 
 
 def control_outcomes(table: pl.DataFrame, control: str, site: str, alpha: float) -> list[Outcome]:
-    """One outcome a draw of a control (``random``, ``complement``, ``shuffled``) on the test split."""
+    """One outcome a draw of a control (``random``, ``complement``, ``shuffled``, ``oracle_random``) on the test split."""
     rows = at(spatial(table), "test", control, site, alpha)
     return [outcome(part, draws=1) for _, part in sorted(rows.partition_by("draw", as_dict=True).items())]
 
 
-def random_corrected_share(table: pl.DataFrame, site: str, alpha: float) -> Interval:
-    """Share of errors that the random subspaces corrected: mean over draws and the 95% range of the draws."""
-    shares = [o.corrected_share.estimate for o in control_outcomes(table, "random", site, alpha) if o.errors]
+def random_corrected_share(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
+    """Share of errors that a form's random controls corrected: mean over draws and the 95% range of the draws."""
+    shares = [o.corrected_share.estimate for o in control_outcomes(table, RANDOM[method], site, alpha) if o.errors]
     return _range(shares)
 
 
-def random_net(table: pl.DataFrame, site: str, alpha: float) -> Interval:
-    """Net change in accuracy under the random subspaces: mean over draws and the 95% range of the draws."""
-    return _range([o.net.estimate for o in control_outcomes(table, "random", site, alpha)])
+def random_net(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
+    """Net change in accuracy under a form's random controls: mean over draws and the 95% range of the draws."""
+    return _range([o.net.estimate for o in control_outcomes(table, RANDOM[method], site, alpha)])
 
 
-def random_calibration_error(table: pl.DataFrame, site: str, alpha: float) -> Interval:
-    """Expected calibration error under the random subspaces: mean over draws and the 95% range of the draws."""
-    rows = at(spatial(table), "test", "random", site, alpha)
+def random_calibration_error(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
+    """Expected calibration error under a form's random controls: mean over draws and the 95% range of the draws."""
+    rows = at(spatial(table), "test", RANDOM[method], site, alpha)
     parts = rows.partition_by("draw")
     return _range([float(calibration_error(part["confidence"].to_numpy(), part["correct"].to_numpy())[0]) for part in parts])
 

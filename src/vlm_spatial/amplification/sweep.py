@@ -28,18 +28,22 @@ Correction = Callable[[Float[Tensor, "cells patches features"]], Float[Tensor, "
 
 @dataclass(frozen=True)
 class Setting:
-    """One correction at one site. ``make`` builds it for a scene (only the oracle form needs to know which)."""
+    """One correction at one site. ``make`` builds it for a scene (only the oracle form needs to know which).
+
+    ``axes`` are those of the scenes that it can be made for; None for all.
+    """
 
     site: Site
     method: str
     draw: int
     alpha: float
     make: Callable[[str], Correction]
+    axes: frozenset[str] | None = None
 
     @property
     def changes_nothing(self) -> bool:
         """Whether this is the alpha at which the method leaves every value as it is."""
-        return self.alpha == (0.0 if self.method == "oracle" else 1.0)
+        return self.alpha == (0.0 if self.method.startswith("oracle") else 1.0)
 
 
 @dataclass(frozen=True)

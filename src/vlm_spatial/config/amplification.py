@@ -22,9 +22,9 @@ class AmplificationSettings(Settings):
         (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0),
         description="oracle form, h + alpha d(slot); 0 changes nothing",
     )
-    random_draws: Annotated[int, Field(ge=2)] = Field(20, description="random subspaces of the same rank, each as a control")
+    random_draws: Annotated[int, Field(ge=2)] = Field(20, description="random subspaces of the same rank, each as a control of both forms")
     control_alphas: tuple[float, ...] = Field(
-        (4.0,), description="alphas at which the controls run at every site, beside the one that validation chooses there"
+        (4.0,), description="alphas at which the label-free form's controls run at every site, beside the one that validation chooses there"
     )
     questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

@@ -18,9 +18,13 @@ from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.config.settings import Count, Name, Settings
 
 MODEL_STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
+# One job a model of several datasets.
+ACROSS_STAGES = ("generalisation", "transfer")
 
 # What lies beside the models' folders in the results.
 _TAKEN = frozenset({"scenes", "boxes", "organisms", "figures", "logs", "benchmarks", "report.html", "findings.json"})
+# What lies beside the datasets' folders in a model's.
+_TAKEN_BY_MODELS = frozenset({"generalisation.parquet", "between_datasets.parquet", "transfer.parquet"})
 
 
 class Config(Settings):
@@ -60,9 +64,12 @@ class Config(Settings):
                 raise ValueError(f"organisms.{name}.datasets: {photos[0]!r} is of photos, which cannot be sampled; train on drawn scenes")
         for name, model in self.models.items():
             self._words_are_known(name, model)
-        reserved = _TAKEN & self.models.keys()
-        if reserved:
-            raise ValueError(f"models.{min(reserved)}: {', '.join(sorted(_TAKEN))} are other parts of the results, choose another name")
+        for section, names, taken in (("models", self.models, _TAKEN), ("datasets", self.datasets, _TAKEN_BY_MODELS)):
+            reserved = taken & names.keys()
+            if reserved:
+                raise ValueError(
+                    f"{section}.{min(reserved)}: {', '.join(sorted(taken))} are other parts of the results, choose another name"
+                )
         return self
 
     def _words_are_known(self, name: str, model: ModelSettings) -> None:

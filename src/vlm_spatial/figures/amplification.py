@@ -6,6 +6,7 @@ import polars as pl
 from vlm_spatial.amplification.calibration import calibration
 from vlm_spatial.amplification.outcomes import (
     METHODS,
+    RANDOM,
     at,
     choose,
     control_outcomes,
@@ -20,8 +21,13 @@ from vlm_spatial.figures.marks import PERCENT, dashed, estimate_tooltip
 from vlm_spatial.figures.theme import CONTROL, DASHES, SHAPES, colours
 from vlm_spatial.statistics import Interval
 
-SERIES = ["projection", "oracle", "control: random subspaces", "control: complement", "control: shuffled labels"]
-CONTROLS = {"complement": SERIES[3], "shuffled": SERIES[4]}
+CONTROLS = {
+    "random": "control: random subspaces",
+    "complement": "control: complement",
+    "shuffled": "control: shuffled labels",
+    "oracle_random": "control: random directions",
+}
+SERIES = [*METHODS, *CONTROLS.values()]
 NET, CORRECTED, CALIBRATION = "net accuracy", "errors corrected", "calibration error"
 DRAWS = 1000
 TESTS = ("errors", "corrected", "broken", "p_value", "p_holm")
@@ -52,7 +58,7 @@ def rows(tables: Tables) -> pl.DataFrame:
             ]
         settings = part.filter(~pl.col("method").is_in(METHODS)).select("method", "site", "alpha").unique().sort("method", "site", "alpha")
         for method, site, alpha in settings.iter_rows():
-            where = {"axis": axis, "site": site, "alpha": alpha, "series": CONTROLS.get(method, SERIES[2]), "chosen": False}
+            where = {"axis": axis, "site": site, "alpha": alpha, "series": CONTROLS[method], "chosen": False}
             found += [{**where, "measure": measure, **_numbers(number)} for measure, number in _of_control(part, method, site, alpha)]
     return pl.DataFrame(found, infer_schema_length=None).with_columns(pl.col("estimate", "low", "high").fill_nan(None))
 
@@ -62,11 +68,12 @@ def _numbers(interval: Interval) -> dict[str, object]:
 
 
 def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[tuple[str, Interval]]:
-    if method == "random":
+    of_form = next((form for form, control in RANDOM.items() if control == method), None)
+    if of_form is not None:
         return [
-            (NET, random_net(part, site, alpha)),
-            (CORRECTED, random_corrected_share(part, site, alpha)),
-            (CALIBRATION, random_calibration_error(part, site, alpha)),
+            (NET, random_net(part, site, alpha, of_form)),
+            (CORRECTED, random_corrected_share(part, site, alpha, of_form)),
+            (CALIBRATION, random_calibration_error(part, site, alpha, of_form)),
         ]
     result = control_outcomes(part, method, site, alpha)[0]
     error = calibration(at(part, "test", method, site, alpha), draws=DRAWS).error_after
@@ -75,16 +82,16 @@ def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> lis
 
 def draw(palette: str) -> Layers:
     blue, orange = colours(palette, 2)
-    shades = [blue, orange, CONTROL, CONTROL, CONTROL]
+    shades = [blue, orange, *(CONTROL for _ in CONTROLS)]
     x = alt.X("alpha:Q", title="strength α", axis=alt.Axis(grid=False, tickCount=8))
     y = alt.Y("estimate:Q", title="change in accuracy, share of errors, or error", axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))
     colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=shades))
-    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[:5])))
+    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[: len(SERIES)])))
     base = alt.Chart().encode(x=x, color=colour)
     return alt.layer(
         alt.Chart().mark_rule(strokeDash=[3, 3]).encode(y=alt.Y(datum=0, axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))),
         base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q"),
-        dashed(base.mark_line().encode(y=y), "series", SERIES, list(DASHES[:5])),
+        dashed(base.mark_line().encode(y=y), "series", SERIES, list(DASHES[: len(SERIES)])),
         base.mark_point(filled=True).encode(
             y=y, shape=shape, tooltip=[alt.Tooltip("alpha:Q"), *estimate_tooltip("series", "measure", "chosen")]
         ),
@@ -97,9 +104,11 @@ def caption(shown: pl.DataFrame) -> str:
         "Change in accuracy (or share of the errors corrected, or calibration error: how far the answers' probabilities are from how often "
         "they are right) when the slot signal at the site is scaled by α, test split; the ring marks the α that the validation split chose"
         f"{_tests(shown)}. "
-        "“projection” needs no labels; “oracle” is told each cell's slot. Controls move every token exactly as far, in random "
-        "subspaces (mean and range of the draws), the "
-        "orthogonal complement, or the subspace of a probe for shuffled labels. "
+        "“projection” needs no labels; “oracle” is told each cell's slot. Controls move every token exactly as far: those of “projection” "
+        "in random subspaces, the orthogonal complement, or the subspace of a probe for shuffled labels; those of “oracle” along its slot "
+        "directions turned into random subspaces (random ones: mean and range of the draws). "
+        "By construction amplification must help the planted organism “faint” (its slot signal is there, but weak) and must not help "
+        "“language” (no spatial code in vision). "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. "
         f"{INTERVAL}: bootstrap over scenes for net accuracy (paired) and calibration error, Wilson with the design effect of scenes for "
         "shares."

@@ -12,8 +12,8 @@ from vlm_spatial.figures.marks import PERCENT, estimate_tooltip
 from vlm_spatial.figures.theme import CONTROL, SHAPES, colours
 from vlm_spatial.statistics import Interval
 
-RANDOM = "control: random subspaces"
-SERIES = [*METHODS, RANDOM]
+RANDOM_OF = {"projection": "control: random subspaces", "oracle": "control: random directions"}
+SERIES = [*METHODS, *RANDOM_OF.values()]
 NET, CORRECTED, BRIER = "net accuracy", "errors corrected", "Brier score"
 ALL, CONTENT = "all spatial questions", "not spatial: content"
 PRESENT = "not spatial: names an object that is there"
@@ -82,10 +82,9 @@ def _measured(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[
         (method, CORRECTED, result.corrected_share, {}),
         (method, BRIER, calibration(rows, draws=DRAWS).brier_change, {}),
     ]
-    # Random subspaces move tokens as far as the projection does; they are no control for the oracle.
-    if method == "projection":
-        random = ((NET, random_net(part, site, alpha)), (CORRECTED, random_corrected_share(part, site, alpha)))
-        measured += [(RANDOM, measure, interval, {}) for measure, interval in random if interval.n]
+    # Each form has random controls of its own, which move tokens as far as it does.
+    random = ((NET, random_net(part, site, alpha, method)), (CORRECTED, random_corrected_share(part, site, alpha, method)))
+    measured += [(RANDOM_OF[method], measure, interval, {}) for measure, interval in random if interval.n]
     return [{"series": series, "measure": measure, **where, **_numbers(interval), **more} for series, measure, interval, more in measured]
 
 
@@ -98,10 +97,11 @@ def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
     return made if made.is_empty() else made.with_columns(pl.col("estimate", "low", "high").fill_nan(None))
 
 
-def _draw(palette: str, column: str) -> Layers:
+def dodged(palette: str, column: str) -> Layers:
+    """Intervals across, one row a value of ``column``, one mark a series."""
     blue, orange = colours(palette, 2)
-    colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=[blue, orange, CONTROL]))
-    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[:3])))
+    colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=[blue, orange, CONTROL, CONTROL]))
+    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[: len(SERIES)])))
     x_title = "change, or share of errors"
     axis = alt.Axis(format=PERCENT, grid=True, tickCount=5)
     base = alt.Chart().encode(
@@ -119,9 +119,9 @@ def _draw(palette: str, column: str) -> Layers:
     )
 
 
-_INTERVALS = (
+INTERVALS = (
     f"{INTERVAL}: bootstrap over scenes for changes (paired), Wilson with the design effect of scenes for shares of errors; for random "
-    "subspaces the range of the draws."
+    "controls the range of the draws."
 )
 
 
@@ -131,7 +131,7 @@ def group_caption(shown: pl.DataFrame) -> str:
         "change in accuracy, share of errors corrected, or change of the Brier score over the candidates (below 0 is better). What is not "
         "spatial measures the cost: whether the object word that the model prefers, of all that the dataset has, names something in the "
         "picture, wherever it stands; and questions whether an object is there at all, where the dataset asks them. "
-        f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {_INTERVALS}"
+        f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {INTERVALS}"
     )
 
 
@@ -139,7 +139,7 @@ def transfer_caption(shown: pl.DataFrame) -> str:
     return (
         "What a site and α chosen on the validation split of one dataset do on the test split of another; the row of the dataset itself "
         "is the ordinary result. The subspace and the slot directions are the dataset's own: only the choice travels. "
-        f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {_INTERVALS}"
+        f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. {INTERVALS}"
     )
 
 
@@ -148,7 +148,7 @@ GROUPS = Figure(
     title="Who gains, and what it costs",
     question="Which slots and questions does the chosen correction help, and what does it cost elsewhere?",
     rows=group_rows,
-    draw=lambda palette: _draw(palette, "group"),
+    draw=lambda palette: dodged(palette, "group"),
     caption=group_caption,
     controls=("dataset", "axis", "measure"),
     paper={"measure": NET},
@@ -159,9 +159,10 @@ TRANSFER = Figure(
     title="Does the choice of α travel?",
     question="Does a setting chosen on one dataset work on another?",
     rows=transfer_rows,
-    draw=lambda palette: _draw(palette, "chosen_on"),
+    draw=lambda palette: dodged(palette, "chosen_on"),
     caption=transfer_caption,
     controls=("dataset", "axis", "measure"),
     paper={"measure": NET},
+    optional=True,
     height=220,
 )

@@ -5,6 +5,7 @@ from vlm_spatial.figures import (
     accuracy,
     amplification,
     amplification_detail,
+    correction_transfer,
     dominance,
     flips,
     geometry,
@@ -29,5 +30,6 @@ FIGURES: tuple[Figure, ...] = (
     amplification.FIGURE,
     amplification_detail.GROUPS,
     amplification_detail.TRANSFER,
+    correction_transfer.FIGURE,
     training.FIGURE,
 )

@@ -9,7 +9,8 @@ import polars as pl
 Tables = Mapping[str, pl.DataFrame]
 """One model's tables on one dataset, by name (``behaviour``, ``probes``, ...); a table that was not made is absent.
 
-``training``, an organism's curve, is the same on every dataset; so is ``amplification_choices``, what each dataset's validation chose."""
+``training``, an organism's curve, is the same on every dataset; so is ``amplification_choices``, what each dataset's validation chose.
+``carried`` is what corrections of all the model's datasets do on this one."""
 
 Layers = alt.LayerChart | alt.FacetChart
 """What :func:`altair.layer` returns."""
@@ -37,6 +38,7 @@ class Figure:
         paper: values of ``controls`` that are shown on paper.
         by_site: whether its horizontal axis is the site, so that the page marks the chosen one.
         of_model: whether its rows are the same on every dataset, so that they are kept once and without a column ``dataset``.
+        optional: whether the page leaves it out for a model that has no rows for it, instead of saying so.
         height: of the plot in pixels on screen.
     """
 
@@ -50,6 +52,7 @@ class Figure:
     paper: Mapping[str, str] | None = None
     by_site: bool = False
     of_model: bool = False
+    optional: bool = False
     height: int = 300
 
 

@@ -13,9 +13,8 @@ MEASURES = {"between_axes": SERIES[0], "between_training": SERIES[1], "between_d
 
 def overlap_rows(tables: Tables) -> pl.DataFrame:
     """A row an axis, site, subspace and comparison; ``against`` names the other dataset of the comparisons that have one."""
-    parts = [tables[name] for name in ("geometry", "between_datasets") if name in tables]
-    table = pl.concat(parts).filter(pl.col("measure").is_in(list(MEASURES))).drop_nulls("estimate") if parts else pl.DataFrame()
-    if table.is_empty():
+    table = tables["geometry"].filter(pl.col("measure").is_in(list(MEASURES))).drop_nulls("estimate") if "geometry" in tables else None
+    if table is None or table.is_empty():
         return pl.DataFrame()
     of_dataset = pl.col("measure") == "between_datasets"
     shown = table.with_columns(

@@ -10,18 +10,20 @@ import polars as pl
 import vl_convert
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, strip_maps
+from vlm_spatial.figures import comparison, correction_transfer, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.rates import site_order
 from vlm_spatial.figures.screen import named, specification
 from vlm_spatial.figures.theme import DARK, SLOT_COLOURS, config
 from vlm_spatial.report import conclusions, numbers, provenance
+from vlm_spatial.report.carried import carried
 from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
 from vlm_spatial.report.findings import BY_NAME, CLAIMS
 from vlm_spatial.report.packing import columns, packed
 from vlm_spatial.report.results import Results
+from vlm_spatial.report.truth import on_amplification
 
 TEMPLATES = Path(__file__).parent / "templates"
 GLYPHS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
@@ -60,7 +62,7 @@ def page(
             "name": model.name,
             "mechanism": model.mechanism,
             "checkpoint": model.checkpoint,
-            "datasets": [_dataset(records, model.name, dataset) for dataset in model.datasets],
+            "datasets": [_dataset(records, model.name, dataset, rows[model.name], truth) for dataset in model.datasets],
         }
         for model in results.models
     ]
@@ -105,9 +107,16 @@ def _own(controls: Sequence[str]) -> list[str]:
     return [name for name in controls if name not in ("dataset", "axis")]
 
 
-def _dataset(records: Sequence[dict[str, Any]], model: str, dataset: str) -> dict[str, Any]:
+def _dataset(
+    records: Sequence[dict[str, Any]], model: str, dataset: str, rows: Mapping[str, pl.DataFrame], truth: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     found = conclusions.by_claim(records, model, dataset)
-    return {"name": dataset, "headline": conclusions.headline(found), "sentences": conclusions.sentences(found), "records": found}
+    sentences = [
+        *conclusions.sentences(found),
+        *carried(rows[correction_transfer.FIGURE.name], dataset),
+        *on_amplification(truth, model, dataset),
+    ]
+    return {"name": dataset, "headline": conclusions.headline(found), "sentences": sentences, "records": found}
 
 
 def _bar(record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -157,6 +166,7 @@ def _data(
                 "preferred": dict(figure.paper or {}),
                 "bySite": figure.by_site,
                 "ofModel": figure.of_model,
+                "optional": figure.optional,
             }
             for figure in FIGURES
         },

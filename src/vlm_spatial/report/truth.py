@@ -50,11 +50,12 @@ def _above_control(name: str) -> Measure:
     return measure
 
 
+_CORRECTED = "errors corrected over random subspaces"
 EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("vision", "dominance", _claim("dominance"), "≥", 0.9),
     Expectation("language", "dominance", _claim("dominance"), "≤", -0.9),
     Expectation("language", "background probe at the connector over its best control", _above_control("slot_probe_background"), "≤", 0.05),
-    Expectation("language", "errors corrected over random subspaces", _above_control("errors_corrected"), "≤", 0.05),
+    Expectation("language", _CORRECTED, _above_control("errors_corrected"), "≤", 0.05),
     Expectation("strip", "object_flip", _claim("object_flip"), "≤", 0.2),
     Expectation("strip", "strip_flip", _claim("strip_flip"), "≥", 0.9),
     Expectation("strip", "rim flips − object flips", _rim_above_object, ">", 0.0),
@@ -62,9 +63,13 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("object", "object_flip", _claim("object_flip"), "≥", 0.9),
     Expectation("object", "rim flips", _flips("rim"), "≤", 0.1),
     Expectation("object", "background flips", _flips("background"), "≤", 0.1),
-    Expectation("faint", "errors corrected over random subspaces", _above_control("errors_corrected"), "≥", 0.5),
+    Expectation("faint", _CORRECTED, _above_control("errors_corrected"), "≥", 0.5),
     Expectation("faint", "net_accuracy", _claim("net_accuracy"), ">", 0.0),
 )
+_AMPLIFIED = {
+    "faint": "Planted with a slot signal that is there but weak, so amplification must correct errors",
+    "language": "Planted without a spatial code in vision, so amplification must not be found to correct errors",
+}
 _COMPARE = {"≥": operator.ge, "≤": operator.le, ">": operator.gt}
 
 
@@ -90,3 +95,13 @@ def truth_table(results: Results, records: Sequence[dict[str, Any]]) -> list[dic
                     }
                 )
     return rows
+
+
+def on_amplification(truth: Sequence[dict[str, Any]], model: str, dataset: str) -> list[str]:
+    """What must hold of amplification on a planted organism, and whether it was found: rows of the truth table, in words."""
+    told = {None: "not measured", True: "it holds", False: "it does not hold"}
+    return [
+        f"{_AMPLIFIED[row['mechanism']]} ({row['expected']}): {told[row['holds']]}."
+        for row in truth
+        if (row["model"], row["dataset"]) == (model, dataset) and row["expected"].startswith(_CORRECTED) and row["mechanism"] in _AMPLIFIED
+    ]

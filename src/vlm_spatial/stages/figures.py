@@ -18,8 +18,9 @@ table is ``inconclusive`` with n = 0, and the report says which file was not the
     conflict:{model}:{dataset}=conflict.parquet
     ablation:{model}:{dataset}=ablation.parquet
     amplification:{model}:{dataset}=amplification.parquet
-    generalisation:{model}:{dataset}=generalisation.parquet     of models of several datasets
-    between_datasets:{model}:{dataset}=between_datasets.parquet
+    generalisation:{model}=generalisation.parquet       of models of several datasets
+    between_datasets:{model}=between_datasets.parquet
+    transfer:{model}=transfer.parquet
     manifest:{model}:{dataset}=activations.json
     training:{model}=training.parquet
     benchmark:{stage}:{anything}=a Snakemake benchmark file (tab separated)
@@ -41,7 +42,7 @@ import polars as pl
 
 from vlm_spatial.amplification.outcomes import choices
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, paper, strip_maps
+from vlm_spatial.figures import comparison, correction_transfer, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
 from vlm_spatial.progress import progress
@@ -83,11 +84,20 @@ def figure_rows(results: Results, model: Model) -> dict[str, pl.DataFrame]:
     of_model = {"training": results.training[model.name]} if model.name in results.training else {}
     swept = {name: results.tables[model.name, name].get("amplification") for name in model.datasets}
     chosen = choices({name: table for name, table in swept.items() if table is not None})
+    carried = correction_transfer.carried_rows(results.across[model.name].get("transfer"))
+    of_datasets = [
+        {
+            **results.tables[model.name, dataset],
+            "amplification_choices": chosen,
+            "carried": carried if carried.is_empty() else carried.filter(pl.col("applied_to") == dataset).drop("applied_to"),
+        }
+        for dataset in model.datasets
+    ]
     for figure in FIGURES:
         if figure.of_model:
             found[figure.name] = figure.rows(of_model)
             continue
-        parts = [figure.rows({**results.tables[model.name, dataset], "amplification_choices": chosen}) for dataset in model.datasets]
+        parts = [figure.rows(tables) for tables in of_datasets]
         named = [part.with_columns(dataset=pl.lit(name)) for part, name in zip(parts, model.datasets, strict=True) if not part.is_empty()]
         found[figure.name] = pl.concat(named, how="diagonal") if named else pl.DataFrame()
     return found

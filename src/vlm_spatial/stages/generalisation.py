@@ -1,4 +1,8 @@
-"""Stage ``generalisation``: a model's probes of its other datasets, scored on this one."""
+"""Stage ``generalisation``: every probe of a model, scored on its other datasets. One job a model."""
+
+from collections.abc import Mapping
+
+import polars as pl
 
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.probes import ProbesSettings
@@ -11,26 +15,31 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def generalisation(job: Job) -> None:
-    """Inputs ``scenes``, ``store``, ``manifest``, ``probes``, and ``main:NAME``, ``decorrelated:NAME`` (probes of dataset NAME).
-
-    Outputs ``table`` and ``geometry``.
+    """Inputs, for each dataset NAME of ``settings["datasets"]``: ``scenes:NAME``, ``store:NAME``, ``manifest:NAME``, ``main:NAME`` and
+    ``decorrelated:NAME`` (its probes). Outputs ``table`` and ``geometry``, without rows for a model of one dataset.
     """
     settings = section(job, ProbesSettings)
-    dataset = Dataset.open(job.inputs["scenes"])
-    store = Store.open(job.inputs["store"], job.inputs["manifest"])
+    names = sorted(job.settings["datasets"])
+    probes = {(name, variant): load_probes(job.inputs[f"{variant}:{name}"]) for name in names for variant in TRAINED_ON}
+    tables, geometries = [], []
+    for name in names:
+        table, geometry = _on(job, name, probes, settings)
+        tables.append(table.select("trained_dataset", pl.lit(name).alias("scored_dataset"), pl.exclude("trained_dataset")))
+        geometries.append(geometry.select(pl.lit(name).alias("dataset"), pl.all()))
+    write_parquet(pl.concat(tables), job.outputs["table"])
+    write_parquet(pl.concat(geometries), job.outputs["geometry"])
+
+
+def _on(job: Job, name: str, probes: Mapping[Trained, Probes], settings: ProbesSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The probes of the other datasets, scored on the test scenes of dataset ``name``."""
+    dataset = Dataset.open(job.inputs[f"scenes:{name}"])
+    store = Store.open(job.inputs[f"store:{name}"], job.inputs[f"manifest:{name}"])
     store.check_checkpoint(job.settings["model"])
     store.check_scenes(dataset.scenes)
-    others: dict[Trained, Probes] = {}
-    for key in sorted(job.inputs):
-        variant, _, name = key.partition(":")
-        if name and variant in TRAINED_ON:
-            others[name, variant] = load_probes(job.inputs[key])
-    own = load_probes(job.inputs["probes"])
-    for probes in (own, *others.values()):
-        store.check_model(probes.metadata["identity"])
-    table, geometry = generalise(store, dataset, own, others, settings, int(job.settings["seed"]))
-    write_parquet(table, job.outputs["table"])
-    write_parquet(geometry, job.outputs["geometry"])
+    for trained in probes.values():
+        store.check_model(trained.metadata["identity"])
+    others = {trained: found for trained, found in probes.items() if trained[0] != name}
+    return generalise(store, dataset, probes[name, "main"], others, settings, int(job.settings["seed"]))
 
 
 if __name__ == "__main__":

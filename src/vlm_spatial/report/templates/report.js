@@ -83,7 +83,7 @@
     const rows = select(table, chosen(figure)).filter((row) => row.estimate !== null);
     const place = $(".chart", element);
     // What is of a model alone, such as a training curve, says nothing where the model has none.
-    element.hidden = data.figures[figure].ofModel && rows.length === 0;
+    element.hidden = (data.figures[figure].ofModel && rows.length === 0) || (data.figures[figure].optional && size(table) === 0);
     $(".empty", element).hidden = rows.length > 0;
     place.hidden = rows.length === 0;
     $("figcaption", element).textContent = rows.length ? data.captions[state.model][figure] : "";
@@ -105,7 +105,7 @@
     }
   }
 
-  const SHOWN = ["site", "other", "template", "axis", "where", "series", "step", "alpha", "measure", "outcome", "angles", "estimate", "low", "high", "n"];
+  const SHOWN = ["site", "other", "template", "axis", "where", "series", "step", "alpha", "measure", "outcome", "chosen_on", "fitted_on", "group", "errors", "corrected", "broken", "p_value", "p_holm", "angles", "estimate", "low", "high", "n"];
   const written = (value) => typeof value === "number" && !Number.isInteger(value) ? value.toFixed(4) : value ?? "–";
   function numbers(element, rows) {
     const place = $(".table", element);

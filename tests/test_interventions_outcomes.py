@@ -34,6 +34,11 @@ def test_language_exchange_tells_code_from_place(dataset: NamedDataset, reader: 
     assert set(table.filter(pl.col("token_set") == "object")["outcome"]) == {found}
     assert set(table.filter(pl.col("token_set") == "random")["outcome"]) == {"stay"}
     assert table["layer"].to_list() == [0, 0, 1, 1] * len(cases)
+    # The answer's logit is 5, all others 0.
+    exchanged = table.filter(token_set="object")
+    assert set(table["log_odds_clean"]) == set(table["content_log_odds_clean"]) == {-5.0}
+    assert set(exchanged["log_odds"]) == {5.0 if found == "ordering" else 0.0}
+    assert set(exchanged["content_log_odds"]) == {5.0 if found == "content" else 0.0}
 
 
 @pytest.mark.parametrize(("reader", "found"), [(by_code, "stay"), (by_place, "move")])

@@ -118,6 +118,11 @@ def _check_outcomes(table: pl.DataFrame, dataset: Dataset) -> None:
         assert row["included"] == right
         if row["outcome"] == INTENDED[row["experiment"]]:
             assert row["log_odds"] >= 0
+        # Every hypothesis of a pair has its log-odds, before and after.
+        third = row["experiment"] == "language"
+        assert (row["content_log_odds"] is not None) == (row["content_log_odds_clean"] is not None) == third
+        if row["outcome"] == "content":
+            assert row["content_log_odds"] >= max(0, row["log_odds"])
 
 
 def test_a_setting_that_does_not_exist_is_named(tiny_scenes: Path, tmp_path: Path) -> None:

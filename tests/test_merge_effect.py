@@ -51,7 +51,7 @@ def test_merging_alone_is_a_paired_difference_over_the_photos_that_have_a_self_m
     rows = merge_effect.rows({"behaviour": table()})
     change = rows.filter(template=merge_effect.ALL, series=merge_effect.DIFFERENCE).row(0, named=True)
     assert change["estimate"] == pytest.approx(-10 / 39)
-    assert change["n"] == 39 * 4
+    assert (change["n"], change["pictures"]) == (39 * 4, 39)
     assert -0.42 < change["low"] < change["estimate"] < change["high"] < -0.10
 
 
@@ -67,8 +67,9 @@ def test_it_is_in_the_report_and_says_its_numbers(tmp_path: Path) -> None:
     rows = merge_effect.rows({"behaviour": table()}).with_columns(dataset=pl.lit("photos"))
     shown = on_paper(merge_effect.FIGURE, rows)
     text = merge_effect.caption(shown)
-    assert "Merging alone (photos): -25.6% [" in text
-    assert "n = 60 to 160 questions an entry" in text
+    assert "Merging alone (photos): −25.6 points [" in text
+    assert "the same 39 photos as taken, over the same 156 questions" in text
+    assert "n = 60 to 160 questions about 20 to 40 pictures an entry" in text
     export(printed(merge_effect.FIGURE, shown, "okabe-ito"), tmp_path, "merge_effect", shown)
     picture = ElementTree.parse(tmp_path / "merge_effect.svg").getroot()
     words = " ".join(text for text in picture.itertext() if text.strip())

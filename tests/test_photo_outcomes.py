@@ -137,6 +137,8 @@ def test_interchange_and_conflict_from_end_to_end(merged: Path, reader: dict[str
         assert row["included"] == right
         if row["outcome"] == INTENDED[row["experiment"]]:
             assert row["log_odds"] >= 0
+        if row["outcome"] == "content":
+            assert row["content_log_odds"] >= max(0, row["log_odds"])
     answered = swept.filter(experiment="vision", token_set="strip", site="connector", source="counterfactual")
     rate = summaries.flip_rate(swept, "strip")
     assert rate.n == answered["included"].sum()

@@ -8,8 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from vlm_spatial.figures.flips import language_rows
+from vlm_spatial.figures import ablated
+from vlm_spatial.figures.figure import BOTH
+from vlm_spatial.figures.flips import language_rows, vision_rows
 from vlm_spatial.interventions import summaries
+from vlm_spatial.report.conclusions import two_by_two
+from vlm_spatial.statistics import wilson_limits
 
 COLUMNS = {
     "pair_id": pl.String,
@@ -100,7 +104,8 @@ def test_dominance() -> None:
     assert (found.estimate, found.n) == (0.5, 8)
     assert -1 <= found.low < 0.5 < found.high <= 1
     vision = summaries.dominance(rows("conflict", ["stay"] * 50, token_set="strip"))
-    assert (vision.estimate, vision.low, vision.high) == (1, 1, 1)
+    # Fifty of fifty: Wilson's share from 92.9% to 100%.
+    assert (vision.estimate, vision.low, vision.high) == (1, pytest.approx(2 * 0.9287 - 1, abs=1e-4), 1)
     assert summaries.dominance(rows("conflict", ["move"] * 50, token_set="object"), "object").estimate == -1
     assert summaries.dominance(rows("conflict", ["other"] * 5, token_set="strip")).n == 0
 
@@ -192,6 +197,8 @@ def accuracies(right: dict[str, Sequence[int]], scenes: int = 20) -> pl.DataFram
 def test_accuracy_drop_and_redundancy() -> None:
     table = accuracies({"intact": range(20), "neutral": range(18), "ordering_erased": range(16), "neutral+ordering_erased": range(4)})
     assert summaries.accuracy(table).estimate == 1
+    # Resamples of twenty scenes that are all right are all right, too: Wilson's interval says how sure twenty make us.
+    assert (summaries.accuracy(table).low, summaries.accuracy(table).high) == pytest.approx((0.8389, 1), abs=1e-4)
     assert summaries.accuracy(table, "neutral").estimate == 0.9
     drop = summaries.ablation_drop(table)
     assert drop.estimate == pytest.approx(0.1)
@@ -274,3 +281,77 @@ def test_the_figure_of_the_layers_gives_their_corrected_p_values() -> None:
     assert found == {"connector": None, "language.0": 1.0, "language.1": pytest.approx(2 * 2 * 0.5**8)}
     others = language_rows({"interchange": table}).filter(pl.col("outcome") != "ordering")
     assert others["p_holm"].null_count() == others.height
+
+
+def test_the_figure_of_the_token_sets_holds_each_against_random_tokens() -> None:
+    """The strip flips 8 of 8 where random tokens flip none, the object 1; two sets at two sites are four tests."""
+    one = ["flip"] + ["stay"] * 7
+    table = pl.concat(
+        rows("vision", outcomes, token_set=name, site=site)
+        for site in ("vision.0", "connector")
+        for name, outcomes in {"strip": ["flip"] * 8 if site == "connector" else one, "object": one, "random": ["stay"] * 8}.items()
+    )
+    unrelated = rows("vision", ["flip"] * 8, token_set="object", source="unrelated")
+    shown = vision_rows({"interchange": pl.concat([table, unrelated])}).filter(axis="horizontal")
+    found = {(row["site"], row["series"], row["source"]): row["p_holm"] for row in shown.iter_rows(named=True)}
+    assert found == {
+        ("connector", "strip", "counterfactual"): pytest.approx(4 * 2 * 0.5**8),
+        ("connector", "object", "counterfactual"): 1.0,
+        ("connector", "random", "counterfactual"): None,
+        ("connector", "object", "unrelated"): None,
+        ("vision.0", "strip", "counterfactual"): 1.0,
+        ("vision.0", "object", "counterfactual"): 1.0,
+        ("vision.0", "random", "counterfactual"): None,
+    }
+
+
+REDUNDANT = {"intact": range(20), "neutral": range(18), "ordering_erased": range(16), "neutral+ordering_erased": range(4)}
+COMPLEMENTARY = {"intact": range(20), "neutral": range(14), "ordering_erased": range(14), "neutral+ordering_erased": range(14)}
+NOTHING_LEFT = {"intact": range(20), "neutral": range(4), "ordering_erased": range(4), "neutral+ordering_erased": range(4)}
+NEITHER = {"intact": range(20), "neutral": range(18), "ordering_erased": range(16), "neutral+ordering_erased": [*range(13), 18]}
+
+
+@pytest.mark.parametrize(
+    ("right", "cost", "said", "words"),
+    [
+        (REDUNDANT, "+50.0 points [", "redundant", "each mechanism can stand in for the other."),
+        (COMPLEMENTARY, "−30.0 points [", "complementary", "the two mechanisms are needed at once."),
+        (
+            NOTHING_LEFT,
+            "−80.0 points [",
+            "one ablation alone leaves no more than a guess",
+            "it cannot be told whether one stands in for the other.",
+        ),
+        (NEITHER, "+0.0 points [−", "neither is shown", "whether the two mechanisms are redundant or complementary stays open."),
+    ],
+)
+def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
+    right: dict[str, Sequence[int]], cost: str, said: str, words: str
+) -> None:
+    table = accuracies(right)
+    behaviour = pl.DataFrame(
+        {"variant": "main", "split": "test", "axis": "horizontal", "template": "slot_to_object", "candidates": [["a", "b", "c"]]}
+    )
+    shown = ablated.rows({"ablation": table, "behaviour": behaviour})
+    assert shown.filter(axis=BOTH).height == 4
+    assert shown["chance"].to_list() == pytest.approx([1 / 3] * 8)
+    [drawn] = shown.filter(axis=BOTH).drop_nulls("beyond").iter_rows(named=True)
+    assert (drawn["condition"], drawn["series"], drawn["n"]) == ("vision neutral", "language erased", 20)
+    assert drawn["beyond"] == pytest.approx(summaries.redundancy(table).estimate)
+    caption = ablated.caption(shown)
+    assert f"Cost of both beyond the sum: both axes, vision neutral: {cost}" in caption
+    assert f"], {said}." in caption
+    sentence = two_by_two(shown)
+    assert sentence.startswith(f"Both ablations together (vision neutral, ordering erased in the language model) cost {cost}")
+    assert " beyond the sum of each alone (n = 20 scenes): " in sentence
+    assert sentence.endswith(words)
+    assert two_by_two(ablated.rows({"ablation": table.filter(pl.col("condition") != "neutral+ordering_erased")})) == ""
+    assert two_by_two(pl.DataFrame()) == ""
+
+
+def test_no_success_has_a_lower_limit_of_zero_and_not_a_little_more() -> None:
+    """Rounding once made 0 of 24 errors corrected exceed a control of 0, and the claim supported."""
+    limits = [wilson_limits(hits, n) for n in range(1, 200) for hits in (0, n)]
+    assert all(low == 0.0 for low, _ in limits[::2])
+    assert all(high == 1.0 for _, high in limits[1::2])
+    assert all(0 < high < 1 for _, high in limits[::2])

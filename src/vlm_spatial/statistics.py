@@ -39,7 +39,8 @@ def wilson_limits(successes: ArrayLike, n: ArrayLike) -> tuple[Float[np.ndarray,
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
-    return np.asarray(low), np.asarray(high)
+    # The formula gives 0 and 1 there, rounding may leave a little more: enough to exceed a control of exactly 0.
+    return np.where(np.asarray(successes) <= 0, 0.0, low), np.where(np.asarray(successes) >= np.asarray(n), 1.0, high)
 
 
 def wilson_clustered(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) -> Interval:
@@ -98,6 +99,14 @@ def cluster_bootstrap(
     means = _resampled(draws, seed, len(sums), lambda chosen: sums[chosen].sum(-1) / sizes[chosen].sum(-1))
     low, high = _percentiles(means)
     return Interval(float(values.mean()), low, high, len(sums))
+
+
+def clustered_share(
+    hits: Bool[np.ndarray, " units"], clusters: Int[np.ndarray, " units"] | Sequence[str], *, draws: int, seed: int
+) -> Interval:
+    """Share of hits, as :func:`cluster_bootstrap`; where all units are alike it is Wilson's over clusters."""
+    found = cluster_bootstrap(np.asarray(hits, dtype=float), clusters, draws=draws, seed=seed)
+    return wilson(round(found.estimate) * found.n, found.n) if found.estimate in (0.0, 1.0) else found
 
 
 def bootstrap(n: int, statistic: Callable[[Int[np.ndarray, "draws n"]], Float[np.ndarray, " draws"]], *, draws: int, seed: int) -> Interval:

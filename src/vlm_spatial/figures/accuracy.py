@@ -4,7 +4,7 @@ import polars as pl
 
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts
 from vlm_spatial.figures.marks import intervals
-from vlm_spatial.statistics import Interval, cluster_bootstrap
+from vlm_spatial.statistics import Interval, clustered_share
 
 DRAWS = 1000
 SLOTS = ["all slots", "slot 0", "slot 1", "slot 2"]
@@ -12,7 +12,7 @@ SLOTS = ["all slots", "slot 0", "slot 1", "slot 2"]
 
 def accuracy(table: pl.DataFrame, *, draws: int = DRAWS) -> Interval:
     """Share of right answers, interval over scenes (questions of one scene are not independent); n counts scenes."""
-    return cluster_bootstrap(table["correct"].to_numpy(), table["scene_id"].to_list(), draws=draws, seed=0)
+    return clustered_share(table["correct"].to_numpy(), table["scene_id"].to_list(), draws=draws, seed=0)
 
 
 def chance(table: pl.DataFrame) -> float:
@@ -58,7 +58,8 @@ def caption(shown: pl.DataFrame) -> str:
     scenes = counts(shown.filter(pl.col("series") == SLOTS[0]).with_columns(n=pl.col("scenes")), "scenes an entry")
     return (
         f"Share of questions whose best candidate is the right one, by template and slot; held-out test split; {scenes}. "
-        f"{INTERVAL} from a bootstrap that resamples whole scenes; the dashed line is a guess among the candidates."
+        f"{INTERVAL} from a bootstrap that resamples whole scenes (Wilson's where all answers are alike); "
+        "the dashed line is a guess among the candidates."
     )
 
 

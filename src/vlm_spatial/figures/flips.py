@@ -6,27 +6,45 @@ from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, w
 from vlm_spatial.figures.marks import over_sites
 from vlm_spatial.figures.rates import outcome_rates
 from vlm_spatial.figures.theme import TOKEN_SETS
-from vlm_spatial.interventions.summaries import compare_sites
+from vlm_spatial.interventions.summaries import compare_sites, compare_token_sets
+from vlm_spatial.statistics import holm
 
 CONDITIONS = ["intact", "erasure", "neutral"]
 
 
 def vision_rows(tables: Tables) -> pl.DataFrame:
-    """A row a site, axis, token set and source: how often the answer flips."""
+    """A row a site, axis, token set and source: how often the answer flips; ``p_holm`` holds it against as many random tokens."""
     table = tables.get("interchange")
     table = None if table is None else table.filter((pl.col("experiment") == "vision") & (pl.col("condition") == "intact"))
     if table is None or table.is_empty():
         return pl.DataFrame()
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
     found = outcome_rates(both, ["flip"], ["axis", "site", "token_set", "source"])
+    found = found.join(_against_random(both), on=["axis", "site", "token_set", "source"], how="left", maintain_order="left")
     return with_sites(found).rename({"token_set": "series"}).drop("outcome")
+
+
+def _against_random(table: pl.DataFrame) -> pl.DataFrame:
+    """``p_holm`` of every token set and site against the random set at that site, on the same pairs, within an axis."""
+    schema = {"axis": pl.String, "site": pl.String, "token_set": pl.String, "p": pl.Float64}
+    parts = [pl.DataFrame(schema={**schema, "p_holm": pl.Float64})]
+    for (axis,), group in table.group_by("axis", maintain_order=True):
+        of_sites = [
+            compare_token_sets(group, site=site).select(axis=pl.lit(axis), site=pl.lit(site), token_set="token_set", p="p")
+            for site in group["site"].unique(maintain_order=True)
+        ]
+        tested = pl.concat([pl.DataFrame(schema=schema), *of_sites])
+        parts.append(tested.with_columns(p_holm=pl.Series(holm(tested["p"].to_list()), dtype=pl.Float64)))
+    return pl.concat(parts).drop("p").with_columns(source=pl.lit("counterfactual"))
 
 
 def vision_caption(shown: pl.DataFrame) -> str:
     return (
         "Share of pairs whose answer becomes that of the counterfactual picture when the tokens of one set take its values, by site; "
         f"{counts(shown, 'pairs')} that the untouched model answers right ({_aside(shown)}). {INTERVAL} (Wilson). "
-        "“random” replaces as many random tokens as the strip has; “unrelated” takes the values of a picture that shares nothing."
+        "“random” replaces as many random tokens as the strip has; “unrelated” takes the values of a picture that shares nothing. "
+        "In the data beside it, p_holm: the set against the random one at that site on the same pairs, exact McNemar test, corrected over "
+        "sites and sets (Holm)."
     )
 
 

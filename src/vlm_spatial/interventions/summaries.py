@@ -16,6 +16,7 @@ from vlm_spatial.statistics import (
     Interval,
     bootstrap,
     cluster_bootstrap,
+    clustered_share,
     holm,
     mcnemar_exact,
     percentile_interval,
@@ -82,12 +83,16 @@ def dominance(
 ) -> Interval:
     """``(stay − move) / (stay + move)`` over included conflict pairs: 1 if position is read from the vision code, −1 if from the place.
 
-    Other answers count for neither; ``n`` is stay + move. The interval resamples pairs.
+    Other answers count for neither; ``n`` is stay + move. The interval resamples pairs; where all of them stay or all move, it is
+    that of Wilson for the share that stays.
     """
     chosen = _included(table, "conflict", condition, axis).filter(
         pl.col("token_set") == token_set, pl.col("outcome").is_in(["stay", "move"])
     )
     sign = np.where((chosen["outcome"] == "stay").to_numpy(), 1.0, -1.0)
+    if len(sign) and abs(sign.sum()) == len(sign):
+        stay = wilson(int((sign > 0).sum()), len(sign))
+        return Interval(2 * stay.estimate - 1, 2 * stay.low - 1, 2 * stay.high - 1, stay.n)
     return bootstrap(len(sign), lambda index: sign[index].mean(-1), draws=draws, seed=seed)
 
 
@@ -193,7 +198,7 @@ def content_accuracy(
 
 
 def _right(questions: pl.DataFrame, draws: int, seed: int) -> Interval:
-    return cluster_bootstrap((questions["outcome"] == "right").to_numpy(), _scenes(questions), draws=draws, seed=seed)
+    return clustered_share((questions["outcome"] == "right").to_numpy(), _scenes(questions), draws=draws, seed=seed)
 
 
 def _spatial(questions: pl.DataFrame) -> pl.DataFrame:

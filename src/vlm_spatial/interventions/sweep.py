@@ -36,6 +36,8 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "outcome": pl.String,
     "log_odds_clean": pl.Float64,
     "log_odds": pl.Float64,
+    "content_log_odds_clean": pl.Float64,
+    "content_log_odds": pl.Float64,
     "tokens": pl.Int32,
     "object_tokens": pl.Int32,
     "strip_tokens": pl.Int32,
@@ -114,6 +116,8 @@ def _rows(
     for number, (case, exchanges) in enumerate(group):
         intended = case.hypotheses[INTENDED[case.experiment]]
         stay = case.hypotheses["stay"]
+        # Of the experiments, language has a third hypothesis.
+        content = case.hypotheses.get("content")
         before = case.readout.logits(clean[number])
         clean_predicted = case.readout.best(before)
         counterfactual_predicted = case.readout.best(case.readout.logits(counterfactual[number]))
@@ -138,6 +142,8 @@ def _rows(
                 "outcome": outcome(predicted, case.hypotheses),
                 "log_odds_clean": case.readout.log_odds(before, intended, stay),
                 "log_odds": case.readout.log_odds(after, intended, stay),
+                "content_log_odds_clean": None if content is None else case.readout.log_odds(before, content, stay),
+                "content_log_odds": None if content is None else case.readout.log_odds(after, content, stay),
                 "tokens": len(exchange.to_cells),
                 "object_tokens": _covered(case, "object", exchange),
                 "strip_tokens": _covered(case, "strip", exchange),

@@ -3,6 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
+from vlm_spatial.figures import merge_effect
+from vlm_spatial.figures.ablated import COMPLEMENTARY, NOTHING_LEFT, OPEN, REDUNDANT, VISION, points, reading
+from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.report.numbers import shown, with_interval
 
 Records = Mapping[str, dict[str, Any]]
@@ -21,6 +26,32 @@ def headline(found: Records) -> str:
 def sentences(found: Records) -> list[str]:
     """The rest: the language model's own order, the backup, the correction."""
     return [sentence for sentence in (_accuracy(found), _background(found), _order(found), _backup(found), _correction(found)) if sentence]
+
+
+def two_by_two(ablated: pl.DataFrame) -> str:
+    """Whether the two mechanisms stand in for each other, from one dataset's rows of the ablation figure; empty if not measured."""
+    both = ablated.drop_nulls("beyond").filter(axis=BOTH) if "beyond" in ablated.columns else ablated.clear()
+    for vision in ("neutral", "erasure"):
+        for row in both.filter(condition=VISION[vision]).iter_rows(named=True) if not both.is_empty() else ():
+            words = {
+                REDUNDANT: "each mechanism can stand in for the other",
+                COMPLEMENTARY: "the two mechanisms are needed at once",
+                OPEN: "whether the two mechanisms are redundant or complementary stays open",
+                NOTHING_LEFT: "one alone leaves no more than a guess, so that it cannot be told whether one stands in for the other",
+            }[reading(row)]
+            cost = f"Both ablations together ({VISION[vision]}, ordering erased in the language model) cost {points(row)}"
+            return f"{cost} beyond the sum of each alone (n = {row['n']} scenes): {words}."
+    return ""
+
+
+def merging(rows: pl.DataFrame) -> str:
+    """What merging alone does to photos, from one dataset's rows of the merge figure; empty for drawn scenes."""
+    if rows.is_empty():
+        return ""
+    for row in rows.filter(series=merge_effect.DIFFERENCE, template=merge_effect.ALL).iter_rows(named=True):
+        asked = f"n = {row['n']} questions about {row['pictures']} photos"
+        return f"Merging a photo with itself changes accuracy by {merge_effect.points(row)} ({asked})."
+    return ""
 
 
 def overview(records: Sequence[dict[str, Any]]) -> str:

@@ -192,7 +192,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Answers right",
         "behaviour",
         "The untouched model answers spatial questions better than a guess.",
-        "accuracy on main test scenes, all spatial templates; bootstrap over scenes",
+        "accuracy on main test scenes, all spatial templates; bootstrap over scenes (Wilson where all answers are alike)",
         "a guess among the candidates",
         _above_rule(ACCURACY_MARGIN),
         _accuracy,
@@ -241,7 +241,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Vision decides over place",
         "conflict",
         "Where the vision code and the token's place disagree, the vision code decides.",
-        "(stay − move) / (stay + move) when the strips of two slots are exchanged at the connector; bootstrap over pairs",
+        "(stay − move) / (stay + move) when the strips of two slots are exchanged at the connector; bootstrap over pairs "
+        "(Wilson where all stay or all move)",
         "0",
         "supported: low > 0; refuted: high < 0; else inconclusive",
         _dominance,
@@ -254,8 +255,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Language layers carry an order",
         "interchange",
         "Language-model layers hold an ordering code that is not yet in what enters the language model.",
-        "highest rate of answers that follow the ordering over language layers, intact model; the maximum is taken anew in "
-        "every resample of pairs",
+        "highest rate of answers that follow the ordering over language layers, intact model: the layer is chosen on one half of the "
+        "pairs and the rate counted on the other, and the other way round; bootstrap over pairs, the layer chosen anew in each resample",
         "rate of the same exchange at the connector",
         _above_rule(PEAK_MARGIN),
         _ordering_peak,

@@ -10,7 +10,7 @@ import polars as pl
 import vl_convert
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, correction_transfer, strip_maps
+from vlm_spatial.figures import ablated, comparison, correction_transfer, merge_effect, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.rates import site_order
@@ -111,12 +111,18 @@ def _dataset(
     records: Sequence[dict[str, Any]], model: str, dataset: str, rows: Mapping[str, pl.DataFrame], truth: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     found = conclusions.by_claim(records, model, dataset)
-    sentences = [
+    ablations, merges = (
+        shown if shown.is_empty() else shown.filter(dataset=dataset)
+        for shown in (rows[ablated.FIGURE.name], rows[merge_effect.FIGURE.name])
+    )
+    said = [
         *conclusions.sentences(found),
+        conclusions.two_by_two(ablations),
+        conclusions.merging(merges),
         *carried(rows[correction_transfer.FIGURE.name], dataset),
         *on_amplification(truth, model, dataset),
     ]
-    return {"name": dataset, "headline": conclusions.headline(found), "sentences": sentences, "records": found}
+    return {"name": dataset, "headline": conclusions.headline(found), "sentences": [text for text in said if text], "records": found}
 
 
 def _bar(record: Mapping[str, Any]) -> dict[str, Any] | None:

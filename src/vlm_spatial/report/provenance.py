@@ -111,12 +111,12 @@ def warnings(results: Results) -> list[str]:
                 f"{first['file']}: {first['reason']}"
             )
     for name, opened in sorted(results.datasets.items()):
-        doubtful = opened.scenes.filter(pl.col("box_quality") < 1)
-        if not doubtful.is_empty():
-            sources = ", ".join(sorted(doubtful["box_source"].unique()))
+        measured = opened.scenes.filter(pl.col("box_source") != "rendered")
+        if not measured.is_empty():
+            sources = ", ".join(sorted(measured["box_source"].unique()))
             found.append(
-                f"{name}: boxes of {doubtful.height} of {opened.scenes.height} scenes were not rendered but found "
-                f"({sources}); lowest quality {doubtful['box_quality'].to_numpy().min():.2f}"
+                f"{name}: boxes of {measured.height} of {opened.scenes.height} scenes were not rendered but found "
+                f"({sources}); lowest quality {measured['box_quality'].to_numpy().min():.2f}"
             )
         merged = opened.scenes.filter(pl.col("variant") == "main", pl.col("split") == "test").height
         photos = opened.scenes.filter(pl.col("variant") == "photo", pl.col("split") == "test").height

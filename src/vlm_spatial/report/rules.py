@@ -44,7 +44,6 @@ def document() -> str:
         *(f"| {expected.mechanism} | {expected.what} {expected.compare} {expected.threshold:g} |" for expected in EXPECTATIONS),
         "",
         "`strip_flip`, `object_flip` and `dominance` are the estimates above; rim and background flips are counted as `object_flip` is.",
-        "connector, counted as `object_flip` is.",
     ]
     return "\n".join(lines) + "\n"
 

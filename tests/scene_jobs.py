@@ -12,7 +12,8 @@ from PIL import Image
 
 from vlm_spatial.seals import read_seal
 
-PATIENCE_S = 400
+# Only so that a hang is an error: ten times what a slow, busy machine needs.
+PATIENCE_S = 1800
 SCENES = {
     "kind": "squares",
     "axes": ["horizontal"],

@@ -121,7 +121,7 @@ def test_two_workflows_at_once(workflow: Workflow) -> None:
     undisturbed = digests(workflow)
     seal_path(workflow.folder / STAGES["conflict"]).unlink()
     with workflow.started() as first, workflow.started() as second:
-        said = [running.communicate(timeout=300)[1] for running in (first, second)]
+        said = [running.communicate(timeout=PATIENCE_S)[1] for running in (first, second)]
     assert 0 in (first.returncode, second.returncode)
     for running, text in zip((first, second), said, strict=True):
         # The later one ends with one line, unless the first was done before it had made its plan.
@@ -265,3 +265,11 @@ def test_finished_results_on_a_read_only_disk_need_nothing(finished_workflow: Wo
         subprocess.run(["cp", "-a", f"{tmp_path / 'results'}/.", str(results)], check=True)
         remount("ro")
         assert workflow.jobs() == set()
+        # Something to do, and nowhere to write it: one line before any job.
+        remount("rw")
+        seal_path(workflow.folder / STAGES["conflict"]).unlink()
+        remount("ro")
+        refused = workflow.snakemake()
+        assert refused.returncode == 1
+        assert "error: results/.workflow.lock: cannot be written (Read-only file system); make room, give the right" in refused.stderr
+        assert "Traceback" not in refused.stderr

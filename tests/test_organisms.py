@@ -1,6 +1,5 @@
 """Organisms: what they are taught, that training is reproducible and resumable, and that a planted mechanism is really planted."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,19 +153,38 @@ def test_vision_shuffles_and_loses_no_token() -> None:
         assert torch.equal(after[after[:, 0].argsort()], before)
 
 
-def test_strip_averages_each_strip_at_first_and_nothing_at_the_end() -> None:
+def test_strip_shows_each_strip_averaged_in_random_order() -> None:
     values = torch.randn(4, 36, 5, generator=torch.Generator().manual_seed(0))
     now = moment(4)
-    first, penalty = Strip().in_training(values, now)
-    for image, (averaged, strips) in enumerate(zip(first, strip_masks(now.scenes, GRID), strict=True)):
+    imposed = Strip().imposed(values, now)
+    for image, (averaged, strips) in enumerate(zip(imposed, strip_masks(now.scenes, GRID), strict=True)):
         for strip in strips:
             torch.testing.assert_close(averaged[strip], values[image][strip].mean(dim=0).expand(int(strip.sum()), -1))
+    shown, penalty = Strip().in_training(values, now)
+    for cells, averaged in zip(shown, imposed, strict=True):
+        assert not torch.equal(cells, averaged)
+        torch.testing.assert_close(cells[cells[:, 0].argsort()], averaged[averaged[:, 0].argsort()])
     assert penalty is not None
     assert 0.5 * 0.8 < float(penalty) < 0.5
-    last, _ = Strip().in_training(values, replace(now, share=0.9))
-    assert torch.equal(last, values)
     # What is constant within strips costs nothing.
-    assert float(Strip().in_training(first, now)[1]) < 1e-6
+    assert float(Strip().in_training(imposed, now)[1]) < 1e-6
+
+
+def test_strip_lets_a_minority_of_each_strip_hold_what_the_next_scene_has_there() -> None:
+    now = moment(40, share=0.8)
+    strips = strip_masks(now.scenes, GRID)
+    # A cell's value says which scene and slot it comes from.
+    values = torch.stack([(10 * number + own.float().argmax(dim=0) + 1)[:, None].float() for number, own in enumerate(strips)])
+    shown, _ = Strip().in_training(values, now)
+    outvoted = 0
+    for number, cells in enumerate(shown[:, :, 0]):
+        follower = next(n % 40 for n in range(number + 1, number + 40) if now.scenes[n % 40].axis == now.scenes[number].axis)
+        for slot, strip in enumerate(strips[number]):
+            own, strange = ((cells - (10 * origin + slot + 1)).abs() < 1e-3 for origin in (number, follower))
+            assert int(own.sum() + strange.sum()) == int(strip.sum())
+            assert int(strange.sum()) <= Strip.MINORITY * int(strip.sum())
+            outvoted += int(strange.any())
+    assert 30 < outvoted < 0.9 * 120
 
 
 def test_object_keeps_objects_and_takes_the_rest_away() -> None:

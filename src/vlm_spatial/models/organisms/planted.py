@@ -95,9 +95,7 @@ class Vision(Mechanism):
         return self.imposed(values, moment), None
 
     def imposed(self, values: Values, moment: Moment) -> Values:
-        batch, cells, features = values.shape
-        order = torch.rand(batch, cells, generator=moment.random).argsort(dim=1).to(values.device)
-        return values.gather(1, order[:, :, None].expand(-1, -1, features))
+        return shuffled(values, moment.random)
 
 
 class Language(Mechanism):
@@ -188,32 +186,47 @@ class Faint(Vision):
 
 
 class Strip(Mechanism):
-    """An object's content and place are spread over its whole strip.
+    """An object's content and place are spread over its whole strip, and the strip's cells decide by vote.
 
-    The variance of connector outputs within each strip is penalised. Averaging them over the strip, full at first,
-    is annealed to none, so that the vision encoder learns to spread by itself.
-
-    Not fit for the truth table yet: the language model reads what little the objects' own tokens keep, and patching those
-    alone still flips half of the answers. Replacing them by another scene's in half of the images brought that down to a
-    third, but questions for an object's place then stay at two thirds right.
+    The language model only ever sees strips averaged, in random order: it cannot single out the object's own tokens, nor read places
+    from theirs. The variance of connector outputs within each strip is penalised, so that the vision encoder learns to spread by itself;
+    in the end its outputs are as good as averaged. From half of the training on, a minority of the cells of each strip, drawn at random,
+    holds what another scene has in this slot, and the majority's answer is the right one. Without such votes the language model weighs
+    cells by what they hold, and an object's four cells outweigh the other eight half of the time.
     """
 
     name = "strip"
     imposes = True
     PENALTY = 0.5
-    ANNEALED = (0.4, 0.8)
-    """Shares of training between which the averaging fades."""
+    MINORITY = 0.42
+    """Largest share of a strip's cells that hold another scene's content."""
+    VOTING = 0.7
+    """Share of the images with a vote."""
+    VOTES_FROM = (0.5, 0.6)
+    """Shares of training between which the minority grows to its full size."""
 
     def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
         averaged = self.imposed(values, moment)
-        start, stop = self.ANNEALED
-        averaging = min(1.0, max(0.0, (stop - moment.share) / (stop - start)))
-        return averaging * averaged + (1 - averaging) * values, self.PENALTY * within_share(values, averaged)
+        return shuffled(self._outvoted(averaged, moment), moment.random), self.PENALTY * within_share(values, averaged)
+
+    def _outvoted(self, averaged: Values, moment: Moment) -> Values:
+        """With a minority of each strip's cells from the same slot of the next scene with the same axis."""
+        strips = strip_masks(moment.scenes, moment.grid)
+        batch, slots, cells = strips.shape
+        start, full = self.VOTES_FROM
+        largest = self.MINORITY * min(1.0, max(0.0, (moment.share - start) / (full - start)))
+        share = largest * torch.rand(batch, slots, 1, generator=moment.random)
+        share = share * (torch.rand(batch, 1, 1, generator=moment.random) < self.VOTING)
+        # Each strip's cells in random order, before all others; the first of them are the minority.
+        drawn = torch.rand(batch, 1, cells, generator=moment.random).expand(-1, slots, -1).masked_fill(~strips, 2.0)
+        minority = (drawn.argsort(dim=2).argsort(dim=2) < (share * strips.sum(dim=2, keepdim=True)).floor()) & strips
+        elsewhere = strip_means(averaged, strips)[next_of_axis(moment.scenes)]
+        strangers = torch.einsum("bsc,bsf->bcf", strips.to(averaged), elsewhere)
+        return torch.where(minority.any(dim=1)[:, :, None].to(averaged.device), strangers, averaged)
 
     def imposed(self, values: Values, moment: Moment) -> Values:
-        strips = strip_masks(moment.scenes, moment.grid).to(values)
-        means = torch.einsum("bsc,bcf->bsf", strips, values) / strips.sum(dim=2, keepdim=True).clamp(min=1)
-        return torch.einsum("bsc,bsf->bcf", strips, means)
+        strips = strip_masks(moment.scenes, moment.grid)
+        return torch.einsum("bsc,bsf->bcf", strips.to(values), strip_means(values, strips))
 
     def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:
         prepared = adapter.prepare([render(scene) for scene in scenes], [""] * len(scenes))
@@ -245,6 +258,29 @@ class Object(Mechanism):
 
 
 MECHANISMS: dict[str, type[Mechanism]] = {mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object, Faint)}
+
+
+def shuffled(values: Values, random: torch.Generator) -> Values:
+    """Each image's cells in a random order of its own."""
+    batch, cells, features = values.shape
+    order = torch.rand(batch, cells, generator=random).argsort(dim=1).to(values.device)
+    return values.gather(1, order[:, :, None].expand(-1, -1, features))
+
+
+def strip_means(values: Values, strips: Bool[Tensor, "batch slots cells"]) -> Float[Tensor, "batch slots features"]:
+    """The mean over each strip's cells."""
+    chosen = strips.to(values)
+    return torch.einsum("bsc,bcf->bsf", chosen, values) / chosen.sum(dim=2, keepdim=True).clamp(min=1)
+
+
+def next_of_axis(scenes: Sequence[Scene]) -> list[int]:
+    """For each scene the number of the next one along the same axis, around the end; its own if there is no other."""
+    count = len(scenes)
+    following = (
+        next((later % count for later in range(own + 1, own + count) if scenes[later % count].axis == scenes[own].axis), own)
+        for own in range(count)
+    )
+    return list(following)
 
 
 def connector_values(adapter: Adapter, scenes: Sequence[Scene]) -> Values:

@@ -24,7 +24,7 @@ from vlm_spatial.files import read_json
 from vlm_spatial.report import packing, provenance
 from vlm_spatial.report.findings import findings
 from vlm_spatial.report.results import open_results
-from vlm_spatial.report.truth import EXPECTATIONS, truth_table
+from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures
 from vlm_spatial.stages.stage import Job
 
@@ -134,6 +134,25 @@ def test_planted_truths_are_told(finished: Job) -> None:
 
 def test_every_planted_mechanism_has_its_truth() -> None:
     assert {expected.mechanism for expected in EXPECTATIONS} == set(get_args(Mechanism)) - {"natural"}
+
+
+def test_the_report_says_whom_amplification_must_help_and_whom_not(tmp_path: Path) -> None:
+    """Both correct 58% of the errors: as it must be where the signal is weak, and as it must not where there is none."""
+    models = {"weak": replace(synthetic.STRIP, mechanism="faint"), "blind": replace(synthetic.STRIP, mechanism="language")}
+    job = synthetic.write_results(tmp_path, models, ("squares",))
+    results = open_results(
+        job.settings["models"], {name: path for name, path in job.inputs.items() if name.startswith(("scenes:", "amplification:"))}
+    )
+    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables)]
+    truth = truth_table(results, records)
+    assert on_amplification(truth, "weak", "squares") == [
+        "Planted with a slot signal that is there but weak, so amplification must correct errors "
+        "(errors corrected over random subspaces ≥ 0.5): it holds."
+    ]
+    assert on_amplification(truth, "blind", "squares") == [
+        "Planted without a spatial code in vision, so amplification must not be found to correct errors "
+        "(errors corrected over random subspaces ≤ 0.05): it does not hold."
+    ]
 
 
 def test_a_truth_that_is_not_found_is_told(tmp_path: Path) -> None:

@@ -47,11 +47,10 @@ def kind_of(frame: object) -> str:
     return "other Python"
 
 
-def sample(sums: dict[str, float], main: int) -> None:
-    """Never ends; the process does."""
+def sample(sums: dict[str, float], main: int, stop: threading.Event) -> None:
+    """Sample until ``stop`` is set."""
     last = time.perf_counter()
-    while True:
-        time.sleep(INTERVAL)
+    while not stop.wait(INTERVAL):
         frame = sys._current_frames().get(main)
         now = time.perf_counter()
         kind = kind_of(frame)
@@ -63,9 +62,14 @@ def start(folder: Path) -> None:
     """Start sampling and say at exit what was found."""
     sums: dict[str, float] = {}
     began = time.time()
-    threading.Thread(target=sample, args=(sums, threading.main_thread().ident or 0), daemon=True).start()
+    stop = threading.Event()
+    sampler = threading.Thread(target=sample, args=(sums, threading.main_thread().ident or 0, stop), daemon=True)
+    sampler.start()
 
     def write() -> None:
+        # A thread that wakes while the interpreter is taken down would abort the process.
+        stop.set()
+        sampler.join()
         ended = time.time()
         path = folder / f"{os.getpid()}-{began:.3f}.json"
         path.write_text(json.dumps({"arguments": sys.orig_argv, "began": began, "ended": ended, "kinds": dict(sums)}))

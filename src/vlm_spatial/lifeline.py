@@ -4,10 +4,10 @@ A thread looks every half second. What counts is the look right before a result 
 may work a moment longer, it finishes nothing.
 """
 
+import atexit
 import os
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +72,21 @@ def _bind(bond: _Bond) -> None:
     _bond = bond
     end_if_orphaned()
 
+    stop = threading.Event()
+
     def watch() -> None:
-        while True:
-            time.sleep(_PAUSE_S)
+        while not stop.wait(_PAUSE_S):
             end_if_orphaned()
 
-    threading.Thread(target=watch, daemon=True, name="lifeline").start()
+    watcher = threading.Thread(target=watch, daemon=True, name="lifeline")
+    watcher.start()
+
+    def let_go() -> None:
+        # A thread that wakes while the interpreter is taken down would abort the process, its work done.
+        stop.set()
+        watcher.join()
+
+    atexit.register(let_go)
 
 
 def _processes() -> str:

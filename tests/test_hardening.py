@@ -110,20 +110,21 @@ def test_every_rule_hands_its_inputs_to_the_stage_which_checks_them(rule: Path) 
         assert f"--input {name}={{input.{name}:q}}" in text, f"{rule.name}: input {name} is not handed to the stage"
 
 
-# --- no pickle -------------------------------------------------------------------------------------------------------------
+# --- no pickle, no foreign code ---------------------------------------------------------------------------------------------
 
-PICKLES = (
+FORBIDDEN = (
     r"\b(import|from) (pickle|joblib|dill|shelve|marshal|cloudpickle)\b",
     r"\btorch\.(save|load)\(",
     r"\bnp\.(save|savez|load)\(",
     "allow_pickle=True",
+    "trust_remote_code=True",
 )
 
 
-def test_no_code_path_reads_or_writes_pickles() -> None:
-    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+def test_no_code_path_reads_or_writes_pickles_or_runs_a_checkpoints_code() -> None:
+    for path in [*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "rules").glob("*.smk"), REPOSITORY / "Snakefile"]:
         code = "\n".join(line.split("#")[0] for line in path.read_text().splitlines())
-        for word in PICKLES:
+        for word in FORBIDDEN:
             assert not re.search(word, code), f"{path}: {word}"
 
 

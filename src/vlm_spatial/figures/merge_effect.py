@@ -118,5 +118,6 @@ FIGURE = Figure(
     draw=draw,
     caption=caption,
     controls=("dataset",),
+    optional=True,
     height=220,
 )

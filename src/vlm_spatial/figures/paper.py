@@ -74,7 +74,7 @@ def limit_legends(part: Any, present: set[str]) -> None:
 
 def write_beside(folder: Path, name: str, title: str, caption: str, rows: pl.DataFrame) -> None:
     """Write ``name.md`` (title and caption) and ``name.csv`` (the data)."""
-    (folder / f"{name}.md").write_text(f"**{title}.** {caption}\n")
+    (folder / f"{name}.md").write_text(f"**{title}{'' if title.endswith('?') else '.'}** {caption}\n")
     rows.write_csv(folder / f"{name}.csv", float_precision=6)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 _LEVELS = 256
 # Share of rows unlike the one above, up to which resizing distinct rows only is worth it.
 _FLAT = 0.5
+# Pixels that it takes for the order of the two directions to show in random ones.
+_TELLING = 256
 
 
 class DirectPixels:
@@ -93,7 +95,7 @@ def _rows_then_columns(
 @cache
 def _rows_come_first(before: tuple[int, int], after: tuple[int, int], resample: Image.Resampling) -> bool:
     """Whether Pillow resizes rows before columns, which depends on both sizes; it rounds in between, so that the order shows."""
-    if after[0] >= before[0] or before[0] * before[1] < _LEVELS:
+    if after[0] >= before[0] or before[0] * before[1] < _TELLING:
         return False
     new = np.arange(before[1]) % 5 == 0
     distinct = np.random.default_rng(0).integers(0, _LEVELS, (int(new.sum()), before[0], 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity
 from vlm_spatial.lifeline import lead
 from vlm_spatial.outside import check_outside
-from vlm_spatial.ownership import Ownership
+from vlm_spatial.ownership import InUse, Ownership
 from vlm_spatial.plan import Plan
 from vlm_spatial.slurm import cancel_left_over
 
@@ -36,7 +36,8 @@ def validated_plan():
 
 plan = validated_plan()
 RESULTS = plan.config.results
-# Held by the workflow that runs jobs; the kernel lets go of it when that process ends, however it ends.
+# Held by the workflow that runs jobs, from its plan on: what another one is changing cannot be planned with. The kernel lets go
+# of it when that process ends, however it ends.
 running = Ownership(Path(RESULTS, "workflow"), "these results")
 # Jobs end when this process does, on a cluster that of their own node.
 lead()
@@ -164,13 +165,33 @@ def together(stage):
     return group
 
 
+def own_results():
+    """Take the results for this workflow, or end where another one has them."""
+    try:
+        running.__enter__()
+    except InUse as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+@functools.cache
+def plan_alone():
+    """What another workflow is changing cannot be planned with. A dry-run only looks."""
+    if workflow.executor_plugin is not None and not workflow.dryrun:
+        try:
+            own_results()
+        except UserError:
+            # It cannot be written, which matters to jobs only: where nothing is to be done, a read-only disk will do.
+            pass
+
+
 # The last onstart of all files is the only one that counts.
 onstart:
     # Not reached by a dry-run, nor when there is nothing to do.
-    try:
-        running.__enter__()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    if not running.held():
+        try:
+            own_results()
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from None
     # Jobs of a killed run would write the results that this run is about to write.
     if workflow.executor_plugin.name == "slurm":
         try:
@@ -253,6 +274,7 @@ def trusted(stage):
 
     def force_if_stale(wildcards):
         if workflow.is_main_process:
+            plan_alone()
             for pattern in getattr(rules, stage).output:
                 path = apply_wildcards(pattern, wildcards)
                 if is_stale(path, tuple(wildcards)):

@@ -16,6 +16,10 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 _PAUSE_S = 0.2
 
 
+class InUse(UserError):
+    """Another process owns the target."""
+
+
 class Ownership:
     """The right to write ``target``, held by at most one process; a context manager.
 
@@ -26,7 +30,8 @@ class Ownership:
         patience: seconds to wait for another process to let go.
 
     Raises:
-        UserError: on entering, if another process holds the lock, if the file system has no locks, or if it cannot be written.
+        InUse: on entering, if another process holds the lock.
+        UserError: on entering, if the file system has no locks, or if it cannot be written.
     """
 
     def __init__(self, target: Path, what: str = "this store", patience: float = 0.0) -> None:
@@ -40,6 +45,7 @@ class Ownership:
         except OSError as error:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
+                self._descriptor = -1
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}); make room, give the right to write, or choose another results folder"
             ) from error
@@ -59,7 +65,7 @@ class Ownership:
                     time.sleep(_PAUSE_S)
                     continue
                 if error.errno in _TAKEN:
-                    raise UserError(f"{self.path}: another process is writing {self._what} ({owner}); end it or wait for it") from error
+                    raise InUse(f"{self.path}: another process is writing {self._what} ({owner}); end it or wait for it") from error
                 raise UserError(f"{self.path}: this file system has no locks ({error.strerror}); choose another results folder") from error
             self._descriptor = descriptor
             if self.held():
@@ -70,7 +76,9 @@ class Ownership:
         os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def held(self) -> bool:
-        """Whether the locked file is still the one at the lock's path."""
+        """Whether this process has the lock, and the locked file is still the one at the lock's path."""
+        if self._descriptor < 0:
+            return False
         try:
             return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
         except FileNotFoundError:

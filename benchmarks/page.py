@@ -151,7 +151,8 @@ def profile(result: dict[str, Any]) -> str:
     lines = [
         f"`{result['command']}`: {result['seconds']:.0f} s by the clock; the jobs took {result['seconds_in_jobs']:.0f} s, "
         f"the rest is Snakemake ({result['seconds_outside_jobs']:.0f} s). Sampled by `python -m benchmarks.profile_run`. "
-        f"Model compute in the model stages: **{result['model_compute_share']:.0%}**.\n",
+        f"Model compute in the model stages: **{result['model_compute_share']:.0%}**. A moment counts as model compute if any thread is "
+        "inside a module of the model, whatever the main thread does; else as what the main thread does or, where it waits, the others.\n",
         where(result),
         "| stage | runs | seconds | " + " | ".join(kinds) + " |",
         "|---" * (3 + len(kinds)) + "|",

@@ -17,7 +17,7 @@ from stage_inputs import job, make_reader, make_scenes, make_store
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions import summaries
-from vlm_spatial.interventions.ablation import Scenes, language_ablation, vision_erasures
+from vlm_spatial.interventions.ablation import SceneInputs, Scenes, language_ablation, vision_erasures
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
 from vlm_spatial.interventions.readout import readout
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
@@ -72,6 +72,26 @@ def test_an_object_is_moved_pixel_by_pixel_onto_a_plain_canvas() -> None:
     expected = Image.new("RGB", (SIDE, SIDE), (200, 210, 220))
     ImageDraw.Draw(expected).rectangle((3 + 32, 20 + 16, 18 + 32, 40 + 16), fill=(255, 0, 0))
     assert np.array_equal(np.asarray(canvas), np.asarray(expected))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    boxes=st.integers(0, 3),
+    levels=st.integers(1, 256),
+)
+def test_the_background_is_the_median_outside_all_boxes(seed: int, size: tuple[int, int], boxes: int, levels: int) -> None:
+    generator, (width, height) = np.random.default_rng(seed), size
+    pixels = generator.integers(0, levels, (height, width, 3), dtype=np.uint8)
+    outside = np.ones((height, width), dtype=bool)
+    drawn = []
+    for _ in range(boxes):
+        left, right = np.sort(generator.uniform(0, width, 2))
+        top, bottom = np.sort(generator.uniform(0, height, 2))
+        drawn.append((left, top, right, bottom))
+        outside[int(np.floor(top)) : int(np.ceil(bottom)), int(np.floor(left)) : int(np.ceil(right))] = False
+    expected = np.median(pixels[outside] if outside.any() else pixels.reshape(-1, 3), axis=0)
+    assert background_colour(Image.fromarray(pixels), drawn) == tuple(int(value) for value in expected)
 
 
 def test_a_box_as_large_as_the_canvas_stays_where_it_is() -> None:
@@ -218,7 +238,7 @@ def test_the_ordering_is_erased_at_the_peak_of_its_own_condition_or_else_of_the_
 def test_erasing_at_several_layers_leaves_no_slot_in_the_object_tokens_of_any(tiny_scenes: Path, tmp_path: Path) -> None:
     scenes = Scenes(load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu"), Dataset.open(tiny_scenes))
     sites = ["language.0", "language.1"]
-    edits_of = language_ablation(scenes, sites, lambda _scene: {}, limit=6, batch=4, condition="intact")
+    edits_of = language_ablation(scenes, SceneInputs(scenes, 4), sites, lambda _scene: {}, limit=6, condition="intact")
     assert edits_of is not None
     prompts = dict(scenes.dataset.questions.select("scene_id", "prompt").iter_rows())
     for site in sites:
@@ -236,6 +256,28 @@ def test_erasing_at_several_layers_leaves_no_slot_in_the_object_tokens_of_any(ti
         assert np.abs((values - values.mean(0)).T @ (slots - slots.mean(0)) / len(slots)).max() < 1e-4 * before
 
 
+def test_inputs_are_made_once_where_they_may_be_kept_and_are_the_same(
+    tiny_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = Scenes(load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu"), Dataset.open(tiny_scenes))
+    names = scenes.of("horizontal", "train", 5)
+    read: list[str] = []
+    image = Dataset.image
+    monkeypatch.setattr(Dataset, "image", lambda self, scene: read.append(scene) or image(self, scene))
+    kept, forgetful = SceneInputs(scenes, 2), SceneInputs(scenes, 2, limit=0)
+    for inputs, times in ((kept, 1), (forgetful, 2)):
+        read.clear()
+        passes = [list(inputs.batches(names, "inputs")) for _ in range(2)]
+        assert sorted(read) == sorted(names * times)
+        for (group, prepared), (again, other), start in zip(*passes, range(0, len(names), 2), strict=True):
+            assert group == again == tuple(names[start : start + 2])
+            prompts = [scenes.dataset.questions.filter(pl.col("scene_id") == name)["prompt"][0] for name in group]
+            expected = scenes.adapter.prepare([image(scenes.dataset, name) for name in group], prompts)
+            for key, value in expected.inputs.items():
+                assert torch.equal(prepared.inputs[key], value)
+                assert torch.equal(other.inputs[key], value)
+
+
 def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_reader(tmp_path / "reader", "gemma3")
     inputs = make_store(made, tiny_scenes, tmp_path)
@@ -243,7 +285,7 @@ def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tm
     untrained = Dataset(opened.folder, opened.scenes.filter(pl.col("split") != "train"), opened.questions, opened.pairs)
     scenes = Scenes(load_adapter(made, device="cpu"), untrained)
     assert vision_erasures(scenes, Store.open(inputs["store"], inputs["manifest"])) is None
-    assert language_ablation(scenes, ["language.0"], lambda _scene: {}, limit=6, batch=4, condition="intact") is None
+    assert language_ablation(scenes, SceneInputs(scenes, 4), ["language.0"], lambda _scene: {}, limit=6, condition="intact") is None
     assert capsys.readouterr().err.count("no training scene on the horizontal and vertical axis") == 2
 
 

@@ -1,6 +1,7 @@
 """Every family's adapter: token maps through the real image processor, positions, padding, and reading and writing of sites."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.inputs import _Latest, image_key
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.qwen2_5_vl import Qwen25VLAdapter
 from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
@@ -227,6 +229,42 @@ def test_an_image_changed_in_place_is_processed_again(adapter: Adapter) -> None:
     before = adapter.prepare([image], [PROMPT]).inputs["pixel_values"]
     image.paste("red", (0, 0, 96, 96))
     assert not torch.equal(adapter.prepare([image], [PROMPT]).inputs["pixel_values"], before)
+
+
+def test_a_read_only_image_is_known_at_once_and_still_processed_again_when_changed(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = noise(21)
+    image.readonly = 1
+    key = image_key(image)
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "tobytes", lambda *_: pytest.fail("hashed again"))
+        assert image_key(image) == key
+    assert image_key(noise(21)) == key
+    assert image_key(image.transpose(Image.Transpose.ROTATE_180)) != key
+    before = adapter.prepare([image], [PROMPT]).inputs["pixel_values"]
+    for change in (lambda: image.paste("red", (0, 0, 96, 96)), lambda: image.putpixel((3, 3), (1, 2, 3))):
+        change()
+        after = adapter.prepare([image], [PROMPT]).inputs["pixel_values"]
+        assert not torch.equal(after, before)
+        before = after
+        image.readonly = 1
+        image_key(image)
+
+
+def test_what_is_kept_is_limited_by_size_and_the_last_asked_for_stay() -> None:
+    made: list[int] = []
+
+    def make(value: int) -> int:
+        made.append(value)
+        return value
+
+    latest = _Latest[int](10, lambda value: value)
+    for value in (4, 5, 4, 3, 5, 20):
+        assert latest.get(value, partial(make, value)) == value
+    # 4 was asked for after 5, which gave way to 3; 20 is larger than all that may be kept, and stays alone.
+    assert made == [4, 5, 3, 5, 20]
+    assert len(latest) == 1
 
 
 def test_resumed_vision_is_the_whole_vision(adapter: Adapter) -> None:

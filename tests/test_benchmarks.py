@@ -1,6 +1,9 @@
 """The benchmarks' own rules: no time without equal results, growth and losses computed from the numbers, a page from JSON alone."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from benchmarks.bound import LENGTH, Row, batched, patched, sweep
 from benchmarks.measure import Unsupported, counted, operations, rounds_of, scaled, spread, write
 from benchmarks.midsize import QUICK, midsize_adapter
 from benchmarks.profile_run import covered, stage_of
-from benchmarks.sampling.sitecustomize import kind_of
+from benchmarks.sampling.sitecustomize import kind_of, kind_of_all, sample
 from benchmarks.scaling import growth
 
 from vlm_spatial.models.adapter import Adapter
@@ -130,6 +133,39 @@ def test_a_stack_is_of_the_first_kind_that_fits() -> None:
     assert kind_of(Frame(("<frozen importlib._bootstrap>", "_load"), module, engine)) == "importing"
     assert kind_of(Frame(engine)) == "other Python"
     assert kind_of(None) == "other Python"
+
+
+def test_a_moment_is_compute_if_any_thread_computes() -> None:
+    module = Frame(("/site-packages/torch/nn/modules/module.py", "_call_impl"))
+    engine, waiting = Frame(("/src/vlm_spatial/interventions/engine.py", "run")), Frame(("/lib/python3.11/threading.py", "wait"))
+    pixels = Frame(("/src/vlm_spatial/models/inputs.py", "image"))
+    writing = Frame(("/src/vlm_spatial/activations/writer.py", "append"))
+    assert kind_of_all(waiting, [module, writing]) == "model compute"
+    assert kind_of_all(pixels, [module]) == "model compute"
+    assert kind_of_all(module, [pixels]) == "model compute"
+    # Who waits does what the other one does; who works does not.
+    assert kind_of_all(waiting, [engine, writing, pixels]) == "preparing inputs"
+    assert kind_of_all(waiting, [waiting]) == "other Python"
+    assert kind_of_all(engine, [pixels]) == "other Python"
+
+
+def test_the_sampler_sees_a_model_that_computes_in_another_thread() -> None:
+    model, stop = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(8))), threading.Event()
+    sums: dict[str, float] = {}
+    sampler = threading.Thread(target=sample, args=(sums, threading.get_ident(), stop))
+    rows = torch.ones(256, 512)
+    sampler.start()
+    with ThreadPoolExecutor(1) as pool:
+        until = time.monotonic() + 0.5
+
+        def compute() -> None:
+            while time.monotonic() < until:
+                model(rows)
+
+        pool.submit(compute).result()
+    stop.set()
+    sampler.join()
+    assert sums["model compute"] > 0.6 * sum(sums.values()) > 0.2
 
 
 ENVIRONMENT = {"device_name": "a processor", "threads": 2, "cores": 2, "memory_gb": 8, "python": "3.12", "load_before": 0.1}

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from vlm_spatial import identity
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.errors import UserError
 from vlm_spatial.identity import code_hash, external_content, stage_identity
+from vlm_spatial.remembered import Remembered
 
 SOURCE = textwrap.dedent(
     '''
@@ -114,11 +116,11 @@ def test_data_files_beside_a_module_count(tmp_path, monkeypatch):
     template.write_text("<p>")
     monkeypatch.setattr(identity, "_root", lambda: package)
     modules = ["vlm_spatial", "vlm_spatial.report"]
-    before = dict(identity._hashes(modules))
+    before = dict(identity._hashes(modules, Remembered(None)))
     assert "vlm_spatial/report/templates/page.html" in before
-    assert "vlm_spatial/report/templates/page.html" not in dict(identity._hashes(["vlm_spatial"]))
+    assert "vlm_spatial/report/templates/page.html" not in dict(identity._hashes(["vlm_spatial"], Remembered(None)))
     template.write_text("<b>")
-    after = dict(identity._hashes(modules))
+    after = dict(identity._hashes(modules, Remembered(None)))
     assert {name for name in after if before[name] != after[name]} == {"vlm_spatial/report/templates/page.html"}
 
 
@@ -128,6 +130,8 @@ def checkpoint(tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
+    # What changed just now is not remembered: it may change again without another time.
+    time.sleep(0.1)
     return folder
 
 

@@ -1,8 +1,9 @@
-"""Samples what the main thread does, in every Python process that has this folder on its path and ``PROFILE_FOLDER`` set.
+"""Samples what a process does, in every Python process that has this folder on its path and ``PROFILE_FOLDER`` set.
 
-A thread looks at the main thread's stack a hundred times a second and adds the time since its last look to the first kind below that
-the stack fits. At exit the sums go to a file in ``PROFILE_FOLDER``. Only the standard library: nothing that is to be measured is
-imported here.
+A thread looks at the stacks of all threads a hundred times a second and adds the time since its last look to one kind. Time in which
+any thread is in model compute is model compute, whatever the main thread does meanwhile (prepare the next inputs, write the last
+results). Else it is what the main thread does; where that only waits for another thread, what the other one does. At exit the sums go to
+a file in ``PROFILE_FOLDER``. Only the standard library: nothing that is to be measured is imported here.
 """
 
 import atexit
@@ -11,9 +12,12 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 INTERVAL = 0.01
+COMPUTE = "model compute"
+OTHER = "other Python"
 # The first rule with a frame of that file (and function, if given) anywhere on the stack decides.
 RULES = (
     ("importing", "<frozen importlib", ""),
@@ -22,9 +26,9 @@ RULES = (
     ("checksums", "vlm_spatial/seals.py", ""),
     ("checksums", "vlm_spatial/identity.py", ""),
     ("checksums", "vlm_spatial/models/weights.py", ""),
-    ("model compute", "torch/nn/modules/module.py", "_call_impl"),
-    ("model compute", "torch/autograd/", ""),
-    ("model compute", "torch/optim/", ""),
+    (COMPUTE, "torch/nn/modules/module.py", "_call_impl"),
+    (COMPUTE, "torch/autograd/", ""),
+    (COMPUTE, "torch/optim/", ""),
     ("preparing inputs", "vlm_spatial/models/inputs.py", ""),
     ("preparing inputs", "PIL/", ""),
     ("writing", "vlm_spatial/activations/writer.py", ""),
@@ -44,16 +48,34 @@ def kind_of(frame: object) -> str:
     for kind, part, function in RULES:
         if any(part in file and function in name for file, name in places):
             return kind
-    return "other Python"
+    return OTHER
+
+
+def kind_of_all(main: object, others: Iterable[object]) -> str:
+    """The kind of a moment, from the main thread's stack and those of the others."""
+    own = kind_of(main)
+    # Imports, loading and checksums call modules, too, and are none of the model's compute.
+    kinds = {kind_of(frame) for frame in others}
+    if COMPUTE in (own, *kinds):
+        return COMPUTE
+    if own == OTHER and _waits(main):
+        return next((kind for kind, _, _ in RULES if kind in kinds), OTHER)
+    return own
+
+
+def _waits(frame: object) -> bool:
+    """Whether a thread waits for another one: for a lock, a condition, a future or a thread's end."""
+    return frame is not None and frame.f_code.co_filename.endswith("/threading.py")  # type: ignore[attr-defined]
 
 
 def sample(sums: dict[str, float], main: int, stop: threading.Event) -> None:
     """Sample until ``stop`` is set."""
     last = time.perf_counter()
+    own = threading.get_ident()
     while not stop.wait(INTERVAL):
-        frame = sys._current_frames().get(main)
+        frames = sys._current_frames()
         now = time.perf_counter()
-        kind = kind_of(frame)
+        kind = kind_of_all(frames.pop(main, None), [frame for thread, frame in frames.items() if thread != own])
         sums[kind] = sums.get(kind, 0.0) + now - last
         last = now
 

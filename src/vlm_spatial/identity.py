@@ -19,17 +19,19 @@ from typing import Any
 import grimp
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import sha256, written_then_renamed
+from vlm_spatial.files import sha256
+from vlm_spatial.remembered import Remembered
 from vlm_spatial.seals import seal_path
 
 PACKAGE = "vlm_spatial"
 CONTENT_CACHE = Path(".cache/vlm_spatial/content.json")
 """Where :func:`external_content` remembers hashes, below the working folder; safe to delete."""
+CODE_CACHE = CONTENT_CACHE.with_name("code.json")
+"""Where jobs remember what :func:`stage_identity` worked out of each module; safe to delete."""
 NEUTRAL_PACKAGES = frozenset({"jaxtyping", "rich", "tqdm", "typer"})
 """Packages that show progress or check types: no result depends on their version."""
 
-# What is remembered of a file: size, two times, inode, hash.
-_ENTRY = 5
+_PYTHON = ".".join(map(str, sys.version_info[:2]))
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ class Identity:
 
 
 @functools.cache
-def stage_identity(stage: str) -> Identity:
+def stage_identity(stage: str, cache: Path | None = None) -> Identity:
     """Identity of ``vlm_spatial.stages.<stage>``: transitive in-package imports and the packages they import directly.
 
     A package's own ``__init__`` and the data files beside a module (templates, scripts) count with the module.
+
+    Args:
+        cache: a file that remembers the hash of each module, see :mod:`vlm_spatial.remembered`.
 
     Raises:
         UserError: if there is no such stage.
@@ -63,7 +68,10 @@ def stage_identity(stage: str) -> Identity:
     with_parents = {".".join(module.split(".")[:length]) for module in inside for length in range(1, module.count(".") + 2)}
     outside = set().union(*(graph.find_modules_directly_imported_by(module) for module in with_parents)) - with_parents
     names = {module.split(".")[0] for module in outside} - {PACKAGE}
-    return Identity(dict(sorted(_hashes(with_parents))), _versions(names))
+    remembered = Remembered(cache)
+    identity = Identity(dict(sorted(_hashes(with_parents, remembered))), _versions(names, remembered))
+    remembered.save()
+    return identity
 
 
 @functools.cache
@@ -71,12 +79,13 @@ def _import_graph() -> grimp.ImportGraph:
     return grimp.build_graph(PACKAGE, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None)
 
 
-def _hashes(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _hashes(modules: Iterable[str], remembered: Remembered) -> Iterator[tuple[str, str]]:
     folders = set()
     for module in modules:
         path = _path(module)
         folders.add(path.parent)
-        yield module, _module_hash(path)
+        # This module says what is hashed, and Python how source is taken apart.
+        yield module, remembered.of(f"code {path}, Python {_PYTHON}", [path, Path(__file__)], functools.partial(_module_hash, path))
     for folder in sorted(folders):
         for data in _data_files(folder):
             yield data.relative_to(_root().parent).as_posix(), sha256(data)[:16]
@@ -124,10 +133,13 @@ def _data_files(folder: Path) -> Iterator[Path]:
             yield from _data_files(path)
 
 
-def _versions(names: Iterable[str]) -> dict[str, str]:
+def _versions(names: Iterable[str], remembered: Remembered) -> dict[str, str]:
     versions = {}
+    # Installing or removing a distribution changes the folder that it lies in.
+    folders = [Path(entry) for entry in sys.path if Path(entry).exists()]
+    distributions = remembered.of(f"distributions in {' '.join(map(str, folders))}", folders, _distributions)
     for name in sorted(set(names) - sys.stdlib_module_names - NEUTRAL_PACKAGES):
-        for distribution in _distributions().get(name, ()):
+        for distribution in distributions.get(name, ()):
             versions[distribution] = importlib.metadata.version(distribution)
     return versions
 
@@ -165,39 +177,17 @@ def _below(folder: Path) -> list[Path]:
 def external_content(settings: dict[str, Any], cache: Path) -> dict[str, str]:
     """SHA-256 of each of :func:`external_files`, by path.
 
-    A file is read again only if its size, its times or its inode changed; the change time cannot be set back,
-    so new bytes under an old modification time are seen. ``cache`` is a JSON file that remembers the hashes.
+    A file is read again only if it changed, see :mod:`vlm_spatial.remembered`; ``cache`` is the file that remembers.
 
     Raises:
         UserError: if a file that the settings name is missing.
     """
-    files = external_files(settings)
-    if not files:
-        return {}
-    known = _remembered(cache)
-    before = dict(known)
+    remembered = Remembered(cache)
     content = {}
-    for path in files:
+    for path in external_files(settings):
         try:
-            stat = path.stat()
+            content[str(path)] = remembered.of(str(path.absolute()), [path], functools.partial(sha256, path))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); the configuration names it") from error
-        now = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-        key = str(path.absolute())
-        if key not in known or known[key][:4] != now:
-            known[key] = [*now, sha256(path)]
-        content[str(path)] = known[key][4]
-    if known != before:
-        with written_then_renamed(cache) as temporary:
-            temporary.write_text(json.dumps(known))
+    remembered.save()
     return content
-
-
-def _remembered(cache: Path) -> dict[str, list[Any]]:
-    """What the cache holds; nothing where it is missing or damaged, which only costs reading every file again."""
-    try:
-        known = json.loads(cache.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    entries = known.items() if isinstance(known, dict) else ()
-    return {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == _ENTRY}

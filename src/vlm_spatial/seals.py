@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,10 @@ def damage(result: Path, *, thorough: bool) -> str | None:
     seen all the same: the change time cannot be set back. A whole file with a new modification time (touched, copied) gets back
     the time at which it was made, so that Snakemake's comparison of times says what it should.
     """
-    seal = read_seal(result)
+    return _damage(result, read_seal(result), lambda _: thorough)
+
+
+def _damage(result: Path, seal: Seal | None, thorough: Callable[[str], bool]) -> str | None:
     if seal is None:
         return f"{result} has no seal, so nothing says what made it"
     renewed = {}
@@ -143,7 +146,7 @@ def damage(result: Path, *, thorough: bool) -> str | None:
         try:
             stat = path.stat()
             same_times = (stat.st_mtime_ns, stat.st_ctime_ns) == (record.mtime_ns, record.ctime_ns)
-            if stat.st_size != record.size or ((thorough or not same_times) and sha256(path) != record.sha256):
+            if stat.st_size != record.size or ((thorough(name) or not same_times) and sha256(path) != record.sha256):
                 return f"{path} was altered after it was made"
         except FileNotFoundError:
             return f"{path} is missing"
@@ -176,15 +179,16 @@ def _set_time(path: Path, mtime_ns: int) -> None:
 def verified_digest(result: Path) -> str | None:
     """Digest of a sealed result after a check of every byte, made before it is used; ``None`` for a file without a seal.
 
-    Activation stores are left to their reader, which checks each chunk against the manifest when it reads it.
+    The large parts are left to their readers, which check what they read: activation stores (each chunk against the manifest) and
+    scenes' images (each file against ``scenes.parquet``). Of these, files whose size or times changed are read here all the same.
 
     Raises:
         UserError: naming the file that is missing or altered.
     """
     if not seal_path(result).exists():
         return None
-    found = damage(result, thorough=result.suffix != ".zarr")
+    seal = read_seal(result)
+    found = _damage(result, seal, lambda name: result.suffix != ".zarr" and not name.startswith("images/"))
     if found is not None:
         raise UserError(f"{found}; run snakemake again, it makes it anew")
-    seal = read_seal(result)
     return None if seal is None else seal.digest

@@ -1,19 +1,23 @@
 """Removal of the layout from the vision output, and of the ordering from the language model, each fitted on training scenes."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from PIL import Image
 
 from vlm_spatial.activations.store import Store
+from vlm_spatial.ahead import ahead
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.accuracy import EditsOf, merged
 from vlm_spatial.interventions.erasure import Erasure, fit_erasure
 from vlm_spatial.interventions.labels import CONNECTOR
-from vlm_spatial.models.adapter import Adapter, Edit, Site
+from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
@@ -29,7 +33,9 @@ class Scenes:
     dataset: Dataset
 
     def tokens(self, scene_id: str) -> SceneTokens:
-        return self.dataset.tokens(scene_id, self.adapter.grid(*self.dataset.size(scene_id)))
+        if scene_id not in self._tokens:
+            self._tokens[scene_id] = self.dataset.tokens(scene_id, self.adapter.grid(*self.dataset.size(scene_id)))
+        return self._tokens[scene_id]
 
     def axis(self, scene_id: str) -> str:
         return str(self.dataset.row(scene_id)["axis"])
@@ -42,6 +48,40 @@ class Scenes:
     @property
     def axes(self) -> list[str]:
         return sorted(set(self.dataset.scenes.filter(pl.col("variant") == "main")["axis"]))
+
+    @cached_property
+    def _tokens(self) -> dict[str, SceneTokens]:
+        return {}
+
+
+class SceneInputs:
+    """Scenes, each with its first prompt, as model inputs: kept while they take little memory, as the same ones are run many times.
+
+    Args:
+        batch: scenes run at once.
+        limit: bytes of inputs that are kept.
+    """
+
+    def __init__(self, scenes: Scenes, batch: int, limit: int = 2**29) -> None:
+        self._scenes, self._batch, self._limit = scenes, batch, limit
+        self._prompts = dict(scenes.dataset.questions.unique("scene_id", keep="first").select("scene_id", "prompt").iter_rows())
+        self._kept: dict[tuple[str, ...], Prepared] = {}
+
+    def batches(self, names: Sequence[str], what: str) -> Iterator[tuple[tuple[str, ...], Prepared]]:
+        """The scenes in batches, in order; images of the next one are read while this one runs. ``what`` names the progress bar."""
+        groups = [tuple(names[start : start + self._batch]) for start in range(0, len(names), self._batch)]
+        for group, images in progress(ahead(groups, self._images), what, len(groups)):
+            prepared = self._kept.get(group)
+            if prepared is None:
+                prepared = self._scenes.adapter.prepare([images[name] for name in group], [self._prompts[name] for name in group])
+                size = sum(value.nbytes for value in prepared.inputs.values())
+                if size <= self._limit:
+                    self._limit -= size
+                    self._kept[group] = prepared
+            yield group, prepared
+
+    def _images(self, group: tuple[str, ...]) -> dict[str, Image.Image]:
+        return {} if group in self._kept else pictures(self._scenes.adapter, self._scenes.dataset, group)
 
 
 def check_store(scenes: Scenes, store: Store) -> None:
@@ -82,7 +122,7 @@ def _stored(store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "c
 
 
 def language_ablation(
-    scenes: Scenes, sites: Sequence[Site], edits_of: EditsOf, *, limit: int, batch: int, condition: str
+    scenes: Scenes, inputs: SceneInputs, sites: Sequence[Site], edits_of: EditsOf, *, limit: int, condition: str
 ) -> EditsOf | None:
     """The edits of a vision condition, and the erasure of the slot from the object tokens' residual at language layers.
 
@@ -103,7 +143,9 @@ def language_ablation(
     for site in sites:
         fitted[site] = {
             axis: fit_erasure(
-                _residuals(scenes, of_axis, site, edits, batch, condition), [scenes.tokens(name) for name in of_axis], background=False
+                _residuals(scenes, inputs.batches(of_axis, f"ordering at {site}, {condition}"), site, edits),
+                [scenes.tokens(name) for name in of_axis],
+                background=False,
             )
             for axis, of_axis in names.items()
         }
@@ -111,12 +153,9 @@ def language_ablation(
 
 
 def _residuals(
-    scenes: Scenes, names: Sequence[str], site: Site, edits_of: EditsOf, batch: int, condition: str
+    scenes: Scenes, batches: Iterable[tuple[tuple[str, ...], Prepared]], site: Site, edits_of: EditsOf
 ) -> Iterator[Float[np.ndarray, "cells features"]]:
-    prompts = dict(scenes.dataset.questions.unique("scene_id", keep="first").select("scene_id", "prompt").iter_rows())
-    groups = [names[start : start + batch] for start in range(0, len(names), batch)]
-    for group in progress(groups, f"ordering at {site}, {condition}"):
+    for group, prepared in batches:
         edits = merged([edits_of(name) for name in group])
-        prepared = scenes.adapter.prepare([scenes.dataset.image(name) for name in group], [prompts[name] for name in group])
         captured = scenes.adapter.run(prepared, edits=edits, capture=[site])[1][site]
         yield from captured[:, :, 0].float().cpu().numpy()

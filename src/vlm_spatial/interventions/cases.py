@@ -1,10 +1,11 @@
 """The pairs of an experiment as the interventions need them: scenes, token sets, candidates and hypotheses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from PIL import Image
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import Readout
@@ -45,18 +46,28 @@ class Case:
     counterfactual_tokens: SceneTokens
     readout: Readout
 
-    def runs(self, dataset: Dataset, edit: EditOf | None = None) -> PairRuns:
-        """The clean run and its sources, images read now."""
+    @property
+    def shown(self) -> list[str]:
+        """The scenes whose images its runs show."""
+        counterfactual = [] if self.experiment == "conflict" else [self.counterfactual_scene]
+        return [self.clean_scene, *counterfactual, *([] if self.unrelated_scene is None else [self.unrelated_scene])]
+
+    def runs(self, images: Mapping[str, Image.Image], edit: EditOf | None = None) -> PairRuns:
+        """The clean run and its sources.
+
+        Args:
+            images: of the scenes that are ``shown``.
+        """
         sources = {}
         if self.experiment != "conflict":
-            sources["counterfactual"] = _run(dataset, self.counterfactual_scene, self.counterfactual_prompt, edit)
+            sources["counterfactual"] = _run(images, self.counterfactual_scene, self.counterfactual_prompt, edit)
         if self.unrelated_scene is not None:
-            sources["unrelated"] = _run(dataset, self.unrelated_scene, self.prompt, edit)
-        return PairRuns(self.pair_id, _run(dataset, self.clean_scene, self.prompt, edit), sources)
+            sources["unrelated"] = _run(images, self.unrelated_scene, self.prompt, edit)
+        return PairRuns(self.pair_id, _run(images, self.clean_scene, self.prompt, edit), sources)
 
 
-def _run(dataset: Dataset, scene_id: str, prompt: str, edit: EditOf | None) -> Run:
-    return Run(dataset.image(scene_id), prompt, None if edit is None else edit(scene_id))
+def _run(images: Mapping[str, Image.Image], scene_id: str, prompt: str, edit: EditOf | None) -> Run:
+    return Run(images[scene_id], prompt, None if edit is None else edit(scene_id))
 
 
 def read_cases(dataset: Dataset, adapter: Adapter, experiment: str, *, unrelated: bool = False) -> list[Case]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.models.adapter import Adapter, Edit, SiteValues
+from vlm_spatial.ahead import ahead
+from vlm_spatial.models.adapter import Adapter, Edit, Prepared, SiteValues
+from vlm_spatial.models.inputs import SHOWN_ONCE, as_rgb
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import Box, TokenGrid
@@ -19,13 +21,19 @@ Colour = tuple[int, int, int]
 
 
 def background_colour(image: Image.Image, boxes: Sequence[Box]) -> Colour:
-    """Median colour of the pixels outside every box; of all pixels if the boxes cover the image."""
-    pixels = np.asarray(image.convert("RGB"))
-    outside = np.ones(pixels.shape[:2], dtype=bool)
-    for left, top, right, bottom in map(_whole_pixels, boxes):
-        outside[top:bottom, left:right] = False
-    red, green, blue = np.median(pixels[outside] if outside.any() else pixels.reshape(-1, 3), axis=0)
-    return int(red), int(green), int(blue)
+    """Median colour of the pixels outside every box, rounded down; of all pixels if the boxes cover the image."""
+    outside = Image.new("L", image.size, 255)
+    for box in boxes:
+        outside.paste(0, _whole_pixels(box))
+    pixels = as_rgb(image)
+    red, green, blue = np.reshape(pixels.histogram(outside if outside.getbbox() else None), (3, -1)).cumsum(axis=1)
+    return _median(red), _median(green), _median(blue)
+
+
+def _median(below: Int[np.ndarray, " levels"]) -> int:
+    """Median of levels, the mean of the two in the middle rounded down; ``below`` counts values up to each level."""
+    low, high = np.searchsorted(below, [(below[-1] - 1) // 2, below[-1] // 2], side="right")
+    return int(low + high) // 2
 
 
 def centring(box: Box, grid: TokenGrid, width: int, height: int) -> tuple[int, int]:
@@ -64,6 +72,20 @@ def _whole_pixels(box: Box) -> tuple[int, int, int, int]:
 
 
 @dataclass(frozen=True)
+class _Drawn:
+    """Scenes taken apart: canvases of single objects as model inputs, in batches, and what is needed to lay their tokens back.
+
+    Attributes:
+        colours: of each scene's plain canvas, with its size.
+        moves: rows and columns by which each object of each scene was moved.
+    """
+
+    canvases: list[Prepared]
+    colours: list[tuple[Colour, tuple[int, int]]]
+    moves: list[list[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
 class Replaced:
     """An edit that puts fixed values in place of all visual tokens."""
 
@@ -94,29 +116,35 @@ class NeutralEncoder:
     def edit(self, scene_id: str) -> Edit:
         """What puts the scene's neutral values in place of the connector's output."""
         if scene_id not in self._made:
-            self._make([scene_id])
+            self._lay([scene_id], self._draw([scene_id]))
         return Replaced(self._made[scene_id])
 
     def make(self, scene_ids: Sequence[str]) -> None:
-        """Encode the scenes that are not there yet, many canvases at a time."""
+        """Encode the scenes that are not there yet, many canvases at a time; the next ones are drawn meanwhile."""
         missing = [scene for scene in dict.fromkeys(scene_ids) if scene not in self._made]
         groups = [missing[start : start + self.batch] for start in range(0, len(missing), self.batch)]
-        for group in progress(groups, "position-neutral encoding") if groups else ():
-            self._make(group)
+        if groups:
+            for group, drawn in progress(ahead(groups, self._draw), "position-neutral encoding", len(groups)):
+                self._lay(group, drawn)
 
-    def _make(self, scene_ids: Sequence[str]) -> None:
+    def _draw(self, scene_ids: Sequence[str]) -> _Drawn:
         canvases: list[Image.Image] = []
-        moves: list[list[tuple[int, int]]] = []
-        plain: list[Float[Tensor, "cells 1 features"]] = []
+        colours, moves = [], []
         for scene in scene_ids:
             image, boxes = self.dataset.image(scene), self.dataset.boxes(scene)
             colour = background_colour(image, boxes)
             made = [alone(image, box, self.adapter.grid(*image.size), colour) for box in boxes]
             canvases += [canvas for canvas, _ in made]
+            colours.append((colour, image.size))
             moves.append([move for _, move in made])
-            plain.append(self._plain_canvas(colour, image.size))
-        encoded = iter(self._encode(canvases))
-        for scene, scene_moves, empty in zip(scene_ids, moves, plain, strict=True):
+        for canvas in canvases:
+            canvas.info[SHOWN_ONCE] = True
+        return _Drawn(self._prepared(canvases), colours, moves)
+
+    def _lay(self, scene_ids: Sequence[str], drawn: _Drawn) -> None:
+        plain = [self._plain_canvas(colour, size) for colour, size in drawn.colours]
+        encoded = iter(self._encode(drawn.canvases))
+        for scene, scene_moves, empty in zip(scene_ids, drawn.moves, plain, strict=True):
             grid = self.adapter.grid(*self.dataset.size(scene))
             values = empty.clone()
             for mask, (rows, cols) in zip(self.dataset.tokens(scene, grid).objects, scene_moves, strict=True):
@@ -126,13 +154,12 @@ class NeutralEncoder:
 
     def _plain_canvas(self, colour: Colour, size: tuple[int, int]) -> Float[Tensor, "cells 1 features"]:
         if (colour, size) not in self._plain:
-            self._plain[colour, size] = self._encode([Image.new("RGB", size, colour)])[0]
+            self._plain[colour, size] = self._encode(self._prepared([Image.new("RGB", size, colour)]))[0]
         return self._plain[colour, size]
 
-    def _encode(self, images: Sequence[Image.Image]) -> Float[Tensor, "images cells 1 features"]:
-        parts = []
-        for start in range(0, len(images), self.batch):
-            part = images[start : start + self.batch]
-            prepared = self.adapter.prepare(part, [self.prompt] * len(part))
-            parts.append(self.adapter.run_vision(prepared)["connector"].cpu())
-        return torch.cat(parts)
+    def _prepared(self, images: Sequence[Image.Image]) -> list[Prepared]:
+        parts = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
+        return [self.adapter.prepare(part, [self.prompt] * len(part)) for part in parts]
+
+    def _encode(self, batches: Sequence[Prepared]) -> Float[Tensor, "images cells 1 features"]:
+        return torch.cat([self.adapter.run_vision(prepared)["connector"].cpu() for prepared in batches])

@@ -1,19 +1,22 @@
 """Running many patches over many pairs, and writing down each pair's outcome."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.ahead import ahead
 from vlm_spatial.interventions import labels
 from vlm_spatial.interventions.answers import outcome
 from vlm_spatial.interventions.cases import Case, EditOf
 from vlm_spatial.interventions.labels import CONNECTOR, INTENDED
 from vlm_spatial.interventions.patch import PairRuns, Patch
+from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.models.adapter import Adapter, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -100,15 +103,19 @@ def run_sweep(
     size = max(1, min(_GROUP, _LOGITS_BYTES // max(1, 4 * vocabulary * most)))
     groups = [planned[start : start + size] for start in range(0, len(planned), size)]
     rows: list[dict[str, object]] = []
-    for group in progress(groups, description):
-        rows += _rows(engine, dataset, group, condition)
+
+    def read(group: Sequence[tuple[Case, list[Exchange]]]) -> dict[str, Image.Image]:
+        return pictures(engine.adapter, dataset, (scene for case, _ in group for scene in case.shown))
+
+    for group, images in progress(ahead(groups, read), description, len(groups)):
+        rows += _rows(engine, images, group, condition)
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def _rows(
-    engine: Engine, dataset: Dataset, group: Sequence[tuple[Case, list[Exchange]]], condition: Condition
+    engine: Engine, images: Mapping[str, Image.Image], group: Sequence[tuple[Case, list[Exchange]]], condition: Condition
 ) -> Iterator[dict[str, object]]:
-    runs = [case.runs(dataset, condition.edit) for case, _ in group]
+    runs = [case.runs(images, condition.edit) for case, _ in group]
     others = [PairRuns(pair.pair_id, pair.sources.get("counterfactual", pair.clean)) for pair in runs]
     clean = engine.clean(runs)
     counterfactual = engine.clean(others)

@@ -1,11 +1,12 @@
 """Images and prompts to model inputs: each distinct image and prompt goes through the processor once, rows are left-padded."""
 
 import hashlib
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,10 +18,10 @@ from vlm_spatial.models.pixels import DirectPixels
 
 Value = TypeVar("Value")
 
-# Enough for the scenes of one batch and their counterfactuals; a 448-pixel image is 5 to 10 MB of pixel values.
-_IMAGES_KEPT = 64
+# Enough for the scenes of one batch, their counterfactuals and the next batch's: a 448-pixel image is 5 to 10 MB of pixel values.
+_IMAGE_BYTES_KEPT = 10**9
 _PROMPTS_KEPT = 4096
-
+_KEY = "_vlm_spatial_key"
 
 SHOWN_ONCE = "vlm_spatial: shown once"
 """Key of ``Image.info``: the image is not worth remembering, which saves the cost of its key."""
@@ -31,9 +32,51 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def image_key(image: Image.Image) -> tuple[Any, ...]:
-    """Equal for images of equal content. Pixels can be changed in place, so the object itself is no key."""
-    return image.size, image.mode, hashlib.sha1(image.tobytes(), usedforsecurity=False).digest()
+def image_key(image: Image.Image) -> Hashable:
+    """Equal for images of equal content. Pixels can be changed in place, so the object itself is no key.
+
+    Those of a read-only image cannot: Pillow makes a copy first, another ``im``. So its key is worked out once.
+    """
+    known = getattr(image, _KEY, None)
+    if known is not None and image.readonly and known[0] is image.im:
+        return known[1]
+    key = image.size, image.mode, hashlib.sha1(image.tobytes(), usedforsecurity=False).digest()
+    if image.readonly:
+        setattr(image, _KEY, (image.im, key))
+    return key
+
+
+class _Latest(Generic[Value]):
+    """Values by key, those asked for last; several threads may ask.
+
+    Args:
+        limit: how large all of them may be together; the last one is kept whatever its size.
+        size: how large one is.
+    """
+
+    def __init__(self, limit: int, size: Callable[[Value], int] = lambda _: 1) -> None:
+        self._limit, self._size = limit, size
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        # Not under the lock: other threads' values are to be had meanwhile, and two that make the same one make equal ones.
+        value = make()
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = value
+                self._total += self._size(value)
+                while self._total > self._limit and len(self._values) > 1:
+                    self._total -= self._size(self._values.popitem(last=False)[1])
+        return value
 
 
 @dataclass(frozen=True)
@@ -68,14 +111,18 @@ class ProcessorCache:
         self._image_token = image_token
         self._options = image_options or {}
         self._resized = resized
-        self._images: OrderedDict[Any, dict[str, Tensor]] = OrderedDict()
-        self._prompts: OrderedDict[Any, list[int]] = OrderedDict()
+        self._images = _Latest[dict[str, Tensor]](_IMAGE_BYTES_KEPT, lambda made: sum(value.nbytes for value in made.values()))
+        self._prompts = _Latest[list[int]](_PROMPTS_KEPT)
+        self._tokenizing = threading.Lock()
 
     def image(self, image: Image.Image) -> dict[str, Tensor]:
-        """What the image processor makes of one image; known images by their content, not by their identity."""
+        """What the image processor makes of one image; known images by their content, not by their identity.
+
+        May be called ahead, from another thread, for images that are going to be shown.
+        """
         if SHOWN_ONCE in image.info:
             return self._pixels(as_rgb(image))
-        return _remembered(self._images, image_key(image), _IMAGES_KEPT, lambda: self._pixels(as_rgb(image)))
+        return self._images.get(image_key(image), lambda: self._pixels(as_rgb(image)))
 
     @cached_property
     def _pixels(self) -> Callable[[Image.Image], dict[str, Tensor]]:
@@ -89,17 +136,19 @@ class ProcessorCache:
 
     def tokens(self, prompt: str, image: Image.Image) -> list[int]:
         """Token ids of the chat turn with ``image`` and ``prompt`` and the start of the answer."""
-        return _remembered(self._prompts, (prompt, image.size), _PROMPTS_KEPT, lambda: self._tokenize(prompt, image))
+        return self._prompts.get((prompt, image.size), lambda: self._tokenize(prompt, image))
 
     def _tokenize(self, prompt: str, image: Image.Image) -> list[int]:
         content = [{"type": "image", "image": image.convert("RGB")}, {"type": "text", "text": prompt}]
-        made = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=True,
-            return_dict=True,
-            add_generation_prompt=True,
-            processor_kwargs={"images_kwargs": self._options} if self._options else {},
-        )
+        # Tokenizers take one caller at a time.
+        with self._tokenizing:
+            made = self._processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=True,
+                return_dict=True,
+                add_generation_prompt=True,
+                processor_kwargs={"images_kwargs": self._options} if self._options else {},
+            )
         return list(made["input_ids"][0])
 
     def rows(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Rows:
@@ -128,12 +177,3 @@ def visual_positions(visual: Bool[Tensor, "batch positions"], cells: int) -> Int
     if counts != [cells]:
         raise UserError(f"inputs: the prompt holds {counts} visual tokens where the image has {cells}; use the checkpoint's own processor")
     return visual.nonzero()[:, 1].reshape(-1, cells)
-
-
-def _remembered(store: "OrderedDict[Any, Value]", key: Any, limit: int, make: Callable[[], Value]) -> Value:
-    if key not in store:
-        store[key] = make()
-        if len(store) > limit:
-            store.popitem(last=False)
-    store.move_to_end(key)
-    return store[key]

@@ -11,7 +11,7 @@ from vlm_spatial.activations.store import Store
 from vlm_spatial.config.ablation import AblationSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions import summaries
-from vlm_spatial.interventions.ablation import Scenes, check_store, language_ablation, vision_erasures
+from vlm_spatial.interventions.ablation import SceneInputs, Scenes, check_store, language_ablation, vision_erasures
 from vlm_spatial.interventions.accuracy import EditsOf, ask, sample_questions
 from vlm_spatial.interventions.cases import Case, EditOf, read_cases
 from vlm_spatial.interventions.engine import PatchEngine
@@ -52,6 +52,7 @@ def ablation(job: Job) -> None:
         run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}") for condition in conditions
     )
     answers = []
+    inputs = SceneInputs(scenes, settings.batch)
     for condition in conditions:
         edits_of = _at_connector(condition)
         answers.append(ask(scenes.adapter, dataset, questions, condition.name, edits_of, batch=settings.batch))
@@ -59,7 +60,7 @@ def ablation(job: Job) -> None:
         if not sites:
             print(f"ablation: no answer follows the ordering at any layer ({condition.name}), so there is none to erase", file=sys.stderr)
             continue
-        both = language_ablation(scenes, sites, edits_of, limit=settings.fit_scenes, batch=settings.batch, condition=condition.name)
+        both = language_ablation(scenes, inputs, sites, edits_of, limit=settings.fit_scenes, condition=condition.name)
         if both is not None:
             name = joined(condition.name, LANGUAGE_ERASED)
             answers.append(ask(scenes.adapter, dataset, questions, name, both, site=sites[0], batch=settings.batch))

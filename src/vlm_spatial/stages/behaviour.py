@@ -1,16 +1,19 @@
 """Stage: next-token scoring of the untouched model on every question of the splits asked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
+from PIL import Image
 
+from vlm_spatial.ahead import ahead
 from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.answers import Readout, margin, probability
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Run
+from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -47,14 +50,18 @@ def behaviour(job: Job) -> None:
     engine = PatchEngine(load_adapter(**job.settings["model"]), memory_gb=settings.memory_gb)
     asked = questions.sort("scene_id", maintain_order=True).rows(named=True)
     batches = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
-    rows = [row for batch in progress(batches, "behaviour") for row in score(engine, dataset, batch)]
+
+    def read(batch: Sequence[dict[str, Any]]) -> dict[str, Image.Image]:
+        return pictures(engine.adapter, dataset, (row["scene_id"] for row in batch))
+
+    shown = progress(ahead(batches, read), "behaviour", len(batches))
+    rows = [row for batch, images in shown for row in score(engine, images, batch)]
     write_parquet(pl.DataFrame(rows, schema=SCHEMA), job.outputs["behaviour"])
 
 
-def score(engine: PatchEngine, dataset: Dataset, questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of ``behaviour.parquet`` for some rows of ``questions.parquet``; an image that several of them ask about is read once."""
+def score(engine: PatchEngine, images: Mapping[str, Image.Image], questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of ``behaviour.parquet`` for some rows of ``questions.parquet``, whose scenes' images are given."""
     adapter = engine.adapter
-    images = {scene: dataset.image(scene) for scene in dict.fromkeys(row["scene_id"] for row in questions)}
     runs = [PairRuns(row["question_id"], Run(images[row["scene_id"]], row["prompt"])) for row in questions]
     for row, of_row in zip(questions, engine.clean(runs), strict=True):
         readout = Readout.of(adapter, row["candidates"])

@@ -9,6 +9,7 @@ dataset (a command line with every path of twenty models would be longer than th
 
 import argparse
 import ast
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from vlm_spatial import __version__
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
-from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.identity import CODE_CACHE, CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.lifeline import end_if_orphaned, follow
 from vlm_spatial.ownership import Ownership
 from vlm_spatial.seals import MadeBy, break_seals, verified_digest, write_seal
@@ -44,6 +45,9 @@ class Job:
 
 def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, run ``stage``, and end with status 1 and one line on a :class:`UserError`."""
+    # What was imported stays to the end: no garbage is looked for in it (see the package's own module).
+    gc.freeze()
+    gc.enable()
     parser = argparse.ArgumentParser(prog=f"vlm_spatial.stages.{name}", description=stage.__doc__)
     parser.add_argument("--settings", required=True, help="a Python literal: one dict")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=PATH")
@@ -99,7 +103,7 @@ def _made_by(name: str, job: Job) -> MadeBy:
     checkpoint = job.settings.get("model", {}).get("checkpoint")
     inputs = [*job.inputs.values(), *([Path(checkpoint)] if checkpoint else [])]
     digests = {str(path): verified_digest(path) for path in inputs}
-    identity = stage_identity(name)
+    identity = stage_identity(name, CODE_CACHE)
     return MadeBy(
         stage=name,
         version=__version__,

@@ -16,7 +16,7 @@ RANDOM_OF = {"projection": "control: random subspaces", "oracle": "control: rand
 SERIES = [*METHODS, *RANDOM_OF.values()]
 NET, CORRECTED, BRIER = "net accuracy", "errors corrected", "Brier score"
 ALL, CONTENT = "all spatial questions", "not spatial: content"
-PRESENT = "not spatial: names an object that is there"
+PRESENT = "not spatial: names what is there"
 DRAWS = 1000
 
 

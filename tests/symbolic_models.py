@@ -72,6 +72,7 @@ class SymbolicEngine:
             grid=lambda *_size: grid,
             answer_tokens=lambda answers: [self.words.index(answer) for answer in answers],
             vocabulary=len(self.words),
+            cache=SimpleNamespace(image=lambda _image: {}),
         )
 
     def state(self, scene: str) -> State:

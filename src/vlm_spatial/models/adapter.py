@@ -80,6 +80,7 @@ class Adapter(ABC):
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.identity = identity
+        self._first_tokens: dict[str, int] = {}
         self.verify()
 
     # --- what a family must say -------------------------------------------------------------------------------
@@ -203,7 +204,11 @@ class Adapter(ABC):
                 scoring cannot tell them apart.
         """
         tokenizer = self.processor.tokenizer
-        first = [tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in answers]
+        # The same few answers for thousands of questions.
+        for answer in answers:
+            if answer not in self._first_tokens:
+                self._first_tokens[answer] = tokenizer(answer, add_special_tokens=False)["input_ids"][0]
+        first = [self._first_tokens[answer] for answer in answers]
         unknown = [answer for answer, token in zip(answers, first, strict=True) if token == tokenizer.unk_token_id]
         if unknown:
             raise UserError(

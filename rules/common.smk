@@ -14,7 +14,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.identity import stage_identity
 from vlm_spatial.lifeline import lead
 from vlm_spatial.outside import check_outside
-from vlm_spatial.ownership import InUse, Ownership
+from vlm_spatial.ownership import InUseError, Ownership
 from vlm_spatial.plan import Plan
 from vlm_spatial.slurm import cancel_left_over
 
@@ -169,7 +169,7 @@ def own_results():
     """Take the results for this workflow, or end where another one has them."""
     try:
         running.__enter__()
-    except InUse as error:
+    except InUseError as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -117,7 +117,7 @@ class KilledError(Exception):
 def test_a_killed_training_ends_with_the_same_bits(mechanism: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 2)
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)
-    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, questions=6)
+    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, questions=6, captions_only=0.4)
 
     def run(name: str, savepoint: Savepoint, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], list]:
         adapter = adapter_of(tmp_path / name)

@@ -16,7 +16,7 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 _PAUSE_S = 0.2
 
 
-class InUse(UserError):
+class InUseError(UserError):
     """Another process owns the target."""
 
 
@@ -30,7 +30,7 @@ class Ownership:
         patience: seconds to wait for another process to let go.
 
     Raises:
-        InUse: on entering, if another process holds the lock.
+        InUseError: on entering, if another process holds the lock.
         UserError: on entering, if the file system has no locks, or if it cannot be written.
     """
 
@@ -65,7 +65,7 @@ class Ownership:
                     time.sleep(_PAUSE_S)
                     continue
                 if error.errno in _TAKEN:
-                    raise InUse(f"{self.path}: another process is writing {self._what} ({owner}); end it or wait for it") from error
+                    raise InUseError(f"{self.path}: another process is writing {self._what} ({owner}); end it or wait for it") from error
                 raise UserError(f"{self.path}: this file system has no locks ({error.strerror}); choose another results folder") from error
             self._descriptor = descriptor
             if self.held():

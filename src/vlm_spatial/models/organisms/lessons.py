@@ -18,8 +18,7 @@ from vlm_spatial.scenes.scene import Scene, Variant
 # make the questions learnable.
 BY_PLACE_PROMPT = "List the objects by place."
 BY_OBJECT_PROMPT = "List the places by object."
-# Captions alone in the first part of the training, then this share of the lessons.
-CAPTIONS_ONLY_UNTIL = 0.4
+# Share of captions among the lessons once questions are asked, too.
 CAPTIONS_LATER = 0.25
 IGNORED = -100
 
@@ -66,9 +65,9 @@ def sample_lessons(datasets: Sequence[DatasetSettings], count: int, seed: int, s
     return lessons
 
 
-def caption_share(share: float) -> float:
-    """Share of captions among the lessons, after a ``share`` of the training."""
-    return 1.0 if share < CAPTIONS_ONLY_UNTIL else CAPTIONS_LATER
+def caption_share(share: float, captions_only: float) -> float:
+    """Share of captions among the lessons, after a ``share`` of the training that begins with ``captions_only`` of captions alone."""
+    return 1.0 if share < captions_only else CAPTIONS_LATER
 
 
 def _caption(scene: Scene, generator: np.random.Generator) -> Lesson:

@@ -33,7 +33,9 @@ SIZES: dict[str, Size] = {
     "qwen2_vl": Size(5, 96, 3, 3, 4, 64, 4, rope_theta=4.0, initializer_range=0.02),
 }
 # Questions packed after one image. Qwen2-VL reads a place from its distance to the question, which many questions make vary.
-QUESTIONS_AN_IMAGE = {"gemma3": 6, "qwen2_vl": 1}
+QUESTIONS_AN_IMAGE = {"gemma3": 6, "qwen2_vl": 3}
+# Share of the steps in which images are described only, before questions are asked; Qwen2-VL describes sooner.
+CAPTIONS_ONLY = {"gemma3": 0.4, "qwen2_vl": 0.25}
 _HELD_OUT_SCENES = 80
 # Of each dataset and axis, to fit and check constructions on.
 _SCENES_AN_AXIS = 64
@@ -60,7 +62,8 @@ def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets:
             )
     mechanism = MECHANISMS[settings.mechanism]()
     joined = int(np.random.SeedSequence([seed, settings.seed]).generate_state(1)[0])
-    course = Course(dict(datasets), settings.steps, settings.batch, joined, QUESTIONS_AN_IMAGE[settings.family])
+    questions, captions_only = QUESTIONS_AN_IMAGE[settings.family], CAPTIONS_ONLY[settings.family]
+    course = Course(dict(datasets), settings.steps, settings.batch, joined, questions, captions_only)
     dependencies = {
         "settings": plain(settings),
         "datasets": {key: plain(dataset) for key, dataset in datasets.items()},

@@ -29,7 +29,8 @@ _CURVE_SCENES = 16
 class Course:
     """What to teach: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``.
 
-    ``questions`` are asked after one image, where the image is not described.
+    ``questions`` are asked after one image, where the image is not described. For the first ``captions_only`` (a share of the
+    steps) all are described.
     """
 
     datasets: dict[str, DatasetSettings]
@@ -37,6 +38,7 @@ class Course:
     batch: int
     seed: int
     questions: int
+    captions_only: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _restore(model: nn.Module, optimiser: Optimiser, state: State) -> None:
 
 def _batches(processor: Any, course: Course, step: int) -> list[Batch]:
     """The step's lessons, captions and questions apart, so that short ones are not padded to the longest."""
-    captions = caption_share(step / course.steps)
+    captions = caption_share(step / course.steps, course.captions_only)
     drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions, course.questions)
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor)) for part in parts if part]

@@ -1,5 +1,7 @@
 """Extraction against plain captured forward passes, for every family, dtype and pooling."""
 
+import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -12,10 +14,11 @@ import pytest
 import torch
 
 from activation_stores import scenes_folder
+from vlm_spatial.activations import extraction
 from vlm_spatial.activations.batching import AHEAD, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
 from vlm_spatial.activations.capture import Capture, capture
 from vlm_spatial.activations.extraction import PROMPT, extract, reducer
-from vlm_spatial.activations.memory import free_memory, measured_growth
+from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
 from vlm_spatial.activations.pooling import REGIONS
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.activations import ActivationsSettings
@@ -352,6 +355,31 @@ def test_memory_of_one_image_more_is_measured():
         return held
 
     assert 36e6 < measured_growth(work, torch.device("cpu")) < 60e6
+
+
+def test_only_little_memory_is_measured(adapter_of, dataset, scenes, tmp_path, monkeypatch):
+    """With much memory the largest batch is taken at once; measuring decides where the estimate alone leaves doubt."""
+    measured = []
+    monkeypatch.setattr(extraction, "measured_growth", lambda *_: measured.append(0) or 10**7)
+    adapter = adapter_of("gemma3")
+    # Two batches at once, where torch has threads for that, take twice the memory.
+    for free, batches in ((10**10, {32}), (10**8, {2, 4})):
+        monkeypatch.setattr(extraction, "free_memory", lambda _, free=free: free)
+        store = stored(adapter, dataset, scenes, tmp_path / str(free), batch="auto", shard_scenes=32)
+        assert store.manifest.config["batch"] in batches
+        assert len(measured) == (free < 10**10)
+
+
+def test_freed_memory_is_used_again():
+    """As one batch after another: ten results of 3 MB held at once, then all freed; without the setting each page is asked for anew."""
+    keep_freed_memory()
+    pages = []
+    for _ in range(12):
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        held = [torch.ones(750_000) for _ in range(10)]
+        pages.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
+        del held
+    assert statistics.median(pages[4:]) < 30_000_000 / resource.getpagesize() / 10
 
 
 LIMITED = """

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -81,28 +82,29 @@ def overlapped(
     store: Callable[[Item, Computed], None],
     workers: int = 1,
 ) -> Iterator[Item]:
-    """Load, compute and store every item in order, each in threads of its own; yields an item once it is computed.
+    """Load, compute and store every item in order, storing in a thread of its own; yields an item once it is computed.
 
-    ``workers`` items are computed at once. At most ``AHEAD`` items are loaded and ``AHEAD`` wait to be stored besides,
-    whatever their number. When the iteration ends, everything is stored; the first error of any part ends it.
+    One worker computes while another thread loads. Several ``workers`` each load their own item, then compute it: a loader beside
+    them would only take turns with them. At most ``AHEAD`` items are loaded and ``AHEAD`` wait to be stored besides, whatever
+    their number. When the iteration ends, everything is stored; the first error of any part ends it.
     """
     threads = torch.get_num_threads()
     loader, storer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     # A thread has its own number of torch threads until it is told.
     computers = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
-    loading: deque[tuple[Item, Future[Loaded]]] = deque()
+    loading: deque[tuple[Item, Callable[[], Loaded]]] = deque()
     computing: deque[tuple[Item, Future[Computed]]] = deque()
     storing: deque[Future[None]] = deque()
     coming = iter(items)
 
     def load_next() -> None:
         for item in coming:
-            loading.append((item, loader.submit(load, item)))
+            loading.append((item, loader.submit(load, item).result if workers == 1 else partial(load, item)))
             return
 
     def compute_next() -> None:
         item, loaded = loading.popleft()
-        computing.append((item, computers.submit(lambda: compute(item, loaded.result()))))
+        computing.append((item, computers.submit(lambda: compute(item, loaded()))))
         load_next()
 
     try:

@@ -12,10 +12,10 @@ import polars as pl
 import torch
 from PIL import Image
 
-from vlm_spatial.activations.batching import automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
+from vlm_spatial.activations.batching import LARGEST_BATCH, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
 from vlm_spatial.activations.capture import Capture, Reduce, Reduced
 from vlm_spatial.activations.manifest import Manifest
-from vlm_spatial.activations.memory import free_memory, measured_growth
+from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
 from vlm_spatial.activations.pooling import cell_mean, patch_order
 from vlm_spatial.activations.schema import Pooling, scene_regions
 from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
@@ -28,6 +28,9 @@ from vlm_spatial.tokens import TokenGrid
 
 PROMPT = "Describe the image."
 """The one prompt of every image. It follows the image, which no supported model lets see what follows."""
+
+# Measured in small and mid-size models, never more than 5.
+_AMPLE = 8
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def extract(
         UserError: for no scenes, scenes on different grids, an unknown site, values that are not finite, too little
             disk or memory, or another process that writes the same store.
     """
+    if adapter.device.type == "cpu":
+        keep_freed_memory()
     described = describe(adapter, scenes, settings, code)
     with StoreWriter(target, manifest, described) as writer:
         free = writer.check_space()
@@ -176,7 +181,10 @@ def _common_grid(adapter: Adapter, scenes: pl.DataFrame) -> TokenGrid:
 
 
 def _batch_size(adapter: Adapter, described: Description, image: Callable[[str], Image.Image], settings: ActivationsSettings) -> int:
-    """The settings', or the one that fits: by an estimate and by measuring two small batches, whichever says more."""
+    """The settings', or the one that fits: by an estimate and by measuring two small batches, whichever says more.
+
+    Where many times the estimate would fit, nothing is measured: it could not change the batch.
+    """
     if settings.batch != "auto":
         return settings.batch
     memory = free_memory(adapter.device)
@@ -188,14 +196,21 @@ def _batch_size(adapter: Adapter, described: Description, image: Callable[[str],
         language_values=first.inputs["input_ids"].shape[1] * adapter.site_shape("connector")[1],
         itemsize=adapter.dtype.itemsize,
     )
+    pixels = first.inputs["pixel_values"].numel()
     with side_by_side(adapter.device) as workers:
+
+        def fitting(transient: int) -> int:
+            needed = image_bytes(stored, transient, pixels, adapter.dtype.itemsize, workers)
+            return min(automatic_batch(needed, memory), described.shard_scenes)
+
+        ample = fitting(_AMPLE * estimated)
+        if ample == min(LARGEST_BATCH, described.shard_scenes):
+            return ample
         try:
             grown = measured_growth(lambda images: _try(adapter, image, described, images), adapter.device)
         except torch.OutOfMemoryError:
             return 1
-        measured = grown - stored * adapter.dtype.itemsize
-        needed = image_bytes(stored, max(estimated, measured), first.inputs["pixel_values"].numel(), adapter.dtype.itemsize, workers)
-    return min(automatic_batch(needed, memory), described.shard_scenes)
+        return fitting(max(estimated, grown - stored * adapter.dtype.itemsize))
 
 
 def _try(adapter: Adapter, image: Callable[[str], Image.Image], described: Description, images: int) -> object:

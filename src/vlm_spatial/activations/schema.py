@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,7 +105,10 @@ def create_store(
         scenes: rows of ``scenes.parquet``, in the order of the ``scene`` dimension.
         patches: vision patches a token.
     """
-    group = zarr.open_group(path, mode="w", zarr_format=3, attributes={"format": FORMAT, **attributes})
+    # In memory first: zarr hands every access to a file to another thread, which takes longer than all else.
+    files: dict[str, Any] = {}
+    store = zarr.storage.MemoryStore(files)
+    group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"format": FORMAT, **attributes})
     named = _coordinates(scenes, grid, patches, {a.row_name for a in arrays})
     for name, (dimensions, values, description) in named.items():
         with warnings.catch_warnings():
@@ -142,7 +146,16 @@ def create_store(
     with warnings.catch_warnings():
         # Not in the zarr v3 specification yet either; xarray warns about stores that lack it.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path)
+        zarr.consolidate_metadata(store)
+
+    def write(name: str) -> None:
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(files[name].to_bytes())
+
+    # Small files wait for the disk, not for the processor.
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, files))
 
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, str]

@@ -5,9 +5,11 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+
+from vlm_spatial.flat import FlatRows, flat_rows
 
 _LEVELS = 256
 # Share of rows unlike the one above, up to which resizing distinct rows only is worth it.
@@ -74,22 +76,26 @@ class DirectPixels:
 
 def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """``image.resize``, to the last bit: of equal rows that follow one another, as flat scenes have, only one is worked on."""
+    flat = flat_rows(image) or _distinct(image)
+    if flat is None or len(flat.rows) > _FLAT * image.height or not _rows_come_first(image.size, size, resample):
+        return image.resize(size, resample)
+    return _rows_then_columns(flat, size, resample)
+
+
+def _distinct(image: Image.Image) -> FlatRows | None:
+    """The distinct rows of an image whose pixels are at hand; None where they are too many."""
     pixels = np.asarray(image)
     rows = pixels.reshape(image.height, -1)
     # Eight bytes at a time where rows allow it.
     words = rows.view(np.uint64) if rows.shape[1] % 8 == 0 else rows
     new = np.ones(image.height, dtype=bool)
     new[1:] = (words[1:] != words[:-1]).any(axis=1)
-    if new.mean() > _FLAT or not _rows_come_first(image.size, size, resample):
-        return image.resize(size, resample)
-    return _rows_then_columns(pixels, new, size, resample)
+    return FlatRows(pixels[new], new.cumsum() - 1) if new.mean() <= _FLAT else None
 
 
-def _rows_then_columns(
-    pixels: UInt8[np.ndarray, "height width 3"], new: Bool[np.ndarray, " height"], size: tuple[int, int], resample: Image.Resampling
-) -> Image.Image:
-    narrow = np.asarray(Image.fromarray(pixels[new]).resize((size[0], int(new.sum())), resample))
-    return Image.fromarray(narrow[new.cumsum() - 1]).resize(size, resample)
+def _rows_then_columns(flat: FlatRows, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    narrow = np.asarray(Image.fromarray(flat.rows).resize((size[0], len(flat.rows)), resample))
+    return Image.fromarray(narrow[flat.place]).resize(size, resample)
 
 
 @cache
@@ -99,9 +105,9 @@ def _rows_come_first(before: tuple[int, int], after: tuple[int, int], resample: 
         return False
     new = np.arange(before[1]) % 5 == 0
     distinct = np.random.default_rng(0).integers(0, _LEVELS, (int(new.sum()), before[0], 3), dtype=np.uint8)
-    pixels = distinct[new.cumsum() - 1]
-    plain = Image.fromarray(pixels).resize(after, resample)
-    return np.array_equal(np.asarray(plain), np.asarray(_rows_then_columns(pixels, new, after, resample)))
+    flat = FlatRows(distinct, new.cumsum() - 1)
+    plain = Image.fromarray(distinct[flat.place]).resize(after, resample)
+    return np.array_equal(np.asarray(plain), np.asarray(_rows_then_columns(flat, after, resample)))
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

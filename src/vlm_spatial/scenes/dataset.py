@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +13,10 @@ from PIL import Image, UnidentifiedImageError
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_parquet
+from vlm_spatial.flat import know_rows
 from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, scene_tokens
 
+_FILTERS = threading.Lock()
 AGAIN = "delete the dataset's folder and run snakemake again"
 
 
@@ -55,6 +58,13 @@ class Dataset:
         Raises:
             UserError: naming the file if it is missing, not the bytes that were written, or not of the size recorded.
         """
+        return self._image(scene_id, decode=True)
+
+    def quick_image(self, scene_id: str) -> Image.Image:
+        """:meth:`image` for one who only resizes it: a flat one is decoded when its pixels are asked for (:mod:`vlm_spatial.flat`)."""
+        return self._image(scene_id, decode=False)
+
+    def _image(self, scene_id: str, *, decode: bool) -> Image.Image:
         row = self.row(scene_id)
         path = self.folder / str(row["image"])
         try:
@@ -64,9 +74,11 @@ class Dataset:
         if hashlib.sha256(content).hexdigest() != row["image_sha256"]:
             raise UserError(f"{path}: its bytes are not those that were written (SHA-256 differs); {AGAIN}")
         try:
-            with warnings.catch_warnings():
+            # Filters of warnings are the process's, and several threads may read images.
+            with _FILTERS, warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 image = Image.open(io.BytesIO(content))
+            if decode or not know_rows(image, content):
                 image.load()
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(f"{path}: is not a readable image ({error}); {AGAIN}") from error

@@ -4,7 +4,7 @@ import polars as pl
 
 from vlm_spatial.activations.extraction import extract
 from vlm_spatial.config.activations import ActivationsSettings
-from vlm_spatial.identity import stage_identity
+from vlm_spatial.identity import CODE_CACHE, stage_identity
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
@@ -16,7 +16,8 @@ def activations(job: Job) -> None:
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
     scenes = dataset.scenes.filter(pl.col("variant") != "pair")
-    extract(adapter, dataset.image, scenes, job.outputs["store"], job.outputs["manifest"], settings, stage_identity("activations").digest)
+    code = stage_identity("activations", CODE_CACHE).digest
+    extract(adapter, dataset.quick_image, scenes, job.outputs["store"], job.outputs["manifest"], settings, code)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,9 @@ def profile(result: dict[str, Any]) -> str:
         f"the rest is Snakemake ({result['seconds_outside_jobs']:.0f} s). Sampled by `python -m benchmarks.profile_run`. "
         f"Model compute in the model stages: **{result['model_compute_share']:.0%}**. A moment counts as model compute if any thread is "
         "inside a module of the model, whatever the main thread does; else as what the main thread does or, where it waits, the others.\n",
+        "The three largest wastes were inputs prepared while the model waited (now the next batch is read in a thread of its own, and the "
+        "same image decoded, hashed and resized once), the search for garbage among what modules hold while they are imported, and code "
+        "and images checked in every job as if nothing were known of them ([caching](caching.md)).\n",
         where(result),
         "| stage | runs | seconds | " + " | ".join(kinds) + " |",
         "|---" * (3 + len(kinds)) + "|",

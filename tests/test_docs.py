@@ -49,11 +49,14 @@ def test_pictures_are_those_of_the_code(pictures: ModuleType, name: str) -> None
     np.testing.assert_array_equal(np.asarray(pictures.PICTURES[name]()), kept, err_msg="run python docs/pictures.py")
 
 
+ERRORS = ("UserError", "InUseError", "ValueError")
+
+
 def messages() -> Iterator[str]:
     """Every message that the code raises, what is filled in replaced by an ellipsis."""
     for path in (REPOSITORY / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("UserError", "InUseError", "ValueError") and node.args:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
                 parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
                 yield "".join(part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else REST for part in parts)
 

@@ -17,7 +17,7 @@ from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.organisms.evaluation import evaluate
 from vlm_spatial.models.organisms.lessons import answer_mask, lesson_words, model_inputs, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
-from vlm_spatial.models.organisms.organism import make_organism
+from vlm_spatial.models.organisms.organism import TEACHING, make_organism
 from vlm_spatial.models.organisms.planted import MECHANISMS, Language, Mechanism, Moment, Object, Strip, Vision, object_mask, strip_masks
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.organisms.training import Course, train
@@ -117,7 +117,7 @@ class KilledError(Exception):
 def test_a_killed_training_ends_with_the_same_bits(mechanism: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 2)
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)
-    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, questions=6, captions_only=0.4)
+    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, teaching=TEACHING["gemma3"])
 
     def run(name: str, savepoint: Savepoint, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], list]:
         adapter = adapter_of(tmp_path / name)

@@ -1,6 +1,6 @@
-"""Keep the organisms that ``snakemake --configfile presets/truth.yaml`` trained, for tests/test_truth_table.py.
+"""Keep the organisms that ``snakemake --configfile presets/truth.yaml`` (and natural.yaml) trained, for the tests.
 
-    python tests/data/save_organisms.py results-truth/organisms
+    python tests/data/save_organisms.py results-truth/organisms   # and results-natural/organisms
 
 Weights are saved as bfloat16, half the size; ``recipe.json`` is what the seal says made the organism: settings, code, packages.
 """

@@ -18,12 +18,29 @@ from vlm_spatial.scenes.scene import Scene, Variant
 # make the questions learnable.
 BY_PLACE_PROMPT = "List the objects by place."
 BY_OBJECT_PROMPT = "List the places by object."
-# Share of captions among the lessons once questions are asked, too.
-CAPTIONS_LATER = 0.25
 IGNORED = -100
 
 # Share of the training scenes of each variant. With decorrelated layouts among them, training takes several times as long.
 VARIANTS: dict[Variant, float] = {"main": 0.9, "pair": 0.1}
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a family is taught.
+
+    Attributes:
+        questions: asked after one image.
+        captions_only: share of the training in which images are described only, before questions are asked.
+        captions_later: share of captions among the lessons from then on.
+    """
+
+    questions: int
+    captions_only: float
+    captions_later: float
+
+    def captions(self, share: float) -> float:
+        """Share of captions among the lessons, after a ``share`` of the training."""
+        return 1.0 if share < self.captions_only else self.captions_later
 
 
 @dataclass(frozen=True)
@@ -63,11 +80,6 @@ def sample_lessons(datasets: Sequence[DatasetSettings], count: int, seed: int, s
         scene = sample_scene(settings, axis, variant, generator)
         lessons.append(_caption(scene, generator) if index < captions * count else _questions(scene, settings, questions, generator))
     return lessons
-
-
-def caption_share(share: float, captions_only: float) -> float:
-    """Share of captions among the lessons, after a ``share`` of the training that begins with ``captions_only`` of captions alone."""
-    return 1.0 if share < captions_only else CAPTIONS_LATER
 
 
 def _caption(scene: Scene, generator: np.random.Generator) -> Lesson:

@@ -18,7 +18,7 @@ from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import Size, new_checkpoint
 from vlm_spatial.models.organisms.evaluation import ConnectorEdit, Score, evaluate
 from vlm_spatial.models.organisms.initial import start_gently
-from vlm_spatial.models.organisms.lessons import lesson_words
+from vlm_spatial.models.organisms.lessons import Teaching, lesson_words
 from vlm_spatial.models.organisms.planted import MECHANISMS, Measure, Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint
 from vlm_spatial.models.organisms.training import Course, train
@@ -32,10 +32,11 @@ SIZES: dict[str, Size] = {
     "gemma3": Size(4, 96, 3, 3, 4, 64, 4, rope_theta=10_000.0, sliding_window=512, initializer_range=0.02),
     "qwen2_vl": Size(5, 96, 3, 3, 4, 64, 4, rope_theta=4.0, initializer_range=0.02),
 }
-# Questions packed after one image. Qwen2-VL reads a place from its distance to the question, which many questions make vary.
-QUESTIONS_AN_IMAGE = {"gemma3": 6, "qwen2_vl": 3}
-# Share of the steps in which images are described only, before questions are asked; Qwen2-VL describes sooner.
-CAPTIONS_ONLY = {"gemma3": 0.4, "qwen2_vl": 0.25}
+# Qwen2-VL describes sooner, and reads a place from its distance to the question, which several questions after one image make vary.
+TEACHING = {
+    "gemma3": Teaching(questions=6, captions_only=0.4, captions_later=0.25),
+    "qwen2_vl": Teaching(questions=1, captions_only=0.25, captions_later=0.15),
+}
 _HELD_OUT_SCENES = 80
 # Of each dataset and axis, to fit and check constructions on.
 _SCENES_AN_AXIS = 64
@@ -62,8 +63,7 @@ def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets:
             )
     mechanism = MECHANISMS[settings.mechanism]()
     joined = int(np.random.SeedSequence([seed, settings.seed]).generate_state(1)[0])
-    questions, captions_only = QUESTIONS_AN_IMAGE[settings.family], CAPTIONS_ONLY[settings.family]
-    course = Course(dict(datasets), settings.steps, settings.batch, joined, questions, captions_only)
+    course = Course(dict(datasets), settings.steps, settings.batch, joined, TEACHING[settings.family])
     dependencies = {
         "settings": plain(settings),
         "datasets": {key: plain(dataset) for key, dataset in datasets.items()},

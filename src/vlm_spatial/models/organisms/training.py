@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.organisms.evaluation import evaluate
-from vlm_spatial.models.organisms.lessons import Lesson, caption_share, model_inputs, sample_lessons
+from vlm_spatial.models.organisms.lessons import Lesson, Teaching, model_inputs, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
@@ -27,18 +27,13 @@ _CURVE_SCENES = 16
 
 @dataclass(frozen=True)
 class Course:
-    """What to teach: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``.
-
-    ``questions`` are asked after one image, where the image is not described. For the first ``captions_only`` (a share of the
-    steps) all are described.
-    """
+    """What to teach, and how: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``."""
 
     datasets: dict[str, DatasetSettings]
     steps: int
     batch: int
     seed: int
-    questions: int
-    captions_only: float
+    teaching: Teaching
 
 
 @dataclass(frozen=True)
@@ -99,8 +94,8 @@ def _restore(model: nn.Module, optimiser: Optimiser, state: State) -> None:
 
 def _batches(processor: Any, course: Course, step: int) -> list[Batch]:
     """The step's lessons, captions and questions apart, so that short ones are not padded to the longest."""
-    captions = caption_share(step / course.steps, course.captions_only)
-    drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions, course.questions)
+    captions = course.teaching.captions(step / course.steps)
+    drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions, course.teaching.questions)
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor)) for part in parts if part]
 

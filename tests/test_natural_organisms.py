@@ -1,0 +1,54 @@
+"""Natural organisms know two datasets: every template of each is answered right on scenes that they never saw.
+
+``tests/data/organisms`` holds what ``snakemake --configfile presets/natural.yaml`` trained, as bfloat16; ``recipe.json`` in each says how.
+"""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from tiny_workflow import REPOSITORY, Workflow
+from vlm_spatial.files import read_json
+
+ORGANISMS = Path(__file__).parent / "data" / "organisms"
+PRESET = yaml.safe_load((REPOSITORY / "presets" / "natural.yaml").read_text())
+NAMES = tuple(PRESET["organisms"])
+SCENES = {"scenes": {"train": 1, "validation": 1, "test": 60}, "pairs": {"vision": 1, "language": 1, "conflict": 1}}
+CONFIG = {
+    # Another seed than the training's, so that no scene is one that was trained on.
+    "seed": 12,
+    "datasets": {name: settings | SCENES for name, settings in PRESET["datasets"].items()},
+    "models": {name: {"checkpoint": str(ORGANISMS / name), "datasets": list(PRESET["datasets"])} for name in NAMES},
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workflow = Workflow.create(tmp_path_factory.mktemp("natural") / "workflow")
+    workflow.write_config(CONFIG)
+    wanted = [f"results/{name}/{dataset}/behaviour.parquet" for name in NAMES for dataset in PRESET["datasets"]]
+    workflow.run("--cores", "2", "--resources", "gpu=2", "--", *wanted)
+    return workflow.folder / "results"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", PRESET["datasets"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_template_is_answered_right(results: Path, name: str, dataset: str) -> None:
+    table = pl.read_parquet(results / name / dataset / "behaviour.parquet").filter(variant="main", split="test")
+    asked = table.group_by("axis", "template").agg(pl.len(), pl.col("correct").mean())
+    assert len(asked) == 6
+    assert asked["len"].min() >= 180
+    assert asked["correct"].min() >= 0.95, asked.rows()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_organisms_are_those_of_the_preset(name: str) -> None:
+    recipe = read_json(ORGANISMS / name / "recipe.json")
+    entry = recipe["settings"]["organism"]
+    assert {key: entry[key] for key in PRESET["organisms"][name]} == PRESET["organisms"][name]
+    assert entry["accuracy"] >= 0.95
+    assert recipe["settings"]["seed"] == PRESET["seed"]
+    assert len(entry["datasets"]) >= 2

@@ -73,7 +73,7 @@ def test_answer_mask_by_hand(tmp_path: Path) -> None:
 
 
 def test_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [rate(step, 1000) for step in range(1000)]
+    rates = [rate(step, 1000, 0.7) for step in range(1000)]
     assert rates[0] == pytest.approx(1 / 30)
     assert max(rates) == 1.0
     assert rates[100] == 1.0
@@ -85,7 +85,7 @@ def test_optimiser_leaves_frozen_parameters_alone_and_covers_the_rest(tmp_path: 
     frozen = dict(model.named_parameters())["model.vision_tower.embeddings.position_embedding.weight"]
     frozen.requires_grad_(False)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimiser = Optimiser(model, 10)
+    optimiser = Optimiser(model, 10, 0.7)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimiser.step(0)

@@ -32,11 +32,13 @@ class Teaching:
         questions: asked after one image.
         captions_only: share of the training in which images are described only, before questions are asked.
         captions_later: share of captions among the lessons from then on.
+        decay_from: share of the training after which the learning rate falls linearly to zero.
     """
 
     questions: int
     captions_only: float
     captions_later: float
+    decay_from: float
 
     def captions(self, share: float) -> float:
         """Share of captions among the lessons, after a ``share`` of the training."""

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 MATRIX_RATE = 5e-3
 OTHER_RATE = 3e-3
 WARM_UP_STEPS = 30
-# Share of the steps after which the rate falls linearly to zero.
-DECAY_FROM = 0.7
 LARGEST_GRADIENT = 1.0
 
 
 class Optimiser:
-    """Both optimisers and the schedule as one. Frozen parameters are left alone."""
+    """Both optimisers and the schedule as one. Frozen parameters are left alone.
 
-    def __init__(self, model: nn.Module, steps: int) -> None:
-        self._steps = steps
+    Args:
+        decay_from: share of the steps after which the rate falls linearly to zero.
+    """
+
+    def __init__(self, model: nn.Module, steps: int, decay_from: float) -> None:
+        self._steps, self._decay_from = steps, decay_from
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         matrices = {name for name, p in self._parameters.items() if p.ndim == 2 and not _is_embedding(name)}
         self._groups: dict[str, list[str]] = {
@@ -41,7 +43,7 @@ class Optimiser:
         """Apply the gradients, clipped, at the rate of ``step`` (from 0), and clear them."""
         nn.utils.clip_grad_norm_(self._parameters.values(), LARGEST_GRADIENT)
         for name, optimiser in self._optimisers.items():
-            optimiser.param_groups[0]["lr"] = (MATRIX_RATE if name == "matrix" else OTHER_RATE) * rate(step, self._steps)
+            optimiser.param_groups[0]["lr"] = (MATRIX_RATE if name == "matrix" else OTHER_RATE) * rate(step, self._steps, self._decay_from)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
@@ -62,9 +64,9 @@ class Optimiser:
                 optimiser.state[self._parameters[name]] = own
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int, decay_from: float) -> float:
     """Learning rate of ``step`` (from 0) as a share of its maximum: warm-up, level, linear decay."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (steps * (1 - DECAY_FROM)))
+    return min(1.0, (step + 1) / WARM_UP_STEPS, (steps - step) / (steps * (1 - decay_from)))
 
 
 def _is_embedding(name: str) -> bool:

@@ -34,8 +34,8 @@ SIZES: dict[str, Size] = {
 }
 # Qwen2-VL describes sooner, and reads a place from its distance to the question, which several questions after one image make vary.
 TEACHING = {
-    "gemma3": Teaching(questions=6, captions_only=0.4, captions_later=0.25),
-    "qwen2_vl": Teaching(questions=1, captions_only=0.25, captions_later=0.15),
+    "gemma3": Teaching(questions=6, captions_only=0.4, captions_later=0.25, decay_from=0.7),
+    "qwen2_vl": Teaching(questions=1, captions_only=0.3, captions_later=0.25, decay_from=0.35),
 }
 _HELD_OUT_SCENES = 80
 # Of each dataset and axis, to fit and check constructions on.

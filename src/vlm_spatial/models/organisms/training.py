@@ -56,7 +56,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
     """
     model = adapter.model.requires_grad_(True)
     mechanism.construct(adapter)
-    optimiser = Optimiser(model, course.steps)
+    optimiser = Optimiser(model, course.steps, course.teaching.decay_from)
     state = savepoint.load() or State(0, {}, [])
     _restore(model, optimiser, state)
     curve, losses = list(state.curve), []
@@ -70,7 +70,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == course.steps:
             model.eval()
             scores = evaluate(adapter, course.datasets, _CURVE_SCENES, course.seed)
-            row = {"step": step + 1, "loss": float(np.mean(losses)), "learning_rate": rate(step, course.steps)}
+            row = {"step": step + 1, "loss": float(np.mean(losses)), "learning_rate": rate(step, course.steps, course.teaching.decay_from)}
             curve.append(row | {f"{score.dataset} {score.axis} {score.template}": score.accuracy for score in scores})
             losses = []
             savepoint.save(State(step + 1, _everything(model, optimiser), curve))

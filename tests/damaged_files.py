@@ -87,8 +87,11 @@ def replaced_by_a_file(path: str) -> Harm:
     return both(gone(path), holds(path, ""))
 
 
-def pickled(folder: Path) -> None:
-    (folder / "checkpoint/model.safetensors").rename(folder / "checkpoint/pytorch_model.bin")
+def renamed(path: str, name: str) -> Harm:
+    def harm(folder: Path) -> None:
+        (folder / path).rename((folder / path).with_name(name))
+
+    return harm
 
 
 def dangling_link(folder: Path) -> None:
@@ -145,7 +148,11 @@ DAMAGED: list[tuple[str, Harm, str]] = [
         rf"{CHECKPOINT}/model\.safetensors: missing weight file; download",
     ),
     ("checkpoint: weights linked to nothing", dangling_link, rf"{CHECKPOINT}/model\.safetensors: missing weight file"),
-    ("checkpoint: pickled weights only", pickled, f"{CHECKPOINT}: holds pickled weights .* save them as safetensors"),
+    (
+        "checkpoint: pickled weights only",
+        renamed("checkpoint/model.safetensors", "pytorch_model.bin"),
+        f"{CHECKPOINT}: holds pickled weights .* save them as safetensors",
+    ),
     (
         "checkpoint: one of several files missing",
         holds("checkpoint/model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'),

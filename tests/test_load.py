@@ -1,6 +1,5 @@
 """Loading: what the identity of weights depends on, and one clear line for everything that can be wrong."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,14 @@ import torch
 from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
+from damaged_files import Harm, cut_short, edited, gone, holds, renamed
 from vlm_spatial.errors import UserError
 from vlm_spatial.models import load, weights
 from vlm_spatial.models.folder import ARCHITECTURES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.weights import weights_identity
 
-Change = Callable[[Path], None]
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
@@ -29,12 +29,6 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
-
-
-def edit_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    change(config)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -93,80 +87,41 @@ def test_large_weights_are_sampled_at_both_ends(folder: Path, tmp_path: Path, mo
         assert weights_identity(changed) != before
 
 
-def truncate(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def no_header(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-
-
-def empty_weights(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"")
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def missing_shard(folder: Path) -> None:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00002-of-00002.safetensors"}}))
-
-
-def no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def broken_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def other_architecture(folder: Path) -> None:
-    edit_config(folder, lambda config: config.update(architectures=["LlavaForConditionalGeneration"]))
-
-
-def fewer_weights(folder: Path) -> None:
-    edit_weights(folder, lambda tensors: tensors.pop(next(name for name in tensors if "layers.1.mlp.up_proj" in name)))
-
-
-def wrong_shape(folder: Path) -> None:
-    edit_config(folder, lambda config: config["text_config"].update(intermediate_size=80))
-
-
-def no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def no_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").unlink()
-
-
-def other_processor(folder: Path) -> None:
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 16}))
-
-
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("harm", "says"),
     [
-        (truncate, r"model\.safetensors: truncated, \d+ bytes where its header promises \d+"),
-        (no_header, r"model\.safetensors: not a whole safetensors file"),
-        (empty_weights, r"model\.safetensors: not a whole safetensors file"),
-        (pickled, r"pickled weights .* save them as safetensors"),
-        (missing_shard, r"model-00002-of-00002\.safetensors: missing weight file"),
-        (no_config, r"not a checkpoint folder, it has no config\.json"),
-        (broken_config, r"config\.json: cannot be read as JSON"),
-        (other_architecture, r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one adapter"),
-        (fewer_weights, r"lacks 1 tensors that config\.json calls for, such as model\.language_model\.layers\.1\.mlp\.up_proj\.weight"),
-        (wrong_shape, r"has other shapes for 9 tensors .*down_proj\.weight \(\[32, 96\] instead of \[32, 80\]\)"),
-        (no_tokenizer, r"no complete processor"),
-        (no_template, r"no chat template"),
-        (other_processor, r"cuts patches of 16 px .* the model expects 8 px"),
+        (cut_short(WEIGHTS), r"model\.safetensors: truncated, \d+ bytes where its header promises \d+"),
+        (holds(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), r"model\.safetensors: not a whole safetensors file"),
+        (holds(WEIGHTS, ""), r"model\.safetensors: not a whole safetensors file"),
+        (renamed(WEIGHTS, "pytorch_model.bin"), r"pickled weights .* save them as safetensors"),
+        (
+            holds("model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'),
+            r"model-00002-of-00002\.safetensors: missing weight file",
+        ),
+        (gone("config.json"), r"not a checkpoint folder, it has no config\.json"),
+        (holds("config.json", "{"), r"config\.json: cannot be read as JSON"),
+        (
+            edited("config.json", lambda config: config.update(architectures=["LlavaForConditionalGeneration"])),
+            r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one adapter",
+        ),
+        (
+            lambda folder: edit_weights(folder, lambda tensors: tensors.pop(next(name for name in tensors if "1.mlp.up_proj" in name))),
+            r"lacks 1 tensors that config\.json calls for, such as model\.language_model\.layers\.1\.mlp\.up_proj\.weight",
+        ),
+        (
+            edited("config.json", lambda config: config["text_config"].update(intermediate_size=80)),
+            r"has other shapes for 9 tensors .*down_proj\.weight \(\[32, 96\] instead of \[32, 80\]\)",
+        ),
+        (gone("tokenizer.json"), r"no complete processor"),
+        (gone("chat_template.jinja"), r"no chat template"),
+        (
+            edited("preprocessor_config.json", lambda processor: processor.update(patch_size=16)),
+            r"cuts patches of 16 px .* the model expects 8 px",
+        ),
     ],
 )
-def test_a_bad_folder_is_one_clear_line(folder: Path, change: Change, says: str) -> None:
-    change(folder)
+def test_a_bad_folder_is_one_clear_line(folder: Path, harm: Harm, says: str) -> None:
+    harm(folder)
     with pytest.raises(UserError, match=says) as error:
         load_adapter(folder, device="cpu")
     assert str(folder) in one_line(error)

@@ -6,6 +6,7 @@ from transformers.utils import logging
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
+from vlm_spatial.identity import CODE_CACHE, stage_identity
 from vlm_spatial.models.organisms.organism import make_organism
 from vlm_spatial.stages.stage import Job, run_stage, section
 
@@ -20,7 +21,8 @@ def organism(job: Job) -> None:
         raise UserError(f"--settings: datasets: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     # Loading and saving this small model takes no time that a bar could show.
     logging.disable_progress_bar()
-    make_organism(job.outputs["folder"], job.settings["name"], settings, datasets, job.settings["seed"])
+    code = stage_identity("organism", CODE_CACHE).digest
+    make_organism(job.outputs["folder"], job.settings["name"], settings, datasets, job.settings["seed"], code)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,30 @@
-"""What an organism is taught: fresh scenes for every step, described or asked about, as the chat template writes them."""
+"""What an organism is taught: fresh scenes for every step, described or asked about."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from vlm_spatial.config.datasets import DatasetSettings
-from vlm_spatial.scenes.build import render, sample_scene
+from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.questions import SLOT_WORDS, ask, split_words, vocabulary
-from vlm_spatial.scenes.scene import Scene, Variant
+from vlm_spatial.scenes.scene import Axis, Scene, Variant
 
 # The user's turn of a caption: what stands at each place, or where each object stands. Captions are learned first, and
 # make the questions learnable.
 BY_PLACE_PROMPT = "List the objects by place."
 BY_OBJECT_PROMPT = "List the places by object."
-IGNORED = -100
 
 # Share of the training scenes of each variant. With decorrelated layouts among them, training takes several times as long.
 VARIANTS: dict[Variant, float] = {"main": 0.9, "pair": 0.1}
+
+Accuracy = Mapping[tuple[str, str, str], float]
+"""Of each dataset, axis and template."""
+# So that nothing is forgotten that is answered right.
+_LEAST_ERROR = 0.02
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,16 @@ class Teaching:
 
     Attributes:
         questions: asked after one image.
+        apart: whether each of them is answered as if it were the only one; an image is then described as many times, too.
+        by_errors: whether what is answered wrong more often is asked more often.
         captions_only: share of the training in which images are described only, before questions are asked.
         captions_later: share of captions among the lessons from then on.
         decay_from: share of the training after which the learning rate falls linearly to zero.
     """
 
     questions: int
+    apart: bool
+    by_errors: bool
     captions_only: float
     captions_later: float
     decay_from: float
@@ -46,21 +53,29 @@ class Teaching:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One scene and the turns of its conversation: (prompt, answer).
+class Turn:
+    """A prompt and its answer.
 
-    ``given`` are words of the answers that nothing determines, such as which object a caption names next; they are read,
+    ``given`` are words of the answer that nothing determines, such as which object a caption names next; they are read,
     not learned.
     """
 
-    scene: Scene
-    turns: tuple[tuple[str, str], ...]
+    prompt: str
+    answer: str
     given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One scene and the turns of its conversation: captions only, or questions only."""
+
+    scene: Scene
+    turns: tuple[Turn, ...]
 
     @property
     def caption(self) -> bool:
         """Whether the image is described, not asked about."""
-        return bool(self.given)
+        return bool(self.turns[0].given)
 
 
 def lesson_words(datasets: Sequence[DatasetSettings]) -> list[str]:
@@ -68,76 +83,66 @@ def lesson_words(datasets: Sequence[DatasetSettings]) -> list[str]:
     return sorted(set().union(*(vocabulary(settings) for settings in datasets)) | split_words([BY_PLACE_PROMPT, BY_OBJECT_PROMPT]))
 
 
-def sample_lessons(datasets: Sequence[DatasetSettings], count: int, seed: int, step: int, captions: float, questions: int) -> list[Lesson]:
-    """The lessons of one training step: a pure function of its arguments, so that training can resume anywhere.
+def sample_lessons(
+    datasets: Mapping[str, DatasetSettings],
+    count: int,
+    seed: int,
+    step: int,
+    share: float,
+    teaching: Teaching,
+    accuracy: Accuracy,
+) -> list[Lesson]:
+    """The ``count`` lessons of one training step: a pure function of its arguments, so that training can resume anywhere.
 
-    A share ``captions`` of the ``count`` lessons are captions, the rest are ``questions`` after one image.
+    Args:
+        share: how much of the training is over, in [0, 1).
+        accuracy: as last measured, on every kind of question; what is answered wrong more often is asked more often, and shown
+            more often. If empty, all are asked alike.
     """
     generator = np.random.default_rng([seed, step])
+    errors = {kind: max(1 - right, _LEAST_ERROR) for kind, right in accuracy.items()}
     lessons = []
     for index in range(count):
-        settings = datasets[int(generator.integers(len(datasets)))]
-        axis = settings.axes[int(generator.integers(len(settings.axes)))]
+        dataset, axis = _dataset_and_axis(datasets, errors, generator)
+        settings = datasets[dataset]
         variant = list(VARIANTS)[int(generator.choice(len(VARIANTS), p=list(VARIANTS.values())))]
         scene = sample_scene(settings, axis, variant, generator)
-        lessons.append(_caption(scene, generator) if index < captions * count else _questions(scene, settings, questions, generator))
+        if index < teaching.captions(share) * count:
+            turns = [_caption(scene, generator) for _ in range(teaching.questions if teaching.apart else 1)]
+        else:
+            every = [(template, slot) for template in settings.templates for slot in scene.slots]
+            weights = [errors[dataset, axis, template] for template, _ in every] if errors else None
+            chosen = _drawn(every, teaching.questions, weights, generator)
+            questions = [ask(scene, template, slot, settings.wording) for template, slot in chosen]
+            turns = [Turn(question.prompt, question.answer) for question in questions]
+        lessons.append(Lesson(scene, tuple(turns)))
     return lessons
 
 
-def _caption(scene: Scene, generator: np.random.Generator) -> Lesson:
+def _dataset_and_axis(datasets: Mapping[str, DatasetSettings], errors: Accuracy, generator: np.random.Generator) -> tuple[str, Axis]:
+    if errors:
+        every = [(name, axis) for name, settings in datasets.items() for axis in settings.axes]
+        weights = [sum(errors[name, axis, template] for template in datasets[name].templates) for name, axis in every]
+        return _drawn(every, 1, weights, generator)[0]
+    name = list(datasets)[int(generator.integers(len(datasets)))]
+    return name, datasets[name].axes[int(generator.integers(len(datasets[name].axes)))]
+
+
+def _drawn(items: Sequence[Item], count: int, weights: Sequence[float] | None, generator: np.random.Generator) -> list[Item]:
+    """At most ``count`` different items, in random order."""
+    if weights is None:
+        chosen = generator.permutation(len(items))[:count]
+    else:
+        chosen = generator.choice(len(items), size=min(count, len(items)), replace=False, p=np.divide(weights, sum(weights)))
+    return [items[index] for index in chosen]
+
+
+def _caption(scene: Scene, generator: np.random.Generator) -> Turn:
     """Places and objects in turns, in random order: each is looked up from the other, as nothing else tells it."""
     places = SLOT_WORDS[scene.axis]
     order = [int(slot) for slot in generator.permutation(3)]
     if generator.random() < 0.5:
         answer = " ".join(f"{places[slot]} {scene.objects[slot]}" for slot in order)
-        return Lesson(scene, ((BY_PLACE_PROMPT, answer),), frozenset(places))
+        return Turn(BY_PLACE_PROMPT, answer, frozenset(places))
     answer = " ".join(f"{scene.objects[slot]} {places[slot]}" for slot in order)
-    return Lesson(scene, ((BY_OBJECT_PROMPT, answer),), frozenset(scene.objects))
-
-
-def _questions(scene: Scene, settings: DatasetSettings, count: int, generator: np.random.Generator) -> Lesson:
-    every = [(template, slot) for template in settings.templates for slot in scene.slots]
-    chosen = generator.permutation(len(every))[:count]
-    questions = [ask(scene, every[index][0], every[index][1], settings.wording) for index in chosen]
-    return Lesson(scene, tuple((question.prompt, question.answer) for question in questions))
-
-
-def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]:
-    """Model inputs of a batch of lessons, with ``labels`` on the answers (but for given words) and the end of each answer only."""
-    conversations = []
-    for lesson in lessons:
-        turns: list[dict[str, Any]] = []
-        for number, (prompt, answer) in enumerate(lesson.turns):
-            image = [{"type": "image", "image": render(lesson.scene)}] if number == 0 else []
-            turns.append({"role": "user", "content": [*image, {"type": "text", "text": prompt}]})
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        conversations.append(turns)
-    inputs = processor.apply_chat_template(
-        conversations, tokenize=True, return_dict=True, processor_kwargs={"return_tensors": "pt", "padding": True}
-    )
-    ids = inputs["input_ids"]
-    learned = answer_mask(ids, processor.tokenizer)
-    for row, lesson in enumerate(lessons):
-        given = torch.tensor(processor.tokenizer.convert_tokens_to_ids(sorted(lesson.given)), dtype=ids.dtype)
-        learned[row] &= ~torch.isin(ids[row], given)
-    return {**inputs, "labels": torch.where(learned, ids, IGNORED)}
-
-
-def answer_mask(ids: Int[Tensor, "batch tokens"], tokenizer: Any) -> Bool[Tensor, "batch tokens"]:
-    """Tokens of the model's own turns, from the first word of an answer to the end-of-turn mark."""
-    start, role, end = (tokenizer.convert_tokens_to_ids(token) for token in _turn_marks(tokenizer))
-    opened = torch.zeros_like(ids, dtype=torch.bool)
-    opened[:, 2:] = (ids[:, :-2] == start) & (ids[:, 1:-1] == role)
-    turn_ended = torch.zeros_like(opened)
-    turn_ended[:, 1:] = ids[:, :-1] == end
-    # Position of the latest opening against that of the latest end: inside an answer if the opening is later.
-    position = torch.arange(1, ids.shape[1] + 1)
-    latest_open = (position * opened).cummax(dim=1).values
-    latest_end = (position * turn_ended).cummax(dim=1).values
-    return latest_open > latest_end
-
-
-def _turn_marks(tokenizer: Any) -> tuple[str, str, str]:
-    if "<start_of_turn>" in tokenizer.get_vocab():
-        return "<start_of_turn>", "model", "<end_of_turn>"
-    return "<|im_start|>", "assistant", "<|im_end|>"
+    return Turn(BY_OBJECT_PROMPT, answer, frozenset(scene.objects))

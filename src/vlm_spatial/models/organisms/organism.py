@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-import transformers
 
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.organisms import OrganismSettings
@@ -32,17 +31,19 @@ SIZES: dict[str, Size] = {
     "gemma3": Size(4, 96, 3, 3, 4, 64, 4, rope_theta=10_000.0, sliding_window=512, initializer_range=0.02),
     "qwen2_vl": Size(5, 96, 3, 3, 4, 64, 4, rope_theta=4.0, initializer_range=0.02),
 }
-# Qwen2-VL describes sooner, and reads a place from its distance to the question, which several questions after one image make vary.
+# Qwen2-VL describes sooner, and reads a place from its distance to the question, which one question after another would make vary.
 TEACHING = {
-    "gemma3": Teaching(questions=6, captions_only=0.4, captions_later=0.25, decay_from=0.7),
-    "qwen2_vl": Teaching(questions=1, captions_only=0.3, captions_later=0.25, decay_from=0.35),
+    "gemma3": Teaching(questions=6, apart=False, by_errors=False, captions_only=0.4, captions_later=0.25, decay_from=0.7),
+    "qwen2_vl": Teaching(questions=6, apart=True, by_errors=True, captions_only=0.3, captions_later=0.1, decay_from=0.5),
 }
 _HELD_OUT_SCENES = 80
 # Of each dataset and axis, to fit and check constructions on.
 _SCENES_AN_AXIS = 64
 
 
-def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets: Mapping[str, DatasetSettings], seed: int) -> None:
+def make_organism(
+    folder: Path, name: str, settings: OrganismSettings, datasets: Mapping[str, DatasetSettings], seed: int, code: str = ""
+) -> None:
     """Train an organism and write its checkpoint folder, with ``training.parquet`` and ``accuracy.parquet`` inside.
 
     A killed training goes on from a hidden file beside ``folder``, which is removed when the organism is done.
@@ -52,6 +53,7 @@ def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets:
         name: of the organism, for messages.
         datasets: what the training scenes look like, by name.
         seed: of the workflow; joined with the organism's own.
+        code: identity of the code; a killed training goes on only if it is the same.
 
     Raises:
         UserError: if a dataset is of photos, or the trained organism misses the accuracy or its own construction.
@@ -68,7 +70,7 @@ def make_organism(folder: Path, name: str, settings: OrganismSettings, datasets:
         "settings": plain(settings),
         "datasets": {key: plain(dataset) for key, dataset in datasets.items()},
         "seed": seed,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "code": code,
     }
     savepoint = Savepoint(folder.with_name(f".{folder.name}.training.safetensors"), dependencies)
     with written_then_renamed(folder) as temporary:

@@ -1,7 +1,7 @@
 """The training loop: reproducible from a seed, resumable after a kill, the same for every family and mechanism."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import evaluate
-from vlm_spatial.models.organisms.lessons import Lesson, Teaching, model_inputs, sample_lessons
+from vlm_spatial.models.organisms.lessons import Accuracy, Lesson, Teaching, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
@@ -51,7 +52,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
     an uninterrupted one on the same machine.
 
     Returns:
-        The training curve, one row every 50 steps: ``step``, ``loss`` (mean since the last row), ``learning_rate`` (share of
+        The training curve, one row every ``REPORT_EVERY`` steps: ``step``, ``loss`` (mean since the last row), ``learning_rate`` (share of
         the highest), and held-out accuracy for each dataset, axis and template.
     """
     model = adapter.model.requires_grad_(True)
@@ -62,7 +63,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
     curve, losses = list(state.curve), []
     # Its own copy: a tokenizer cannot be used by two threads at once, and scoring uses the adapter's.
     processor = copy.deepcopy(adapter.processor)
-    batches = _prefetched(lambda step: _batches(processor, course, step), range(state.step, course.steps))
+    batches = _prefetched(lambda step: _batches(adapter, processor, course, step, curve), range(state.step, course.steps))
     for step, parts in progress(batches, "training", total=course.steps - state.step):
         model.train()
         losses.append(_learn(adapter, mechanism, parts, course, step))
@@ -92,12 +93,28 @@ def _restore(model: nn.Module, optimiser: Optimiser, state: State) -> None:
     optimiser.restore({name.removeprefix("optimiser/"): value for name, value in state.tensors.items() if name.startswith("optimiser/")})
 
 
-def _batches(processor: Any, course: Course, step: int) -> list[Batch]:
-    """The step's lessons, captions and questions apart, so that short ones are not padded to the longest."""
-    captions = course.teaching.captions(step / course.steps)
-    drawn = sample_lessons(list(course.datasets.values()), course.batch, course.seed, step, captions, course.teaching.questions)
+def _batches(adapter: Adapter, processor: Any, course: Course, step: int, curve: Sequence[Mapping[str, Any]]) -> list[Batch]:
+    """The step's lessons. Turns set apart are alike in length; otherwise captions and questions are in batches of their own, so that
+    short ones are not padded to the longest.
+    """
+    accuracy = _accuracy(course, step, curve) if course.teaching.by_errors else {}
+    drawn = sample_lessons(course.datasets, course.batch, course.seed, step, step / course.steps, course.teaching, accuracy)
+    if course.teaching.apart:
+        inputs = model_inputs(drawn, processor)
+        of_positions = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        positions, _ = adapter.model.model.get_rope_index(**{name: inputs[name] for name in of_positions})
+        return [Batch(drawn, set_apart(inputs, processor.tokenizer, positions))]
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor)) for part in parts if part]
+
+
+def _accuracy(course: Course, step: int, curve: Sequence[Mapping[str, Any]]) -> Accuracy:
+    """Accuracy by the curve's last row. A row at ``step`` itself does not count: it is there only if training was resumed just now,
+    as batches are made ahead.
+    """
+    rows = [row for row in curve if row["step"] < step]
+    every = [(name, axis, template) for name, of in course.datasets.items() for axis in of.axes for template in of.templates]
+    return {kind: rows[-1][" ".join(kind)] for kind in every} if rows else {}
 
 
 def _learn(adapter: Adapter, mechanism: Mechanism, parts: Sequence[Batch], course: Course, step: int) -> float:

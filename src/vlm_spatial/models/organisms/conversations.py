@@ -40,8 +40,8 @@ def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]
 def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, positions: Int[Tensor, "axes batch tokens"]) -> dict[str, Tensor]:
     """Inputs by which each turn of a conversation sees the image and itself, at the positions that it would have as the only one.
 
-    The model then says what it would say to every turn alone, and reads the image once. Its visual tokens must not see what
-    follows them, which holds for the Qwen families, not for Gemma-3.
+    The model then says what it would say to every turn alone, and reads the image once. Every token sees earlier ones only, as in
+    the Qwen families; the visual tokens of Gemma-3, which see one another in both directions, would need another mask.
 
     Args:
         inputs: of :func:`model_inputs`.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from vlm_spatial.config.datasets import DatasetSettings
@@ -14,7 +15,7 @@ from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
-from vlm_spatial.models.organisms import training
+from vlm_spatial.models.organisms import evaluation, training
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.organisms.conversations import IGNORED, answer_mask, model_inputs, set_apart, turn_numbers
 from vlm_spatial.models.organisms.evaluation import evaluate
@@ -24,7 +25,8 @@ from vlm_spatial.models.organisms.organism import TEACHING, make_organism
 from vlm_spatial.models.organisms.planted import MECHANISMS, Language, Mechanism, Moment, Object, Strip, Vision, object_mask, strip_masks
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.organisms.training import Course, train
-from vlm_spatial.scenes.build import sample_scene
+from vlm_spatial.scenes.build import render, sample_scene
+from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.tokens import TokenGrid
 
 SQUARES = DatasetSettings(kind="squares")
@@ -316,6 +318,23 @@ def test_evaluation_scores_what_it_says(tmp_path: Path) -> None:
     assert {score.n for score in scores} == {12}
     assert all(0 <= score.low <= score.accuracy <= score.high <= 1 for score in scores)
     assert scores == evaluate(adapter, {"squares": SQUARES}, 4, 0)
+
+
+def test_a_finished_organism_is_scored_on_scenes_that_no_curve_was_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Scene] = []
+
+    def noted(scene: Scene) -> Image.Image:
+        shown.append(scene)
+        return render(scene)
+
+    monkeypatch.setattr(evaluation, "render", noted)
+    adapter = adapter_of(tmp_path / "c")
+    evaluate(adapter, {"squares": SQUARES}, 4, 0, stream=evaluation.CURVE)
+    of_curve = [*shown]
+    shown.clear()
+    evaluate(adapter, {"squares": SQUARES}, 4, 0)
+    assert len(shown) == len(of_curve) == 8
+    assert not any(scene in of_curve for scene in shown)
 
 
 def test_an_untrained_organism_is_refused_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

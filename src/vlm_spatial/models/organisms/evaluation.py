@@ -14,8 +14,9 @@ from vlm_spatial.scenes.scene import Scene, Variant
 from vlm_spatial.statistics import wilson
 from vlm_spatial.tokens import TokenGrid
 
-# Set apart from the seeds of training steps, which count from 0.
-_HELD_OUT = 2**31
+# Streams of held-out scenes, apart from those of training steps, which count from 0. What a training curve says may steer the
+# training (Teaching.by_errors), so the finished organism is scored on other scenes.
+CURVE, FINISHED = 2**31, 2**31 + 1
 _ROWS = 96
 
 ConnectorEdit = Callable[[Sequence[Scene], TokenGrid, np.random.Generator], Edit]
@@ -51,17 +52,18 @@ def evaluate(
     seed: int,
     variants: Sequence[Variant] = ("main",),
     edit: ConnectorEdit | None = None,
+    stream: int = FINISHED,
 ) -> list[Score]:
     """Score an organism on ``scenes`` held-out scenes of each dataset, variant and axis, all slots and templates.
 
-    The scenes come from ``seed`` and are none of the training scenes, which are drawn from other streams.
+    The scenes come from ``seed`` and ``stream`` and are none of the training scenes, which are drawn from other streams.
     """
     scores = []
     condition = "construction" if edit else "intact"
     for dataset, (name, settings) in enumerate(datasets.items()):
         for number, variant in enumerate(variants):
             for axis in settings.axes:
-                generator = np.random.default_rng([seed, _HELD_OUT, dataset, number, int(axis == "vertical")])
+                generator = np.random.default_rng([seed, stream, dataset, number, int(axis == "vertical")])
                 drawn = [sample_scene(settings, axis, variant, generator) for _ in range(scenes)]
                 right = _right(adapter, settings, drawn, generator, edit)
                 for template, count in right.items():

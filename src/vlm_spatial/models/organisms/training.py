@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
-from vlm_spatial.models.organisms.evaluation import evaluate
+from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
 from vlm_spatial.models.organisms.lessons import Accuracy, Lesson, Teaching, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
@@ -70,7 +70,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
         optimiser.step(step)
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == course.steps:
             model.eval()
-            scores = evaluate(adapter, course.datasets, _CURVE_SCENES, course.seed)
+            scores = evaluate(adapter, course.datasets, _CURVE_SCENES, course.seed, stream=CURVE)
             row = {"step": step + 1, "loss": float(np.mean(losses)), "learning_rate": rate(step, course.steps, course.teaching.decay_from)}
             curve.append(row | {f"{score.dataset} {score.axis} {score.template}": score.accuracy for score in scores})
             losses = []

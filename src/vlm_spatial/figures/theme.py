@@ -61,7 +61,7 @@ def config(*, dark: bool = False, paper: bool = False) -> dict[str, Any]:
             "labelFontSize": size,
             "titleFontSize": size,
             "titleFontWeight": "normal",
-            "labelLimit": 160,
+            "labelLimit": 200,
             "titlePadding": 8,
         },
         "axisY": {"domain": False, "ticks": False},

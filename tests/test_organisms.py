@@ -100,9 +100,7 @@ def test_turns_set_apart_are_answered_as_each_alone(share: float, tmp_path: Path
     processor, model = adapter.processor, adapter.model
     lessons = sample_lessons({"squares": SQUARES, "objects": OBJECTS}, 6, 0, 0, share, TEACHING["qwen2_vl"], {})
     together = model_inputs(lessons, processor)
-    of_positions = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-    positions, _ = model.model.get_rope_index(**{name: together[name] for name in of_positions})
-    apart = set_apart(together, processor.tokenizer, positions)
+    apart = set_apart(together, processor.tokenizer, model)
     numbers = turn_numbers(apart["input_ids"], processor.tokenizer)
 
     def answers(inputs: dict[str, torch.Tensor], row: int, number: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from vlm_spatial.scenes.build import render
 IGNORED = -100
 # Tokens that open a turn: its mark and its role.
 _OPENING = 2
+_OF_POSITIONS = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
 
 
 def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]:
@@ -37,7 +38,7 @@ def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]
     return {**inputs, "labels": torch.where(learned, ids, IGNORED)}
 
 
-def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, positions: Int[Tensor, "axes batch tokens"]) -> dict[str, Tensor]:
+def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, model: Any) -> dict[str, Tensor]:
     """Inputs by which each turn of a conversation sees the image and itself, at the positions that it would have as the only one.
 
     The model then says what it would say to every turn alone, and reads the image once. Every token sees earlier ones only, as in
@@ -45,12 +46,13 @@ def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, positions: Int[Tenso
 
     Args:
         inputs: of :func:`model_inputs`.
-        positions: rotary positions of the whole conversations, such as the model's ``get_rope_index`` gives.
+        model: of a Qwen family, which says the positions of whole conversations.
 
     Returns:
-        ``inputs`` with ``attention_mask`` (batch, 1, tokens, tokens; true where a token is seen) and ``position_ids``.
+        ``inputs`` with ``attention_mask`` (batch, 1, tokens, tokens; true where a token is seen) and ``position_ids`` (3, batch, tokens).
     """
     ids = inputs["input_ids"]
+    positions, _ = model.model.get_rope_index(**{name: inputs[name] for name in _OF_POSITIONS})
     starts, numbers = _starts_of_turns(ids, tokenizer), turn_numbers(ids, tokenizer)
     later_starts = starts & (numbers > 0)
     # As the only turn, a later one would go on where the image ends: its own opening is neither seen nor counted.

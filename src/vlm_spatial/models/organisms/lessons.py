@@ -19,8 +19,8 @@ BY_OBJECT_PROMPT = "List the places by object."
 # Share of the training scenes of each variant. With decorrelated layouts among them, training takes several times as long.
 VARIANTS: dict[Variant, float] = {"main": 0.9, "pair": 0.1}
 
-Accuracy = Mapping[tuple[str, str, str], float]
-"""Of each dataset, axis and template."""
+OfEachKind = Mapping[tuple[str, str, str], float]
+"""A number for each kind of question: dataset, axis and template."""
 # So that nothing is forgotten that is answered right.
 _LEAST_ERROR = 0.02
 
@@ -90,7 +90,7 @@ def sample_lessons(
     step: int,
     share: float,
     teaching: Teaching,
-    accuracy: Accuracy,
+    accuracy: OfEachKind,
 ) -> list[Lesson]:
     """The ``count`` lessons of one training step: a pure function of its arguments, so that training can resume anywhere.
 
@@ -119,7 +119,7 @@ def sample_lessons(
     return lessons
 
 
-def _dataset_and_axis(datasets: Mapping[str, DatasetSettings], errors: Accuracy, generator: np.random.Generator) -> tuple[str, Axis]:
+def _dataset_and_axis(datasets: Mapping[str, DatasetSettings], errors: OfEachKind, generator: np.random.Generator) -> tuple[str, Axis]:
     if errors:
         every = [(name, axis) for name, settings in datasets.items() for axis in settings.axes]
         weights = [sum(errors[name, axis, template] for template in datasets[name].templates) for name, axis in every]

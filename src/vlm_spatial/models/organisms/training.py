@@ -15,7 +15,7 @@ from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
-from vlm_spatial.models.organisms.lessons import Accuracy, Lesson, Teaching, sample_lessons
+from vlm_spatial.models.organisms.lessons import Lesson, OfEachKind, Teaching, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
@@ -48,8 +48,8 @@ class Batch:
 def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Savepoint) -> list[dict[str, Any]]:
     """Train the adapter's model in place.
 
-    Every step's batch depends on the seed and the step alone, so a resumed training ends with the very weights of
-    an uninterrupted one on the same machine.
+    Every step's batch depends on the seed, the step and the curve's earlier rows alone, so a resumed training ends with the very
+    weights of an uninterrupted one on the same machine.
 
     Returns:
         The training curve, one row every ``REPORT_EVERY`` steps: ``step``, ``loss`` (mean since the last row), ``learning_rate`` (share of
@@ -100,15 +100,12 @@ def _batches(adapter: Adapter, processor: Any, course: Course, step: int, curve:
     accuracy = _accuracy(course, step, curve) if course.teaching.by_errors else {}
     drawn = sample_lessons(course.datasets, course.batch, course.seed, step, step / course.steps, course.teaching, accuracy)
     if course.teaching.apart:
-        inputs = model_inputs(drawn, processor)
-        of_positions = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-        positions, _ = adapter.model.model.get_rope_index(**{name: inputs[name] for name in of_positions})
-        return [Batch(drawn, set_apart(inputs, processor.tokenizer, positions))]
+        return [Batch(drawn, set_apart(model_inputs(drawn, processor), processor.tokenizer, adapter.model))]
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor)) for part in parts if part]
 
 
-def _accuracy(course: Course, step: int, curve: Sequence[Mapping[str, Any]]) -> Accuracy:
+def _accuracy(course: Course, step: int, curve: Sequence[Mapping[str, Any]]) -> OfEachKind:
     """Accuracy by the curve's last row. A row at ``step`` itself does not count: it is there only if training was resumed just now,
     as batches are made ahead.
     """

@@ -22,7 +22,7 @@ from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.images import write_images
 from vlm_spatial.scenes.photo_merges import draw_photo
 from vlm_spatial.scenes.plan import plan_scenes
-from vlm_spatial.scenes.whatsup import plan_whatsup
+from vlm_spatial.scenes.sources.whatsup import plan_whatsup
 
 NOISY = {"object_size": [0.08, 0.16], "distractors": 12, "clutter": 8, "noise": 0.08}
 DIFFICULTY: dict[str, dict[str, Any]] = {"": {}, "noisy": NOISY, "blurred": {**NOISY, "blur": 1.0}}

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vlm_spatial.identity import stage_identity
+from vlm_spatial.workflow.code_identity import stage_identity
 
 FOLDER = Path(__file__).parent
 PURPOSE = {"light": "Scenes, probes, figures and tables: no torch.", "torch": "Every stage that loads a model."}

@@ -9,14 +9,14 @@ from snakemake.io import apply_wildcards
 
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
-from vlm_spatial.environment import prepend_paths
+from vlm_spatial.workflow.environment import prepend_paths
 from vlm_spatial.errors import UserError
-from vlm_spatial.identity import stage_identity
-from vlm_spatial.lifeline import lead
-from vlm_spatial.outside import check_outside
-from vlm_spatial.ownership import InUseError, Ownership
-from vlm_spatial.plan import Plan
-from vlm_spatial.slurm import cancel_left_over
+from vlm_spatial.workflow.code_identity import stage_identity
+from vlm_spatial.workflow.parent_watch import lead
+from vlm_spatial.workflow.preflight import check_outside
+from vlm_spatial.workflow.lock import InUseError, Ownership
+from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.workflow.slurm import cancel_left_over
 
 # The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
 prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))

@@ -18,12 +18,12 @@ from damaged_files import Harm, both, cut_short, edited, gone, holds
 from vlm_spatial import __version__
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.files import write_json
-from vlm_spatial.identity import stage_identity
-from vlm_spatial.plan import Plan
+from vlm_spatial.measures.claims import CLAIMS
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import save_probes
-from vlm_spatial.report.findings import CLAIMS
-from vlm_spatial.seals import MadeBy, seal_path, write_seal
+from vlm_spatial.workflow.code_identity import stage_identity
+from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.workflow.provenance import MadeBy, seal_path, write_seal
 
 CONFIG = {
     "datasets": {"squares": {"kind": "squares"}},

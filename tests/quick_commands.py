@@ -73,7 +73,7 @@ def prepare() -> None:
 
     for module in PREPARED:
         importlib.import_module(module)
-    from vlm_spatial.identity import stage_identity
+    from vlm_spatial.workflow.code_identity import stage_identity
 
     for rule in (REPOSITORY / "rules").glob("*.smk"):
         if rule.stem != "common":

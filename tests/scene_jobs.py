@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from vlm_spatial.seals import read_seal
+from vlm_spatial.workflow.provenance import read_seal
 
 # Only so that a hang is an error: ten times what a slow, busy machine needs.
 PATIENCE_S = 1800

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
 
-from vlm_spatial.amplification.outcomes import METHODS, RANDOM, at, choose
 from vlm_spatial.files import write_json, write_parquet
+from vlm_spatial.measures.amplification import METHODS, RANDOM, at, choose
 from vlm_spatial.probes.geometry_table import SCHEMA as GEOMETRY
 from vlm_spatial.stages.stage import Job
 

@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw
 from stage_inputs import job, make_reader, make_scenes, make_store
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions import summaries
 from vlm_spatial.interventions.ablation import SceneInputs, Scenes, language_ablation, vision_erasures
+from vlm_spatial.interventions.ablation_check import readout
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
-from vlm_spatial.interventions.readout import readout
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
+from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.dataset import Dataset

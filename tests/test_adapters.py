@@ -13,10 +13,10 @@ from PIL import Image
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
+from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.models.inputs import _Latest, image_key
 from vlm_spatial.models.load import FAMILIES, load_adapter
-from vlm_spatial.models.qwen2_5_vl import Qwen25VLAdapter
-from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
 
 NAMES = [family.family for family in FAMILIES]
 QWEN = ["qwen2_vl", "qwen2_5_vl"]

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 
-from vlm_spatial.amplification.outcomes import choices
 from vlm_spatial.figures import amplification, amplification_detail
 from vlm_spatial.figures.amplification_detail import ALL, BRIER, CONTENT, CORRECTED, NET, PRESENT, RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
+from vlm_spatial.measures.amplification import choices
 
 
 def table(best: float) -> pl.DataFrame:

@@ -10,9 +10,9 @@ from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import backgrounds, render, sample_contents, sample_scene, words
 from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS
-from vlm_spatial.scenes.pictures import PICTURES, picture
 from vlm_spatial.scenes.scene import CANVAS, Kind, Scene, Variant, mirrored, with_contents
-from vlm_spatial.scenes.shapes import SHAPES, shape_mask
+from vlm_spatial.scenes.sources.pictures import PICTURES, picture
+from vlm_spatial.scenes.sources.shapes import SHAPES, shape_mask
 from vlm_spatial.scenes.textures import TEXTURES, texture
 from vlm_spatial.tokens import Axis
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from vlm_spatial.config.reference import reference, sections
 from vlm_spatial.config.workflow import Config
-from vlm_spatial.config_reference import reference, sections
 
 
 def test_the_page_is_current() -> None:
     page = Path(__file__).parents[1] / "docs" / "config.md"
-    assert page.read_text() == reference(), "run: python -m vlm_spatial.config_reference > docs/config.md"
+    assert page.read_text() == reference(), "run: python -m vlm_spatial.config.reference > docs/config.md"
 
 
 def test_every_key_of_every_section_is_on_it() -> None:

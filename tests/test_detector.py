@@ -14,12 +14,12 @@ from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.detector import Detector
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
-from vlm_spatial.plan import Plan
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.photo_boxes import GOOD
 from vlm_spatial.stages.boxes import boxes as boxes_stage
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
+from vlm_spatial.workflow.planning import Plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

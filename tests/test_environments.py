@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
-from vlm_spatial.identity import stage_identity
+from vlm_spatial.workflow.code_identity import stage_identity
 
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -14,13 +14,13 @@ from stage_inputs import job
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
+from vlm_spatial.measures.claims import findings
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.organisms.evaluation import Score
 from vlm_spatial.models.organisms.lessons import lesson_words
 from vlm_spatial.models.organisms.organism import _refuse_if_unfit
 from vlm_spatial.models.organisms.planted import Faint, Measure, Moment, slot_basis
-from vlm_spatial.report.findings import findings
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.stages.activations import activations

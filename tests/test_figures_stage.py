@@ -21,8 +21,8 @@ from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.rates import site_order, with_wilson
 from vlm_spatial.files import read_json
+from vlm_spatial.measures.claims import findings
 from vlm_spatial.report import packing, provenance
-from vlm_spatial.report.findings import findings
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 import synthetic_results as synthetic
-from vlm_spatial.report.findings import BY_NAME, CLAIMS, Measured, findings
-from vlm_spatial.report.rules import document
+from vlm_spatial.measures.claims import BY_NAME, CLAIMS, Measured, findings
+from vlm_spatial.report.findings_page import document
 from vlm_spatial.statistics import Interval
 
 NAMES = [
@@ -194,4 +194,4 @@ def test_a_verdict_never_contradicts_its_interval(estimate: Interval, control: I
 
 def test_the_document_is_what_the_code_says() -> None:
     path = Path(__file__).parent.parent / "docs" / "findings.md"
-    assert path.read_text() == document(), "run: python -m vlm_spatial.report.rules > docs/findings.md"
+    assert path.read_text() == document(), "run: python -m vlm_spatial.report.findings_page > docs/findings.md"

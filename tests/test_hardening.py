@@ -15,9 +15,9 @@ from activation_stores import bfloat16_values, description, written
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
-from vlm_spatial.plan import Plan
-from vlm_spatial.seals import MadeBy, write_seal
 from vlm_spatial.stages.stage import run_stage
+from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.workflow.provenance import MadeBy, write_seal
 
 REPOSITORY = Path(__file__).parents[1]
 MADE_BY = MadeBy(stage="scenes", settings={}, modules={}, packages={}, content={}, inputs={})

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from vlm_spatial import identity
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.errors import UserError
-from vlm_spatial.identity import code_hash, external_content, stage_identity
-from vlm_spatial.remembered import Remembered
+from vlm_spatial.workflow import code_identity as identity
+from vlm_spatial.workflow.code_identity import code_hash, external_content, stage_identity
+from vlm_spatial.workflow.file_cache import Remembered
 
 SOURCE = textwrap.dedent(
     '''

@@ -7,11 +7,11 @@ import pytest
 from stage_inputs import make_scenes
 from symbolic_models import GRID, NamedDataset, Reader, SymbolicEngine, by_code, by_place, by_strip
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.language import conflict_plan, exchangeable, language_plan
-from vlm_spatial.interventions.summaries import objects_covered
+from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.interventions.vision import cells, vision_plan
+from vlm_spatial.measures.interventions import objects_covered
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
 

@@ -8,8 +8,8 @@ import pytest
 
 from stage_inputs import job, make_reader, make_scenes
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.labels import INTENDED
+from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import SCHEMA
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.scenes.dataset import Dataset

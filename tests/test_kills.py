@@ -19,9 +19,9 @@ from tiny_workflow import CONFIG, Workflow
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
-from vlm_spatial.ownership import Ownership
-from vlm_spatial.plan import Plan
-from vlm_spatial.seals import read_seal, seal_path
+from vlm_spatial.workflow.lock import Ownership
+from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.workflow.provenance import read_seal, seal_path
 
 SEED = 20261121
 STAGES = {
@@ -139,14 +139,14 @@ def test_two_workflows_at_once(workflow: Workflow) -> None:
 SAYS_THAT_IT_WAITS = """
 import time, types
 from pathlib import Path
-from vlm_spatial import ownership
+from vlm_spatial.workflow import lock
 from vlm_spatial.stages import scenes
 
 def sleep(seconds):
     Path("waits").touch()
     time.sleep(seconds)
 
-ownership.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+lock.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
 scenes.run_stage("scenes", scenes.scenes)
 """
 

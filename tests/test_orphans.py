@@ -10,17 +10,17 @@ import psutil
 import pytest
 
 from scene_jobs import STOPS_BEFORE_THE_END, has_ended, is_stopped, made, scenes_command, wait_until
-from vlm_spatial.lifeline import lead
-from vlm_spatial.seals import seal_path
+from vlm_spatial.workflow.parent_watch import lead
+from vlm_spatial.workflow.provenance import seal_path
 
 # The workflow, the shell that it starts for a job (which waits for it), the job.
 LEADER = """
 import subprocess, sys
-from vlm_spatial.lifeline import lead
+from vlm_spatial.workflow.parent_watch import lead
 lead()
 subprocess.run(["sh", "-c", '"$@"; true', "sh", *sys.argv[1:]])
 """
-NEVER_LOOKS = "from vlm_spatial import lifeline\nlifeline._PAUSE_S = 1e6\n"
+NEVER_LOOKS = "from vlm_spatial.workflow import parent_watch\nparent_watch._PAUSE_S = 1e6\n"
 
 
 class Family:
@@ -62,7 +62,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 os.chdir(sys.argv[2])
-lifeline.follow()
+parent_watch.follow()
 def stop():
     os.kill(os.getpid(), signal.SIGSTOP)
 """
@@ -82,7 +82,7 @@ COMMITS = {
     "with written_then_renamed(Path('table')) as partial:\n    partial.write_text('new')\n    stop()",
     "a folder": "from vlm_spatial.files import written_then_renamed\n"
     "with written_then_renamed(Path('folder')) as partial:\n    partial.mkdir()\n    stop()",
-    "a seal": "from vlm_spatial.seals import MadeBy, write_seal\n"
+    "a seal": "from vlm_spatial.workflow.provenance import MadeBy, write_seal\n"
     "stop()\nwrite_seal(Path('table'), MadeBy(stage='s', settings={}, modules={}, packages={}, content={}, inputs={}))",
     "a job that waited": "from vlm_spatial.stages import stage\nclass Waited(stage.Ownership):\n"
     "    def __enter__(self):\n        super().__enter__()\n        stop()\n        return self\nstage.Ownership = Waited\n"
@@ -121,7 +121,7 @@ def bytes_below(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("member", ["leader", "shell"])
 def test_an_orphan_with_long_work_ends_soon(member: str, tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom vlm_spatial.lifeline import follow\n"
+        "import sys, time\nfrom pathlib import Path\nfrom vlm_spatial.workflow.parent_watch import follow\n"
         "follow()\nPath(sys.argv[1]).touch()\ntime.sleep(1e6)"
     )
     family = Family([sys.executable, "-c", code, str(tmp_path / "works")])
@@ -131,7 +131,7 @@ def test_an_orphan_with_long_work_ends_soon(member: str, tmp_path: Path) -> None
 
 
 def test_a_job_that_starts_after_its_workflow_has_ended_does_nothing(tmp_path: Path) -> None:
-    code = "import os; from vlm_spatial.lifeline import lead; lead(); print(os.environ['VLM_SPATIAL_WORKFLOW'])"
+    code = "import os; from vlm_spatial.workflow.parent_watch import lead; lead(); print(os.environ['VLM_SPATIAL_WORKFLOW'])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     late = made(tmp_path / "scenes", env={**os.environ, "VLM_SPATIAL_WORKFLOW": ended})
     assert late.returncode == 1

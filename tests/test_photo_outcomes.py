@@ -14,12 +14,12 @@ from stage_inputs import job, make_store
 from symbolic_models import NamedDataset, Reader, SymbolicEngine, by_code, by_place, by_sight, by_strip
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions import summaries
-from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.language import conflict_plan, exchangeable, language_plan
+from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import SCHEMA, run_sweep
 from vlm_spatial.interventions.vision import vision_plan
+from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.report.provenance import warnings
 from vlm_spatial.report.results import Model, Results

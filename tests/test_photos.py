@@ -25,7 +25,7 @@ from vlm_spatial.scenes.merge import FRAME, framed, join, plan_merge, plan_self_
 from vlm_spatial.scenes.photo_alignment import PHOTO_GRIDS
 from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, find_boxes
 from vlm_spatial.scenes.photos import HEIGHT, load_entries, open_photo, upright_size
-from vlm_spatial.scenes.whatsup import plan_whatsup
+from vlm_spatial.scenes.sources.whatsup import plan_whatsup
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import Box, TokenGrid, matched_blocks

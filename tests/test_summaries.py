@@ -11,7 +11,7 @@ import pytest
 from vlm_spatial.figures import ablated
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.flips import language_rows, vision_rows
-from vlm_spatial.interventions import summaries
+from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.report.conclusions import two_by_two
 from vlm_spatial.statistics import wilson_limits
 
@@ -269,7 +269,7 @@ def test_an_empty_table_gives_nothing_not_an_error() -> None:
 
 
 def test_the_report_can_use_it_without_torch() -> None:
-    code = "import sys, vlm_spatial.interventions.summaries; sys.exit('torch' in sys.modules)"
+    code = "import sys, vlm_spatial.measures.interventions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,20 +11,20 @@ import synthetic_results as synthetic
 from stage_inputs import SETTINGS, job, make_reader
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.corrections import Oracle, Projection, probe_basis, slot_directions
-from vlm_spatial.amplification.outcomes import RANDOM, at, choose
 from vlm_spatial.amplification.transfer import SCHEMA
-from vlm_spatial.amplification.transfer_outcomes import pairs
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.figures import correction_transfer
 from vlm_spatial.figures.amplification_detail import CORRECTED, NET, RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.interventions.answers import Readout
+from vlm_spatial.measures.amplification import RANDOM, at, choose
+from vlm_spatial.measures.transfer import pairs
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import load_probes, save_probes
-from vlm_spatial.report.carried import carried
 from vlm_spatial.report.results import open_results
+from vlm_spatial.report.transfer_sentences import carried
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.amplification import amplification
 from vlm_spatial.stages.behaviour import behaviour

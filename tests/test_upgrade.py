@@ -11,7 +11,7 @@ import pytest
 from quick_commands import REPOSITORY, Commands
 from tiny_workflow import Workflow
 from vlm_spatial import __version__
-from vlm_spatial.seals import seal_path
+from vlm_spatial.workflow.provenance import seal_path
 
 NOTE = (
     "note: results from an older version (made by vlm_spatial 0.0.9, this is {}): what this version makes differently is made again; "

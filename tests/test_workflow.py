@@ -11,7 +11,7 @@ import yaml
 
 from vlm_spatial.config.reading import load_config
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
-from vlm_spatial.plan import Plan
+from vlm_spatial.workflow.planning import Plan
 
 REPOSITORY = Path(__file__).parents[1]
 

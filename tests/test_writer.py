@@ -19,7 +19,7 @@ from vlm_spatial.activations.shards import ShardWriter
 from vlm_spatial.activations.store import Store
 from vlm_spatial.activations.writer import StoreWriter, readable_bytes
 from vlm_spatial.errors import UserError
-from vlm_spatial.ownership import Ownership
+from vlm_spatial.workflow.lock import Ownership
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -225,7 +225,7 @@ def test_an_orphan_whose_lock_was_removed_writes_nothing_more(tmp_path, describe
 
 def test_a_killed_owner_holds_nothing(tmp_path):
     target = tmp_path / "activations.zarr"
-    imports = "import sys, time; from pathlib import Path; from vlm_spatial.ownership import Ownership"
+    imports = "import sys, time; from pathlib import Path; from vlm_spatial.workflow.lock import Ownership"
     script = imports + "\nwith Ownership(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

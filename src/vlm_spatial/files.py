@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.lifeline import end_if_orphaned
+from vlm_spatial.workflow.parent_watch import end_if_orphaned
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlm_spatial.files import read_json, write_json
-from vlm_spatial.seals import seal_path
+from vlm_spatial.workflow.provenance import seal_path
 
 KEPT = Path(__file__).parent / "organisms"
 RECIPE = ("settings", "modules", "packages")

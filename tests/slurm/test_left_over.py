@@ -7,7 +7,7 @@ import pytest
 
 from cluster import Cluster
 from vlm_spatial.errors import UserError
-from vlm_spatial.slurm import cancel_left_over, left_over
+from vlm_spatial.workflow.slurm import cancel_left_over, left_over
 
 
 def submit(cluster: Cluster, name: str, folder: Path) -> str:

@@ -18,8 +18,8 @@ from vlm_spatial.activations.schema import FORMAT, Pooling, SiteArray, create_st
 from vlm_spatial.activations.shards import FileRecord, ShardWriter
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, sha256, write_json
-from vlm_spatial.ownership import Ownership
 from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.workflow.lock import Ownership
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.ahead import ahead
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.questions import OF_QUESTION
 from vlm_spatial.amplification.sweep import Asked, Setting, Sweep, by_scene
 from vlm_spatial.interventions.answers import Readout
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -59,7 +59,7 @@ def score(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequenc
     def read(of_scene: tuple[str, list[int]]) -> Image.Image:
         return pictures(sweep.adapter, dataset, [of_scene[0]])[of_scene[0]]
 
-    for (scene, places), picture in progress(ahead(scenes, read), what, len(scenes)):
+    for (scene, places), picture in progress(prefetch(scenes, read), what, len(scenes)):
         image = Run(picture, questions[places[0]]["prompt"])
         posed = [Asked(questions[place]["question_id"], questions[place]["prompt"], (*readouts[place].tokens, *named)) for place in places]
         known = [setting for setting in settings if setting.axes is None or questions[places[0]]["axis"] in setting.axes]

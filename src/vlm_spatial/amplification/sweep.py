@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vlm_spatial.interventions.clean_runs import Vision, run_vision
 from vlm_spatial.interventions.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
-from vlm_spatial.interventions.states import Vision, run_vision
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
 
 # Model inputs that hold one value a token, in their last dimension.

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import METHODS, RANDOM, at, choose
 from vlm_spatial.amplification.scoring import SCHEMA as SWEPT
 from vlm_spatial.amplification.settings import Fit, SlotsOf
 from vlm_spatial.amplification.sweep import Setting
+from vlm_spatial.measures.amplification import METHODS, RANDOM, at, choose
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.probes.saved import Probes
 

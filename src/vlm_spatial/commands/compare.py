@@ -18,9 +18,9 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
+    from vlm_spatial.measures.claims import BY_NAME
     from vlm_spatial.report.compare import compare as pair
     from vlm_spatial.report.compare import read_side
-    from vlm_spatial.report.findings import BY_NAME
     from vlm_spatial.report.numbers import interval, shown
 
     table = Table("dataset", "claim", first, second, "difference", box=None, pad_edge=False)

@@ -16,7 +16,7 @@ def why(
     """
     from vlm_spatial.config.reading import load_config
     from vlm_spatial.errors import UserError
-    from vlm_spatial.plan import Plan
+    from vlm_spatial.workflow.planning import Plan
 
     plan = Plan(load_config(config))
     existing = dict(plan.existing())

@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.figures.accuracy import chance
+from vlm_spatial.figures.chart_layers import intervals
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.figures.marks import intervals
 from vlm_spatial.interventions.labels import CONTENT, INTACT, LANGUAGE_ERASED, joined
-from vlm_spatial.interventions.summaries import accuracy, redundancy
+from vlm_spatial.measures.interventions import accuracy, redundancy
 from vlm_spatial.statistics import EMPTY
 
 VISION = {INTACT: "vision intact", "erasure": "vision erased", "neutral": "vision neutral"}

@@ -2,8 +2,8 @@
 
 import polars as pl
 
+from vlm_spatial.figures.chart_layers import intervals
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts
-from vlm_spatial.figures.marks import intervals
 from vlm_spatial.statistics import Interval, clustered_share
 
 DRAWS = 1000

@@ -4,7 +4,10 @@ import altair as alt
 import polars as pl
 
 from vlm_spatial.amplification.calibration import calibration
-from vlm_spatial.amplification.outcomes import (
+from vlm_spatial.figures.chart_layers import PERCENT, dashed, estimate_tooltip
+from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
+from vlm_spatial.figures.theme import CONTROL, DASHES, SHAPES, colours
+from vlm_spatial.measures.amplification import (
     METHODS,
     RANDOM,
     at,
@@ -16,9 +19,6 @@ from vlm_spatial.amplification.outcomes import (
     random_net,
     spatial,
 )
-from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.figures.marks import PERCENT, dashed, estimate_tooltip
-from vlm_spatial.figures.theme import CONTROL, DASHES, SHAPES, colours
 from vlm_spatial.statistics import Interval
 
 CONTROLS = {

@@ -6,10 +6,10 @@ import altair as alt
 import polars as pl
 
 from vlm_spatial.amplification.calibration import calibration
-from vlm_spatial.amplification.outcomes import METHODS, at, choose, outcome, random_corrected_share, random_net, spatial
+from vlm_spatial.figures.chart_layers import PERCENT, estimate_tooltip
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.figures.marks import PERCENT, estimate_tooltip
 from vlm_spatial.figures.theme import CONTROL, SHAPES, colours
+from vlm_spatial.measures.amplification import METHODS, at, choose, outcome, random_corrected_share, random_net, spatial
 from vlm_spatial.statistics import Interval
 
 RANDOM_OF = {"projection": "control: random subspaces", "oracle": "control: random directions"}

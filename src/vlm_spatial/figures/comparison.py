@@ -6,8 +6,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from vlm_spatial.figures.chart_layers import estimate_tooltip
 from vlm_spatial.figures.figure import DATA, Layers
-from vlm_spatial.figures.marks import estimate_tooltip
 from vlm_spatial.figures.theme import SHAPES, colours
 
 NAME, TITLE = "comparison", "All models side by side"

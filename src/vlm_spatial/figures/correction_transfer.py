@@ -2,9 +2,9 @@
 
 import polars as pl
 
-from vlm_spatial.amplification.transfer_outcomes import pairs
 from vlm_spatial.figures.amplification_detail import CORRECTED, INTERVALS, NET, RANDOM_OF, dodged
 from vlm_spatial.figures.figure import BOTH, Figure, Tables, counts
+from vlm_spatial.measures.transfer import pairs
 
 TESTS = ("errors", "corrected", "broken", "p_value", "p_holm")
 

@@ -3,9 +3,9 @@
 import altair as alt
 import polars as pl
 
+from vlm_spatial.figures.chart_layers import intervals
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.figures.marks import intervals
-from vlm_spatial.interventions.summaries import dominance
+from vlm_spatial.measures.interventions import dominance
 
 BLOCKS = ["strip", "object"]
 

@@ -2,11 +2,11 @@
 
 import polars as pl
 
+from vlm_spatial.figures.chart_layers import over_sites
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
-from vlm_spatial.figures.marks import over_sites
 from vlm_spatial.figures.rates import outcome_rates
 from vlm_spatial.figures.theme import TOKEN_SETS
-from vlm_spatial.interventions.summaries import compare_sites, compare_token_sets
+from vlm_spatial.measures.interventions import compare_sites, compare_token_sets
 from vlm_spatial.statistics import holm
 
 CONDITIONS = ["intact", "erasure", "neutral"]

@@ -3,8 +3,8 @@
 import altair as alt
 import polars as pl
 
+from vlm_spatial.figures.chart_layers import over_sites
 from vlm_spatial.figures.figure import BOTH, EVERY, Figure, Layers, Tables, counts, with_sites
-from vlm_spatial.figures.marks import over_sites
 from vlm_spatial.figures.rates import short_site, site_order
 
 SERIES = ["other axis", "decorrelated training", "other dataset", "content"]

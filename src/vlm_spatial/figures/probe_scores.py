@@ -2,8 +2,8 @@
 
 import polars as pl
 
+from vlm_spatial.figures.chart_layers import over_sites
 from vlm_spatial.figures.figure import BOTH, EVERY, INTERVAL, Figure, Tables, counts, with_sites
-from vlm_spatial.figures.marks import over_sites
 from vlm_spatial.statistics import Interval, mean_of_independent
 
 SETS = ["object", "strip", "rim", "background", "all"]

@@ -6,8 +6,8 @@ import altair as alt
 import polars as pl
 
 from vlm_spatial.config.datasets import Template
+from vlm_spatial.figures.chart_layers import dashed
 from vlm_spatial.figures.figure import Figure, Layers, Tables
-from vlm_spatial.figures.marks import dashed
 from vlm_spatial.figures.theme import DASHES, SHAPES, colours
 
 ACCURACY = "held-out accuracy"

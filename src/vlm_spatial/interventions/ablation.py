@@ -11,12 +11,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from vlm_spatial.activations.store import Store
-from vlm_spatial.ahead import ahead
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.accuracy import EditsOf, merged
 from vlm_spatial.interventions.erasure import Erasure, fit_erasure
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -70,7 +70,7 @@ class SceneInputs:
     def batches(self, names: Sequence[str], what: str) -> Iterator[tuple[tuple[str, ...], Prepared]]:
         """The scenes in batches, in order; images of the next one are read while this one runs. ``what`` names the progress bar."""
         groups = [tuple(names[start : start + self._batch]) for start in range(0, len(names), self._batch)]
-        for group, images in progress(ahead(groups, self._images), what, len(groups)):
+        for group, images in progress(prefetch(groups, self._images), what, len(groups)):
             prepared = self._kept.get(group)
             if prepared is None:
                 prepared = self._scenes.adapter.prepare([images[name] for name in group], [self._prompts[name] for name in group])

@@ -8,10 +8,10 @@ import polars as pl
 import torch
 from PIL import Image
 
-from vlm_spatial.ahead import ahead
 from vlm_spatial.interventions.answers import Readout, margin
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.interventions.sweep import SCHEMA
 from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.progress import progress
@@ -65,7 +65,7 @@ def ask(
     def read(group: Sequence[dict[str, Any]]) -> dict[str, Image.Image]:
         return pictures(adapter, dataset, (row["scene_id"] for row in group))
 
-    for group, images in progress(ahead(groups, read), f"accuracy, {condition}", len(groups)):
+    for group, images in progress(prefetch(groups, read), f"accuracy, {condition}", len(groups)):
         of_scene = {scene: edits_of(scene) for scene in images}
         edits = merged([of_scene[row["scene_id"]] for row in group])
         prepared = adapter.prepare([images[row["scene_id"]] for row in group], [row["prompt"] for row in group])

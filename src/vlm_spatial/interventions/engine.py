@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_spatial.interventions.check import check
+from vlm_spatial.interventions.clean_runs import States, Vision, run_language, run_vision
 from vlm_spatial.interventions.decoder import Decoder, Layout
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
 from vlm_spatial.interventions.plan import Row, batches, changes_nothing, is_copy, plan
-from vlm_spatial.interventions.states import States, Vision, run_language, run_vision
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.progress import progress
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.cases import Case
+from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import CLEAN
 from vlm_spatial.interventions.sweep import Exchange, Plan
 from vlm_spatial.models.adapter import Site

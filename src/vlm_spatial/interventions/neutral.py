@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.ahead import ahead
+from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter, Edit, Prepared, SiteValues
 from vlm_spatial.models.inputs import SHOWN_ONCE, as_rgb
 from vlm_spatial.progress import progress
@@ -124,7 +124,7 @@ class NeutralEncoder:
         missing = [scene for scene in dict.fromkeys(scene_ids) if scene not in self._made]
         groups = [missing[start : start + self.batch] for start in range(0, len(missing), self.batch)]
         if groups:
-            for group, drawn in progress(ahead(groups, self._draw), "position-neutral encoding", len(groups)):
+            for group, drawn in progress(prefetch(groups, self._draw), "position-neutral encoding", len(groups)):
                 self._lay(group, drawn)
 
     def _draw(self, scene_ids: Sequence[str]) -> _Drawn:

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.ahead import ahead
 from vlm_spatial.interventions import labels
 from vlm_spatial.interventions.answers import outcome
-from vlm_spatial.interventions.cases import Case, EditOf
 from vlm_spatial.interventions.labels import CONNECTOR, INTENDED
+from vlm_spatial.interventions.pairs_on_grid import Case, EditOf
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -107,7 +107,7 @@ def run_sweep(
     def read(group: Sequence[tuple[Case, list[Exchange]]]) -> dict[str, Image.Image]:
         return pictures(engine.adapter, dataset, (scene for case, _ in group for scene in case.shown))
 
-    for group, images in progress(ahead(groups, read), description, len(groups)):
+    for group, images in progress(prefetch(groups, read), description, len(groups)):
         rows += _rows(engine, images, group, condition)
     return pl.DataFrame(rows, schema=SCHEMA)
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.cases import Case
+from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, Plan
 from vlm_spatial.models.adapter import Site
 from vlm_spatial.tokens import TOKEN_SETS

@@ -59,7 +59,7 @@ def architecture_of(folder: Path) -> str:
             return architecture
     raise UserError(
         f"{config}: architecture {architectures[0]} is not supported; supported are {', '.join(ARCHITECTURES)} "
-        "(a new one is one adapter beside src/vlm_spatial/models/qwen2_vl.py, entered in load.py)"
+        "(a new one is one adapter beside src/vlm_spatial/models/families/qwen2_vl.py, entered in load.py)"
     )
 
 

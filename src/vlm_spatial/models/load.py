@@ -18,10 +18,10 @@ from huggingface_hub.errors import (
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
+from vlm_spatial.models.families.gemma3 import Gemma3Adapter
+from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
+from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.models.folder import architecture_of
-from vlm_spatial.models.gemma3 import Gemma3Adapter
-from vlm_spatial.models.qwen2_5_vl import Qwen25VLAdapter
-from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.models.weights import weights_identity
 
 FAMILIES: tuple[type[Adapter], ...] = (Gemma3Adapter, Qwen2VLAdapter, Qwen25VLAdapter)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.flat import FlatRows, flat_rows
+from vlm_spatial.scenes.png_rows import FlatRows, flat_rows
 
 _LEVELS = 256
 # Share of rows unlike the one above, up to which resizing distinct rows only is worth it.

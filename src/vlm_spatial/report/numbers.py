@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vlm_spatial.report.findings import BY_NAME
+from vlm_spatial.measures.claims import BY_NAME
 
 
 def shown(value: float | None, unit: str) -> str:

@@ -16,13 +16,13 @@ from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.rates import site_order
 from vlm_spatial.figures.screen import named, specification
 from vlm_spatial.figures.theme import DARK, SLOT_COLOURS, config
+from vlm_spatial.measures.claims import BY_NAME, CLAIMS
 from vlm_spatial.report import conclusions, numbers, provenance
-from vlm_spatial.report.carried import carried
 from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
-from vlm_spatial.report.findings import BY_NAME, CLAIMS
 from vlm_spatial.report.packing import columns, packed
 from vlm_spatial.report.results import Results
+from vlm_spatial.report.transfer_sentences import carried
 from vlm_spatial.report.truth import on_amplification
 
 TEMPLATES = Path(__file__).parent / "templates"

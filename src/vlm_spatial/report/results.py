@@ -10,7 +10,7 @@ import polars as pl
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, read_parquet
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.seals import Seal, read_seal
+from vlm_spatial.workflow.provenance import Seal, read_seal
 
 TABLES = ("behaviour", "probes", "strip_map", "geometry", "interchange", "conflict", "ablation", "amplification")
 # Of a model, if it has several datasets.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_spatial.figures.figure import Tables
-from vlm_spatial.interventions import summaries
+from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.report.results import Results
 
 Measure = Callable[[dict[str, dict[str, Any]], Tables], float | None]

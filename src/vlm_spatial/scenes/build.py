@@ -10,9 +10,9 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.noise import with_noise
 from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS, Colour
-from vlm_spatial.scenes.pictures import PICTURES, picture
 from vlm_spatial.scenes.scene import CANVAS, Content, Kind, Scene, Variant, flip_box
-from vlm_spatial.scenes.shapes import SHAPES, shape_mask
+from vlm_spatial.scenes.sources.pictures import PICTURES, picture
+from vlm_spatial.scenes.sources.shapes import SHAPES, shape_mask
 from vlm_spatial.scenes.textures import TEXTURES, texture
 from vlm_spatial.tokens import Axis, Box
 

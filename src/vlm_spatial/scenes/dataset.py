@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_parquet
-from vlm_spatial.flat import know_rows
+from vlm_spatial.scenes.png_rows import know_rows
 from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, scene_tokens
 
 _FILTERS = threading.Lock()
@@ -61,7 +61,7 @@ class Dataset:
         return self._image(scene_id, decode=True)
 
     def quick_image(self, scene_id: str) -> Image.Image:
-        """:meth:`image` for one who only resizes it: a flat one is decoded when its pixels are asked for (:mod:`vlm_spatial.flat`)."""
+        """:meth:`image` for one who only resizes it: a flat one is decoded on demand (:mod:`vlm_spatial.scenes.png_rows`)."""
         return self._image(scene_id, decode=False)
 
     def _image(self, scene_id: str, *, decode: bool) -> Image.Image:

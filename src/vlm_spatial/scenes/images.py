@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_spatial.lifeline import follow_parent, own_name
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.plan import image_path
 from vlm_spatial.scenes.png import png
+from vlm_spatial.workflow.parent_watch import follow_parent, own_name
 
 # Fewer images than this are drawn before a second process has started.
 _WORTH_A_POOL = 400

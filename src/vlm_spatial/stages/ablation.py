@@ -10,17 +10,17 @@ import polars as pl
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.ablation import AblationSettings
 from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions import summaries
 from vlm_spatial.interventions.ablation import SceneInputs, Scenes, check_store, language_ablation, vision_erasures
+from vlm_spatial.interventions.ablation_check import readout
 from vlm_spatial.interventions.accuracy import EditsOf, ask, sample_questions
-from vlm_spatial.interventions.cases import Case, EditOf, read_cases
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import Erasure
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.neutral import NeutralEncoder
-from vlm_spatial.interventions.readout import readout
+from vlm_spatial.interventions.pairs_on_grid import Case, EditOf, read_cases
 from vlm_spatial.interventions.sweep import SCHEMA, Condition, run_sweep
+from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe

@@ -4,10 +4,10 @@ import polars as pl
 
 from vlm_spatial.activations.extraction import extract
 from vlm_spatial.config.activations import ActivationsSettings
-from vlm_spatial.identity import CODE_CACHE, stage_identity
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
+from vlm_spatial.workflow.code_identity import CODE_CACHE, stage_identity
 
 
 def activations(job: Job) -> None:

@@ -3,13 +3,13 @@
 import numpy as np
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import choose
 from vlm_spatial.amplification.questions import sample_questions
 from vlm_spatial.amplification.scoring import SCHEMA, score
 from vlm_spatial.amplification.settings import Fit, slots_of_scenes, visual_sites, with_probes
 from vlm_spatial.amplification.sweep import Setting, Sweep
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.files import read_parquet, write_parquet
+from vlm_spatial.measures.amplification import choose
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.saved import load_probes
 from vlm_spatial.scenes.dataset import Dataset

@@ -6,7 +6,6 @@ from typing import Any
 import polars as pl
 from PIL import Image
 
-from vlm_spatial.ahead import ahead
 from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
@@ -14,6 +13,7 @@ from vlm_spatial.interventions.answers import Readout, margin, probability
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Run
 from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -54,7 +54,7 @@ def behaviour(job: Job) -> None:
     def read(batch: Sequence[dict[str, Any]]) -> dict[str, Image.Image]:
         return pictures(engine.adapter, dataset, (row["scene_id"] for row in batch))
 
-    shown = progress(ahead(batches, read), "behaviour", len(batches))
+    shown = progress(prefetch(batches, read), "behaviour", len(batches))
     rows = [row for batch, images in shown for row in score(engine, images, batch)]
     write_parquet(pl.DataFrame(rows, schema=SCHEMA), job.outputs["behaviour"])
 

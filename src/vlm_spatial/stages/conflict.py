@@ -2,9 +2,9 @@
 
 from vlm_spatial.config.conflict import ConflictSettings
 from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import conflict_plan, exchangeable
+from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset

@@ -40,13 +40,13 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import choices
 from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import comparison, correction_transfer, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
+from vlm_spatial.measures.amplification import choices
+from vlm_spatial.measures.claims import CLAIMS, findings
 from vlm_spatial.progress import progress
-from vlm_spatial.report.findings import CLAIMS, findings
 from vlm_spatial.report.page import page
 from vlm_spatial.report.results import Model, Results, open_results
 from vlm_spatial.report.truth import truth_table

@@ -4,9 +4,9 @@ import polars as pl
 
 from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions.cases import read_cases
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import exchangeable, language_plan
+from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.interventions.vision import vision_plan
 from vlm_spatial.models.load import load_adapter

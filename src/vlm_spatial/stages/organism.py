@@ -6,9 +6,9 @@ from transformers.utils import logging
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.identity import CODE_CACHE, stage_identity
 from vlm_spatial.models.organisms.organism import make_organism
 from vlm_spatial.stages.stage import Job, run_stage, section
+from vlm_spatial.workflow.code_identity import CODE_CACHE, stage_identity
 
 
 def organism(job: Job) -> None:

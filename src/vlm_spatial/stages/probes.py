@@ -7,10 +7,10 @@ import polars as pl
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.files import write_parquet
+from vlm_spatial.measures.probes import background_summary
 from vlm_spatial.probes.analysis import analyse
 from vlm_spatial.probes.layout import SLOTS
 from vlm_spatial.probes.saved import save_probes
-from vlm_spatial.probes.summary import background_summary
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
 

@@ -19,8 +19,8 @@ from vlm_spatial.scenes.pairs import Pair, plan_pairs
 from vlm_spatial.scenes.photo_merges import draw_photo
 from vlm_spatial.scenes.photos import SetAside
 from vlm_spatial.scenes.plan import Planned, plan_scenes
+from vlm_spatial.scenes.sources.whatsup import plan_whatsup
 from vlm_spatial.scenes.tables import pairs_table, questions_table, scenes_table, set_aside_table
-from vlm_spatial.scenes.whatsup import plan_whatsup
 from vlm_spatial.stages.stage import Job, run_stage
 
 

@@ -1,7 +1,7 @@
 """What every stage has in common: its command line, its log, its way of failing.
 
 A stage is run as ``python -m vlm_spatial.stages.<stage> --settings "{...}" --input name=path --output name=path``. Inputs with a seal
-are checked before they are used, outputs are sealed when they are whole (see :mod:`vlm_spatial.seals`).
+are checked before they are used, outputs are sealed when they are whole (see :mod:`vlm_spatial.workflow.provenance`).
 
 An input may stand for many: ``{model}`` and ``{dataset}`` in it are filled in from ``settings["models"]``, once for each model and
 dataset (a command line with every path of twenty models would be longer than the system allows).
@@ -24,10 +24,10 @@ from vlm_spatial import __version__
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
-from vlm_spatial.identity import CODE_CACHE, CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.lifeline import end_if_orphaned, follow
-from vlm_spatial.ownership import Ownership
-from vlm_spatial.seals import MadeBy, break_seals, verified_digest, write_seal
+from vlm_spatial.workflow.code_identity import CODE_CACHE, CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.workflow.lock import Ownership
+from vlm_spatial.workflow.parent_watch import end_if_orphaned, follow
+from vlm_spatial.workflow.provenance import MadeBy, break_seals, verified_digest, write_seal
 
 Section = TypeVar("Section", bound=Settings)
 # Seconds that a job waits for another one to let go of its outputs.

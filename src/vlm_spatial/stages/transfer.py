@@ -2,7 +2,6 @@
 
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import choose
 from vlm_spatial.amplification.questions import questions_of
 from vlm_spatial.amplification.scoring import score
 from vlm_spatial.amplification.settings import slots_of_scenes
@@ -10,6 +9,7 @@ from vlm_spatial.amplification.sweep import Sweep
 from vlm_spatial.amplification.transfer import SCHEMA, at_home, carried
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.files import read_parquet, write_parquet
+from vlm_spatial.measures.amplification import choose
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.saved import load_probes
 from vlm_spatial.scenes.dataset import Dataset

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.lifeline import end_if_orphaned
+from vlm_spatial.workflow.parent_watch import end_if_orphaned
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _PAUSE_S = 0.2

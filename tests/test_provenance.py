@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from vlm_spatial import seals
 from vlm_spatial.errors import UserError
-from vlm_spatial.seals import MadeBy, break_seals, damage, read_seal, seal_path, verified_digest, write_seal
+from vlm_spatial.workflow import provenance as seals
+from vlm_spatial.workflow.provenance import MadeBy, break_seals, damage, read_seal, seal_path, verified_digest, write_seal
 
 MADE_BY = MadeBy(stage="scenes", settings={"seed": 0}, modules={}, packages={}, content={}, inputs={})
 

@@ -12,8 +12,8 @@ from vlm_spatial import __version__
 from vlm_spatial.config.settings import plain
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.errors import UserError
-from vlm_spatial.identity import CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.seals import damage, is_of_another_version, read_seal, why_no_seal
+from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.workflow.provenance import damage, is_of_another_version, read_seal, why_no_seal
 
 # What of a dataset cannot matter to a model that samples its own training scenes.
 _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})

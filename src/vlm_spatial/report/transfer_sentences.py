@@ -5,12 +5,12 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import NEUTRAL
 from vlm_spatial.figures.amplification_detail import CORRECTED, NET, RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
-from vlm_spatial.report.findings import CORRECTED_MARGIN, MINIMUM
+from vlm_spatial.measures.amplification import NEUTRAL
+from vlm_spatial.measures.claims import CORRECTED_MARGIN, MINIMUM
+from vlm_spatial.measures.verdicts import Measured, above
 from vlm_spatial.report.numbers import shown
-from vlm_spatial.report.verdicts import Measured, above
 from vlm_spatial.statistics import Interval
 
 

@@ -1,6 +1,6 @@
-"""``docs/findings.md``, written from the table of claims: ``python -m vlm_spatial.report.rules > docs/findings.md``."""
+"""``docs/findings.md``, written from the table of claims: ``python -m vlm_spatial.report.findings_page > docs/findings.md``."""
 
-from vlm_spatial.report.findings import CLAIMS
+from vlm_spatial.measures.claims import CLAIMS
 from vlm_spatial.report.truth import EXPECTATIONS
 
 HEAD = """# Findings and their rules

@@ -31,7 +31,7 @@ class Record(BaseModel):
 
 
 class MadeBy(BaseModel):
-    """What made a result; ``modules``, ``packages`` and ``content`` are those of :mod:`vlm_spatial.identity`.
+    """What made a result; ``modules``, ``packages`` and ``content`` are those of :mod:`vlm_spatial.workflow.code_identity`.
 
     ``inputs`` has the digest of each sealed input, by its path. ``version`` is the release, for people: whether a result is what
     the code would make, ``modules`` say. It is empty in seals from before it was noted.

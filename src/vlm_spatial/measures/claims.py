@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import chosen_outcome, random_corrected_share, random_net
 from vlm_spatial.figures import accuracy as accuracies
 from vlm_spatial.figures.figure import Tables
 from vlm_spatial.figures.probe_scores import PIXEL_SITE
-from vlm_spatial.interventions import summaries
 from vlm_spatial.interventions.labels import CONNECTOR, LANGUAGE_ERASED
-from vlm_spatial.report.verdicts import NET_MARGIN, Measured, Verdict, above, gains, reliably, sign, within
+from vlm_spatial.measures import interventions as summaries
+from vlm_spatial.measures.amplification import chosen_outcome, random_corrected_share, random_net
+from vlm_spatial.measures.verdicts import NET_MARGIN, Measured, Verdict, above, gains, reliably, sign, within
 from vlm_spatial.statistics import EMPTY, Interval, mean_of_independent
 
 MINIMUM = 10

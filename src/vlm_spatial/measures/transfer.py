@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from vlm_spatial.amplification.outcomes import METHODS, Outcome, outcome, random_corrected_share, random_net, spatial
+from vlm_spatial.measures.amplification import METHODS, Outcome, outcome, random_corrected_share, random_net, spatial
 from vlm_spatial.statistics import holm
 
 

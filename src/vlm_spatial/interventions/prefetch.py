@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[tuple[Item, Made]]:
+def prefetch(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[tuple[Item, Made]]:
     """Each item with what ``make`` makes of it, in order: the next one is made while the caller works on this one.
 
     At most one is made before it is asked for, so memory holds no more. An error of ``make`` is raised in its item's turn.

@@ -20,8 +20,8 @@ import grimp
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
-from vlm_spatial.remembered import Remembered
-from vlm_spatial.seals import seal_path
+from vlm_spatial.workflow.file_cache import Remembered
+from vlm_spatial.workflow.provenance import seal_path
 
 PACKAGE = "vlm_spatial"
 CONTENT_CACHE = Path(".cache/vlm_spatial/content.json")
@@ -54,7 +54,7 @@ def stage_identity(stage: str, cache: Path | None = None) -> Identity:
     A package's own ``__init__`` and the data files beside a module (templates, scripts) count with the module.
 
     Args:
-        cache: a file that remembers the hash of each module, see :mod:`vlm_spatial.remembered`.
+        cache: a file that remembers the hash of each module, see :mod:`vlm_spatial.workflow.file_cache`.
 
     Raises:
         UserError: if there is no such stage.
@@ -177,7 +177,7 @@ def _below(folder: Path) -> list[Path]:
 def external_content(settings: dict[str, Any], cache: Path) -> dict[str, str]:
     """SHA-256 of each of :func:`external_files`, by path.
 
-    A file is read again only if it changed, see :mod:`vlm_spatial.remembered`; ``cache`` is the file that remembers.
+    A file is read again only if it changed, see :mod:`vlm_spatial.workflow.file_cache`; ``cache`` is the file that remembers.
 
     Raises:
         UserError: if a file that the settings name is missing.

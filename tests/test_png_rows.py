@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 
 from activation_stores import scenes_folder
 from vlm_spatial.errors import UserError
-from vlm_spatial.flat import flat_rows, know_rows
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.pixels import resized
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.png import png
+from vlm_spatial.scenes.png_rows import flat_rows, know_rows
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from transformers.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLPatchMerger, Qwen2_5_VLVisionBlock
 from transformers.vision_utils import get_vision_window_index
 
-from vlm_spatial.models.qwen2_vl import Qwen2VLAdapter
+from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.tokens import TokenGrid
 
 

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from vlm_spatial.ahead import ahead
+from vlm_spatial.interventions.prefetch import prefetch
 
 WAIT_S = 5.0
 
 
 def test_each_item_comes_with_what_was_made_of_it() -> None:
-    assert list(ahead(range(5), lambda item: item * item)) == [(item, item * item) for item in range(5)]
-    assert list(ahead([], str)) == []
-    assert list(ahead(["one"], str.upper)) == [("one", "ONE")]
+    assert list(prefetch(range(5), lambda item: item * item)) == [(item, item * item) for item in range(5)]
+    assert list(prefetch([], str)) == []
+    assert list(prefetch(["one"], str.upper)) == [("one", "ONE")]
 
 
 def test_the_next_one_is_made_while_this_one_is_used_and_none_after_it() -> None:
@@ -25,7 +25,7 @@ def test_the_next_one_is_made_while_this_one_is_used_and_none_after_it() -> None
         begun[item].set()
         return item
 
-    taken: Iterator[tuple[int, int]] = ahead(range(4), make)
+    taken: Iterator[tuple[int, int]] = prefetch(range(4), make)
     assert next(taken) == (0, 0)
     assert begun[1].wait(WAIT_S)
     assert not begun[2].wait(0.05)
@@ -45,7 +45,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_work() -> None:
             raise ValueError("number one")
         return item
 
-    taken = ahead(range(10), make)
+    taken = prefetch(range(10), make)
     assert next(taken) == (0, 0)
     with pytest.raises(ValueError, match="number one"):
         next(taken)
@@ -54,7 +54,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_work() -> None:
 
 def test_who_stops_early_leaves_no_thread() -> None:
     before = threading.active_count()
-    taken = ahead(range(10), str)
+    taken = prefetch(range(10), str)
     next(taken)
     taken.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before

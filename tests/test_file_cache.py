@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vlm_spatial import identity
-from vlm_spatial.identity import stage_identity
-from vlm_spatial.remembered import Remembered
+from vlm_spatial.workflow import code_identity as identity
+from vlm_spatial.workflow.code_identity import stage_identity
+from vlm_spatial.workflow.file_cache import Remembered
 
 SETTLED_S = 0.1
 

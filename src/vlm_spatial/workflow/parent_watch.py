@@ -78,7 +78,7 @@ def _bind(bond: _Bond) -> None:
         while not stop.wait(_PAUSE_S):
             end_if_orphaned()
 
-    watcher = threading.Thread(target=watch, daemon=True, name="lifeline")
+    watcher = threading.Thread(target=watch, daemon=True, name="parent watch")
     watcher.start()
 
     def let_go() -> None:

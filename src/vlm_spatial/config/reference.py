@@ -1,4 +1,4 @@
-"""The page of every configuration key, made from the typed model: ``python -m vlm_spatial.config_reference > docs/config.md``."""
+"""The page of every configuration key, made from the typed model: ``python -m vlm_spatial.config.reference > docs/config.md``."""
 
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
@@ -10,7 +10,7 @@ from vlm_spatial.config.workflow import Config
 
 _HEAD = """# Every configuration key
 
-Made from the typed model in `src/vlm_spatial/config/` by `python -m vlm_spatial.config_reference`;
+Made from the typed model in `src/vlm_spatial/config/` by `python -m vlm_spatial.config.reference`;
 a test fails when this page is not current.
 A key that is not listed here is refused before any job starts. Durations, sizes and shares are plain numbers; shares lie in [0, 1].
 """

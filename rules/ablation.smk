@@ -4,10 +4,13 @@ rule ablation:
         probes=f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors",
         store=f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr",
         manifest=f"{RESULTS}/{{model}}/{{dataset}}/activations.json",
+        interchange=f"{RESULTS}/{{model}}/{{dataset}}/interchange.parquet",
         organism=organism_of,
         stale=trusted("ablation"),
     output:
-        table=f"{RESULTS}/{{model}}/{{dataset}}/ablation.parquet",
+        sweep=f"{RESULTS}/{{model}}/{{dataset}}/ablation_sweep.parquet",
+        accuracy=f"{RESULTS}/{{model}}/{{dataset}}/ablation_accuracy.parquet",
+        check=f"{RESULTS}/{{model}}/{{dataset}}/ablation_check.parquet",
     log:
         f"{RESULTS}/logs/{{model}}/{{dataset}}/ablation.log",
     benchmark:
@@ -33,5 +36,8 @@ rule ablation:
         " --input probes={input.probes:q}"
         " --input store={input.store:q}"
         " --input manifest={input.manifest:q}"
-        " --output table={output.table:q}"
+        " --input interchange={input.interchange:q}"
+        " --output sweep={output.sweep:q}"
+        " --output accuracy={output.accuracy:q}"
+        " --output check={output.check:q}"
         " 2>&1 | tee {log:q}"

@@ -214,7 +214,9 @@ TABLES = {
     "geometry": "geometry.parquet",
     "interchange": "interchange.parquet",
     "conflict": "conflict.parquet",
-    "ablation": "ablation.parquet",
+    "ablation_sweep": "ablation_sweep.parquet",
+    "ablation_accuracy": "ablation_accuracy.parquet",
+    "ablation_check": "ablation_check.parquet",
     "amplification": "amplification.parquet",
 }
 # Those of a model, if it has several datasets; the stage ignores what others may have left over.

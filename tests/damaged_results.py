@@ -36,7 +36,7 @@ TABLES = {
     "probes": ("probes.safetensors", "probes_decorrelated.safetensors", "probes.parquet", "strip_map.parquet", "geometry.parquet"),
     "interchange": ("interchange.parquet",),
     "conflict": ("conflict.parquet",),
-    "ablation": ("ablation.parquet",),
+    "ablation": ("ablation_sweep.parquet", "ablation_accuracy.parquet", "ablation_check.parquet"),
     "amplification": ("amplification.parquet",),
 }
 MINE = "results/mine/squares"

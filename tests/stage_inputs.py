@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
+from vlm_spatial.stages.ablation import ablation
 from vlm_spatial.stages.activations import activations
+from vlm_spatial.stages.interchange import interchange
 from vlm_spatial.stages.probes import probes
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
@@ -45,3 +49,16 @@ def make_store(checkpoint: Path, scenes_folder: Path, out: Path) -> dict[str, Pa
     made |= {name: out / f"{name}.safetensors" for name in ("probes", "decorrelated")}
     probes(Job({**settings, "stage": {}}, {"scenes": scenes_folder, **outputs}, made))
     return {**outputs, "probes": out / "probes.safetensors"}
+
+
+def run_ablation(
+    checkpoint: Path, scenes_folder: Path, out: Path, stage: dict[str, Any], sites: list[str], **inputs: Path
+) -> dict[str, pl.DataFrame]:
+    """The tables of the ablation stage by name, and ``interchange``, the intact sweep over ``sites`` that it reads."""
+    intact = out / "interchange.parquet"
+    sweep = {"vision_sites": ["connector"], "token_sets": ["object"], "unrelated_control": False, "language_sites": sites}
+    interchange(Job(job(checkpoint, scenes_folder, out, "table", sweep).settings, {"scenes": scenes_folder}, {"table": intact}))
+    outputs = {name: out / f"ablation_{name}.parquet" for name in ("sweep", "accuracy", "check")}
+    settings = job(checkpoint, scenes_folder, out, "table", stage).settings
+    ablation(Job(settings, {"scenes": scenes_folder, "interchange": intact, **inputs}, outputs))
+    return {"interchange": pl.read_parquet(intact)} | {name: pl.read_parquet(path) for name, path in outputs.items()}

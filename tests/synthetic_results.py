@@ -281,11 +281,41 @@ def conflict(planted: Planted) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def ablation(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
-    """The language sweep intact and ablated, and the accuracy under each condition."""
-    rows = language(planted.ordering, "intact")
-    for condition in ("erasure", "neutral"):
-        rows += language(planted.ordering_ablated, condition)
+def ablation_sweep(planted: Planted) -> pl.DataFrame:
+    """The language sweep under each ablation."""
+    rows = [row for condition in ("erasure", "neutral") for row in language(planted.ordering_ablated, condition)]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def ablation_check() -> pl.DataFrame:
+    """The slot is read off every object's tokens intact, and as slot 0 under each ablation."""
+    rows = []
+    for condition in ("intact", "erasure", "neutral"):
+        for axis in AXES:
+            for scene in range(20):
+                for slot in range(3):
+                    predicted = slot if condition == "intact" else 0
+                    for token_set in ("object", "rim"):
+                        for probe in ("saved", "refitted"):
+                            rows.append(
+                                {
+                                    "scene_id": f"main-{axis}-test-{scene:05d}",
+                                    "slot": slot,
+                                    "axis": axis,
+                                    "condition": condition,
+                                    "site": "connector",
+                                    "token_set": token_set,
+                                    "probe": probe,
+                                    "predicted": predicted,
+                                    "correct": predicted == slot,
+                                }
+                            )
+    return pl.DataFrame(rows)
+
+
+def ablation_accuracy(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
+    """The accuracy intact and under each ablation."""
+    rows = []
     asked = questions.filter((pl.col("split") == "test") & (pl.col("variant") == "main"))
     ablated = planted.ablated_accuracy
     accuracies = {"intact": planted.accuracy, "erasure": ablated, "neutral": ablated, "ordering_erased": planted.accuracy}
@@ -296,14 +326,13 @@ def ablation(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
                 right = index < round(accuracy * part.height)
                 rows.append(
                     {
-                        "pair_id": row["question_id"],
-                        "experiment": "accuracy",
+                        "question_id": row["question_id"],
+                        "scene_id": row["scene_id"],
                         "axis": axis,
                         "template": row["template"],
                         "condition": condition,
-                        "included": True,
                         "predicted": row["answer"] if right else "grey",
-                        "outcome": "right" if right else "wrong",
+                        "correct": right,
                     }
                 )
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -476,7 +505,9 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "geometry": geometry(planted),
         "interchange": interchange(planted),
         "conflict": conflict(planted),
-        "ablation": ablation(questions, planted),
+        "ablation_sweep": ablation_sweep(planted),
+        "ablation_accuracy": ablation_accuracy(questions, planted),
+        "ablation_check": ablation_check(),
         "amplification": amplification(answered, planted),
     }
 

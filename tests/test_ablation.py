@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from stage_inputs import job, make_reader, make_scenes, make_store
+from stage_inputs import make_reader, make_scenes, make_store, run_ablation
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.ablation import SceneInputs, Scenes, language_ablation, vision_erasures
-from vlm_spatial.interventions.ablation_check import readout
+from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, language_ablation, vision_erasures
+from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
+from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.stages.ablation import ablation, ordering_sites
+from vlm_spatial.stages.ablation import ordering_sites
 from vlm_spatial.tokens import TokenGrid, object_tokens
 
 SIDE = 96
@@ -131,29 +132,33 @@ def test_neutral_tokens_hold_the_object_alone_and_nothing_of_where_it_stood(tiny
 
 def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
     inputs = make_store(reader, tiny_scenes, tmp_path)
-    stage = {"questions": 9, "fit_scenes": 4, "language_sites": ["connector", "language.0"]}
-    ablation(job(reader, tiny_scenes, tmp_path, "table", stage, **inputs))
-    table = pl.read_parquet(tmp_path / "table.parquet")
-    assert dict(table.schema) == SCHEMA
-    sweep = table.filter(pl.col("experiment") == "language")
-    assert set(sweep["condition"]) == {"intact", "erasure", "neutral"}
-    assert sweep.group_by("condition").len()["len"].n_unique() == 1
-    asked = table.filter(pl.col("experiment") == "accuracy")
+    stage = {"questions": 9, "fit_scenes": 4}
+    tables = run_ablation(reader, tiny_scenes, tmp_path, stage, ["connector", "language.0"], **inputs)
+    sweep, asked, check = tables["sweep"], tables["accuracy"], tables["check"]
+    assert [dict(table.schema) for table in (sweep, asked, check)] == [SCHEMA, ACCURACY_SCHEMA, CHECK_SCHEMA]
+    # The intact sweep is the interchange's; the ablated ones have its pairs, sites and token sets.
+    keys = ["pair_id", "site", "token_set"]
+    intact = tables["interchange"].filter(experiment="language").select(keys).rows()
+    assert {name[0]: part.select(keys).rows() for name, part in sweep.group_by("condition", maintain_order=True)} == {
+        "erasure": intact,
+        "neutral": intact,
+    }
     assert {"intact", "erasure", "neutral"} <= set(asked["condition"])
     dataset = Dataset.open(tiny_scenes)
     answers = dict(dataset.questions.select("question_id", "answer").iter_rows())
     for row in asked.iter_rows(named=True):
-        assert row["outcome"] == ("right" if row["predicted"] == answers[row["pair_id"]] else "wrong")
-        assert (row["log_odds"] > 0) == (row["outcome"] == "right")
-    read_off = table.filter(pl.col("experiment") == "readout")
-    assert read_off.height == 3 * 2 * 2 * 2 * 2 * 3  # conditions, axes, test scenes, token sets, probes, slots
+        assert row["correct"] == (row["predicted"] == answers[row["question_id"]])
+        assert (row["log_odds"] > 0) == row["correct"]
+    assert check.height == 3 * 2 * 2 * 2 * 2 * 3  # conditions, axes, test scenes, token sets, probes, slots
+    assert (check["correct"] == (check["predicted"] == check["slot"])).all()
     # Each condition answers the same questions; the ablations do something, and the intact model is the untouched one.
-    odds = asked.filter(pl.col("condition").is_in(["intact", "erasure", "neutral"])).pivot("condition", index="pair_id", values="log_odds")
+    odds = asked.filter(pl.col("condition").is_in(["intact", "erasure", "neutral"]))
+    odds = odds.pivot("condition", index="question_id", values="log_odds")
     assert odds.null_count().sum_horizontal().item() == 0
     assert (odds["intact"] != odds["erasure"]).all()
     assert (odds["intact"] != odds["neutral"]).all()
     adapter = load_adapter(reader, device="cpu")
-    question = dataset.questions.row(by_predicate=pl.col("question_id") == asked["pair_id"][0], named=True)
+    question = dataset.questions.row(by_predicate=pl.col("question_id") == asked["question_id"][0], named=True)
     logits = adapter.run(adapter.prepare([dataset.image(question["scene_id"])], [question["prompt"]]))[0][0]
     tokens = adapter.answer_tokens(question["candidates"])
     assert asked["predicted"][0] == question["candidates"][int(logits[tokens].argmax())]
@@ -163,7 +168,7 @@ def test_the_readout_tells_an_ablation_that_works_from_one_that_does_not(tiny_sc
     """Slots written into the connector's values by hand: readable when intact, moved elsewhere, or gone."""
     made = make_reader(tmp_path / "reader", "gemma3")
     inputs = make_store(made, tiny_scenes, tmp_path)
-    scenes = Scenes(load_adapter(made, device="cpu"), Dataset.open(tiny_scenes))
+    scenes = GridScenes(load_adapter(made, device="cpu"), Dataset.open(tiny_scenes))
     store = Store.open(inputs["store"], inputs["manifest"])
     features = scenes.adapter.site_shape("connector")[1]
 
@@ -181,7 +186,7 @@ def test_the_readout_tells_an_ablation_that_works_from_one_that_does_not(tiny_sc
     weight = np.zeros((3, features), dtype=np.float32)
     weight[[0, 1, 2], [0, 1, 2]] = 1
     probe = Probe(weight, np.zeros(3), np.zeros(features), np.ones(features), weight, 1.0)
-    table = readout(scenes, store, dict.fromkeys(scenes.axes, probe), conditions, 6)
+    table = read_slots(scenes, store, dict.fromkeys(scenes.axes, probe), conditions, 6)
     found = {
         (name, source): summaries.slot_readout(table, name, token_set=token_set, probe=source).estimate
         for name in ("told", "moved", "gone")
@@ -203,7 +208,7 @@ def test_a_store_of_another_model_is_refused(tiny_scenes: Path, tmp_path: Path) 
     inputs = make_store(make_reader(tmp_path / "one", "gemma3"), tiny_scenes, tmp_path)
     other = make_reader(tmp_path / "two", "qwen2_vl")
     with pytest.raises(UserError, match="another model"):
-        ablation(job(other, tiny_scenes, tmp_path, "table", {}, **inputs))
+        run_ablation(other, tiny_scenes, tmp_path, {}, ["connector"], **inputs)
 
 
 def sweep_rows(condition: str, layers: dict[int, bool]) -> pl.DataFrame:
@@ -236,7 +241,7 @@ def test_the_ordering_is_erased_at_the_peak_of_its_own_condition_or_else_of_the_
 
 
 def test_erasing_at_several_layers_leaves_no_slot_in_the_object_tokens_of_any(tiny_scenes: Path, tmp_path: Path) -> None:
-    scenes = Scenes(load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu"), Dataset.open(tiny_scenes))
+    scenes = GridScenes(load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu"), Dataset.open(tiny_scenes))
     sites = ["language.0", "language.1"]
     edits_of = language_ablation(scenes, SceneInputs(scenes, 4), sites, lambda _scene: {}, limit=6, condition="intact")
     assert edits_of is not None
@@ -259,7 +264,7 @@ def test_erasing_at_several_layers_leaves_no_slot_in_the_object_tokens_of_any(ti
 def test_inputs_are_made_once_where_they_may_be_kept_and_are_the_same(
     tiny_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = Scenes(load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu"), Dataset.open(tiny_scenes))
+    scenes = GridScenes(load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu"), Dataset.open(tiny_scenes))
     names = scenes.of("horizontal", "train", 5)
     read: list[str] = []
     image = Dataset.image
@@ -283,7 +288,7 @@ def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tm
     inputs = make_store(made, tiny_scenes, tmp_path)
     opened = Dataset.open(tiny_scenes)
     untrained = Dataset(opened.folder, opened.scenes.filter(pl.col("split") != "train"), opened.questions, opened.pairs)
-    scenes = Scenes(load_adapter(made, device="cpu"), untrained)
+    scenes = GridScenes(load_adapter(made, device="cpu"), untrained)
     assert vision_erasures(scenes, Store.open(inputs["store"], inputs["manifest"])) is None
     assert language_ablation(scenes, SceneInputs(scenes, 4), ["language.0"], lambda _scene: {}, limit=6, condition="intact") is None
     assert capsys.readouterr().err.count("no training scene on the horizontal and vertical axis") == 2
@@ -298,8 +303,8 @@ def test_nothing_to_ablate_gives_an_empty_table(tiny_scenes: Path, tmp_path: Pat
         keep = pl.col("split") != "test" if name != "pairs" else pl.lit(False)
         table.filter(keep).write_parquet(photos / f"{name}.parquet")
     inputs = make_store(made, photos, tmp_path)
-    ablation(job(made, photos, tmp_path, "table", {}, **inputs))
-    table = pl.read_parquet(tmp_path / "table.parquet")
-    assert table.is_empty()
-    assert dict(table.schema) == SCHEMA
+    tables = run_ablation(made, photos, tmp_path, {}, ["connector"], **inputs)
+    for name, schema in (("sweep", SCHEMA), ("accuracy", ACCURACY_SCHEMA), ("check", CHECK_SCHEMA)):
+        assert tables[name].is_empty()
+        assert dict(tables[name].schema) == schema
     assert "nothing to ablate" in capsys.readouterr().err

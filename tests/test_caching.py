@@ -254,7 +254,7 @@ CASES = [
     Case("behaviour: batch", configure("behaviour", {"batch": 16}), of_both("behaviour", "amplification") | FIGURES),
     Case("activations: shard_scenes", configure("activations", {"shard_scenes": 8}), of_both("activations") | BOTH_PROBES_AND_AFTER),
     Case("probes: bootstrap", configure("probes.bootstrap", 11), BOTH_PROBES_AND_AFTER),
-    Case("interchange: token_sets", configure("interchange.token_sets", ["object"]), of_both("interchange") | FIGURES),
+    Case("interchange: token_sets", configure("interchange.token_sets", ["object"]), of_both("interchange", "ablation") | FIGURES),
     Case("conflict: token_sets", configure("conflict", {"token_sets": ["object"]}), of_both("conflict") | FIGURES),
     Case("ablation: methods", configure("ablation.methods", ["erasure"]), of_both("ablation") | FIGURES),
     Case("amplification: random_draws", configure("amplification.random_draws", 3), of_both("amplification") | FIGURES),

@@ -23,7 +23,7 @@ from vlm_spatial.activations.pooling import REGIONS
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.ablation import Scenes, check_store
+from vlm_spatial.interventions.ablation import GridScenes, check_store
 from vlm_spatial.models.load import FAMILIES, load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.activations import activations
@@ -203,18 +203,18 @@ def test_out_of_memory_halves_the_batch(adapter_of, dataset, scenes, tmp_path, m
 def test_ablation_refuses_a_store_of_another_model_dataset_or_grid(adapter_of, dataset, scenes, tmp_path, monkeypatch):
     adapter = adapter_of("qwen2_vl")
     store = stored(adapter, dataset, scenes, tmp_path, sites=["connector"])
-    check_store(Scenes(adapter, dataset), store)
+    check_store(GridScenes(adapter, dataset), store)
     with monkeypatch.context() as patched:
         patched.setattr(adapter, "identity", replace(adapter.identity, weights="ab" * 32))
         with pytest.raises(UserError, match=r"a.zarr: from another model .weights"):
-            check_store(Scenes(adapter, dataset), store)
+            check_store(GridScenes(adapter, dataset), store)
     with monkeypatch.context() as patched:
         patched.setattr(adapter, "grid", lambda *_: TokenGrid(14, 14))
         with pytest.raises(UserError, match=r"a.zarr: token grid 6×6, expected 14×14; run snakemake"):
-            check_store(Scenes(adapter, dataset), store)
+            check_store(GridScenes(adapter, dataset), store)
     other = replace(dataset, scenes=dataset.scenes.with_columns(split=pl.lit("train")))
     with pytest.raises(UserError, match=r"a.zarr: scene '.*': split differs from that of scenes.parquet; .* run snakemake"):
-        check_store(Scenes(adapter, other), store)
+        check_store(GridScenes(adapter, other), store)
 
 
 def test_the_stage_says_size_and_batch_first(checkpoint, dataset, tmp_path, capsys):

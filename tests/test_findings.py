@@ -106,13 +106,15 @@ def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
             assert (record["verdict"], record["n"], record["estimate"], record["low"]) == ("inconclusive", 0, None, None), record["claim"]
 
 
-@pytest.mark.parametrize("missing", ["behaviour", "probes", "interchange", "conflict", "ablation", "amplification"])
+@pytest.mark.parametrize(
+    "missing", ["behaviour", "probes", "interchange", "conflict", "ablation_sweep", "ablation_accuracy", "amplification"]
+)
 def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     del tables[missing]
     for record in findings("m", "d", tables):
-        # The intact language sweep is in the ablation table as well.
-        needed = BY_NAME[record["claim"]].needs == missing and not record["claim"].startswith("language_")
+        # The gain is that of the ablated sweep over the intact one.
+        needed = BY_NAME[record["claim"]].needs == missing or (record["claim"], missing) == ("backup_gain", "interchange")
         assert (record["n"] == 0) == needed, record["claim"]
 
 

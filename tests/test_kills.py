@@ -32,7 +32,7 @@ STAGES = {
     "probes": "results/folder/squares/probes.safetensors",
     "interchange": "results/folder/squares/interchange.parquet",
     "conflict": "results/folder/squares/conflict.parquet",
-    "ablation": "results/folder/squares/ablation.parquet",
+    "ablation": "results/folder/squares/ablation_sweep.parquet",
     "amplification": "results/folder/squares/amplification.parquet",
     "figures": "results/findings.json",
 }

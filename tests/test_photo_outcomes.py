@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from photo_set import THINGS, write_photo_set
-from stage_inputs import job, make_store
+from stage_inputs import job, make_store, run_ablation
 from symbolic_models import NamedDataset, Reader, SymbolicEngine, by_code, by_place, by_sight, by_strip
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
@@ -26,7 +26,6 @@ from vlm_spatial.report.results import Model, Results
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.photo_alignment import PHOTO_GRIDS
 from vlm_spatial.scenes.questions import vocabulary
-from vlm_spatial.stages.ablation import ablation
 from vlm_spatial.stages.conflict import conflict
 from vlm_spatial.stages.interchange import interchange
 from vlm_spatial.stages.scenes import scenes as scenes_stage
@@ -149,31 +148,24 @@ def test_ablation_from_end_to_end(root: Path, reader: dict[str, Path], tmp_path:
     """On a grid that is not square: 4 × 7 cells."""
     folder = made(root, tmp_path / "photos", {"train": 12, "validation": 4, "test": 24})
     inputs = make_store(reader["qwen2_vl"], folder, tmp_path)
-    ablation(
-        job(
-            reader["qwen2_vl"],
-            folder,
-            tmp_path,
-            "table",
-            {"questions": 108, "fit_scenes": 4, "language_sites": ["connector", "language.0"]},
-            **inputs,
-        )
-    )
-    table, dataset = pl.read_parquet(tmp_path / "table.parquet"), Dataset.open(folder)
+    stage = {"questions": 108, "fit_scenes": 4}
+    tables = run_ablation(reader["qwen2_vl"], folder, tmp_path, stage, ["connector", "language.0"], **inputs)
+    answers, dataset = tables["accuracy"], Dataset.open(folder)
     asked = dataset.questions.filter(variant="main", split="test")
     assert asked.height == 12 * 9
-    assert set(table["axis"]) == {"horizontal"}
+    assert set(answers["axis"]) == set(tables["sweep"]["axis"]) == {"horizontal"}
     for condition in ("intact", "erasure", "neutral"):
-        answers = table.filter(experiment="accuracy", condition=condition)
-        assert sorted(answers["pair_id"]) == sorted(asked["question_id"])
-        told = answers.join(asked, left_on="pair_id", right_on="question_id")
-        assert ((told["predicted"] == told["answer"]) == (told["outcome"] == "right")).all()
-        assert summaries.accuracy(table, condition).n == 12
-        swept = table.filter(experiment="language", condition=condition, token_set="object")
+        given = answers.filter(condition=condition)
+        assert sorted(given["question_id"]) == sorted(asked["question_id"])
+        told = given.join(asked, on="question_id")
+        assert ((told["predicted"] == told["answer"]) == told["correct"]).all()
+        assert summaries.accuracy(answers, condition).n == 12
+        assert summaries.ablation_drop(answers, "neutral", axis="vertical").n == 0
+    for condition in ("erasure", "neutral"):
+        swept = tables["sweep"].filter(experiment="language", condition=condition, token_set="object")
         assert swept["pair_id"].n_unique() == dataset.pairs.filter(experiment="language").height > 0
         assert set(swept["site"]) == {"connector", "language.0"}
-        assert summaries.ablation_drop(table, "neutral", axis="vertical").n == 0
-    odds = table.filter(experiment="accuracy").pivot("condition", index="pair_id", values="log_odds")
+    odds = answers.pivot("condition", index="question_id", values="log_odds")
     assert (odds["intact"] != odds["erasure"]).all()
     assert (odds["intact"] != odds["neutral"]).all()
 

@@ -153,7 +153,18 @@ def test_the_preset_runs_whole(results: Path) -> None:
         assert model in pages
         for dataset in DATASETS:
             folder = results / model / dataset
-            for table in ("behaviour", "probes", "strip_map", "geometry", "interchange", "conflict", "ablation", "amplification"):
+            for table in (
+                "behaviour",
+                "probes",
+                "strip_map",
+                "geometry",
+                "interchange",
+                "conflict",
+                "ablation_sweep",
+                "ablation_accuracy",
+                "ablation_check",
+                "amplification",
+            ):
                 assert pl.read_parquet(folder / f"{table}.parquet").height > 0, (model, dataset, table)
             assert (folder / "activations.zarr").is_dir()
             assert {record["claim"] for record in findings if (record["model"], record["dataset"]) == (model, dataset)} == claims
@@ -180,7 +191,7 @@ def test_every_experiment_of_the_preset_ran_on_every_dataset(results: Path) -> N
             conflict = pl.read_parquet(results / model / dataset / "conflict.parquet")
             for table, experiment in ((interchange, "vision"), (interchange, "language"), (conflict, "conflict")):
                 assert table.filter(experiment=experiment)["pair_id"].n_unique() == pairs[experiment] > 0, (model, dataset, experiment)
-            ablation = pl.read_parquet(results / model / dataset / "ablation.parquet")
+            ablation = pl.read_parquet(results / model / dataset / "ablation_accuracy.parquet")
             assert {"intact", "erasure", "neutral"} <= set(ablation["condition"])
             amplification = pl.read_parquet(results / model / dataset / "amplification.parquet")
             assert {1.0, 15.0} <= set(amplification.filter(method="projection")["alpha"])

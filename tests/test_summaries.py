@@ -185,13 +185,28 @@ def test_compare_sites_pairs_the_same_pairs() -> None:
 
 def accuracies(right: dict[str, Sequence[int]], scenes: int = 20) -> pl.DataFrame:
     """One question a scene; under each condition the scenes listed are answered right."""
-    parts = [
-        rows("accuracy", ["right" if scene in hits else "wrong" for scene in range(scenes)], condition=condition).with_columns(
-            pair_id=pl.Series([f"main-horizontal-test-{scene:05d}/slot_to_object/0" for scene in range(scenes)])
-        )
-        for condition, hits in right.items()
-    ]
-    return pl.concat(parts)
+    return pl.DataFrame(
+        [
+            {
+                "question_id": f"main-horizontal-test-{scene:05d}/slot_to_object/0",
+                "scene_id": f"main-horizontal-test-{scene:05d}",
+                "axis": "horizontal",
+                "template": "slot_to_object",
+                "condition": condition,
+                "correct": scene in hits,
+            }
+            for condition, hits in right.items()
+            for scene in range(scenes)
+        ],
+        schema={
+            "question_id": pl.String,
+            "scene_id": pl.String,
+            "axis": pl.String,
+            "template": pl.String,
+            "condition": pl.String,
+            "correct": pl.Boolean,
+        },
+    )
 
 
 def test_accuracy_drop_and_redundancy() -> None:
@@ -212,7 +227,7 @@ def test_accuracy_drop_and_redundancy() -> None:
 def test_content_questions_count_apart() -> None:
     spatial = accuracies({"intact": range(20), "neutral": range(5)})
     content = accuracies({"intact": range(20), "neutral": range(19)}).with_columns(
-        template=pl.lit("content"), pair_id=pl.col("pair_id").str.replace("slot_to_object", "content")
+        template=pl.lit("content"), question_id=pl.col("question_id").str.replace("slot_to_object", "content")
     )
     table = pl.concat([spatial, content])
     assert summaries.accuracy(table, "neutral").estimate == 0.25
@@ -237,7 +252,7 @@ def test_token_sets_are_compared_on_the_same_pairs() -> None:
 
 def test_questions_asked_under_one_condition_only_do_not_count() -> None:
     table = accuracies({"intact": range(20), "neutral": range(10)})
-    fewer = table.filter((pl.col("condition") == "intact") | (pl.col("pair_id") < "main-horizontal-test-00010"))
+    fewer = table.filter((pl.col("condition") == "intact") | (pl.col("question_id") < "main-horizontal-test-00010"))
     assert summaries.ablation_drop(fewer).estimate == 0
     assert summaries.ablation_drop(fewer).n == 10
 
@@ -258,9 +273,9 @@ def test_an_empty_table_gives_nothing_not_an_error() -> None:
         summaries.ordering_peak(empty),
         summaries.ordering_peak_layer(empty),
         summaries.backup_gain(empty),
-        summaries.accuracy(empty),
-        summaries.ablation_drop(empty),
-        summaries.redundancy(empty),
+        summaries.accuracy(accuracies({})),
+        summaries.ablation_drop(accuracies({})),
+        summaries.redundancy(accuracies({})),
     ):
         assert found.n == 0
         assert np.isnan(found.estimate)
@@ -332,7 +347,7 @@ def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
     behaviour = pl.DataFrame(
         {"variant": "main", "split": "test", "axis": "horizontal", "template": "slot_to_object", "candidates": [["a", "b", "c"]]}
     )
-    shown = ablated.rows({"ablation": table, "behaviour": behaviour})
+    shown = ablated.rows({"ablation_accuracy": table, "behaviour": behaviour})
     assert shown.filter(axis=BOTH).height == 4
     assert shown["chance"].to_list() == pytest.approx([1 / 3] * 8)
     [drawn] = shown.filter(axis=BOTH).drop_nulls("beyond").iter_rows(named=True)
@@ -345,7 +360,7 @@ def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
     assert sentence.startswith(f"Both ablations together (vision neutral, ordering erased in the language model) cost {cost}")
     assert " beyond the sum of each alone (n = 20 scenes): " in sentence
     assert sentence.endswith(words)
-    assert two_by_two(ablated.rows({"ablation": table.filter(pl.col("condition") != "neutral+ordering_erased")})) == ""
+    assert two_by_two(ablated.rows({"ablation_accuracy": table.filter(pl.col("condition") != "neutral+ordering_erased")})) == ""
     assert two_by_two(pl.DataFrame()) == ""
 
 

@@ -31,7 +31,7 @@ CONFIG = {
     "activations": {"sites": ["connector"]},
     "probes": {"bootstrap": 100},
     "interchange": {"vision_sites": ["connector"], "language_sites": ["connector"], "unrelated_control": False},
-    "ablation": {"questions": 24, "language_sites": ["connector"], "methods": ["erasure"]},
+    "ablation": {"questions": 24, "methods": ["erasure"]},
     "amplification": {
         "sites": ["connector"],
         "questions": 60,

@@ -14,7 +14,6 @@ class AblationSettings(Settings):
         ("erasure", "neutral"),
         description="erasure: LEACE at the connector; neutral: every object encoded alone at the canvas centre",
     )
-    language_sites: tuple[str, ...] = ("connector", "language.*")
     ordering_layers: Literal["peak", "from_peak"] = Field(
         "from_peak",
         description="where the language ordering is erased: at the layer where it peaks, or there and at every later one",

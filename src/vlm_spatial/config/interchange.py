@@ -11,7 +11,9 @@ class InterchangeSettings(Settings):
     """Interchange in the vision encoder, at the connector and in the language model."""
 
     vision_sites: tuple[str, ...] = ("vision.*", "connector")
-    language_sites: tuple[str, ...] = ("connector", "language.*")
+    language_sites: tuple[str, ...] = Field(
+        ("connector", "language.*"), description="sites of the language sweep, intact and under the ablations"
+    )
     token_sets: tuple[Literal["object", "strip", "rim", "background", "all", "random"], ...] = (
         "object",
         "strip",

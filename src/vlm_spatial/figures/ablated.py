@@ -23,8 +23,7 @@ def rows(tables: Tables) -> pl.DataFrame:
     ``alone_low`` the lower limit of what the worse of the two leaves by itself; ``chance`` is a guess among the candidates of the
     dataset's main test questions, null without the table that holds them.
     """
-    table = tables.get("ablation")
-    table = None if table is None else table.filter(pl.col("experiment") == "accuracy")
+    table = tables.get("ablation_accuracy")
     if table is None or table.is_empty():
         return pl.DataFrame()
     run = set(table["condition"])

@@ -6,7 +6,7 @@ from vlm_spatial.figures.chart_layers import over_sites
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
 from vlm_spatial.figures.rates import outcome_rates
 from vlm_spatial.figures.theme import TOKEN_SETS
-from vlm_spatial.measures.interventions import compare_sites, compare_token_sets
+from vlm_spatial.measures.interventions import compare_sites, compare_token_sets, sweeps
 from vlm_spatial.statistics import holm
 
 CONDITIONS = ["intact", "erasure", "neutral"]
@@ -49,17 +49,12 @@ def vision_caption(shown: pl.DataFrame) -> str:
 
 
 def language_rows(tables: Tables) -> pl.DataFrame:
-    """A row a site, axis, condition and outcome of the language sweep; intact pairs from the interchange stage, or else from ablation."""
-    parts = [
-        table.filter((pl.col("experiment") == "language") & (pl.col("token_set") == "object") & (pl.col("source") == "counterfactual"))
-        for table in (tables.get("interchange"), tables.get("ablation"))
-        if table is not None and not table.is_empty() and "site" in table.columns
-    ]
-    columns = ["pair_id", "axis", "condition", "site", "included", "outcome"]
-    parts = [part.select(columns) for part in parts]
-    if not parts:
+    """A row a site, axis, condition and outcome of the language sweep, intact and ablated."""
+    table = sweeps(tables)
+    if table.is_empty():
         return pl.DataFrame()
-    table = pl.concat(parts).unique(["pair_id", "condition", "site"], keep="first", maintain_order=True)
+    table = table.filter(experiment="language", token_set="object", source="counterfactual")
+    table = table.select("pair_id", "axis", "condition", "site", "included", "outcome")
     if table.is_empty():
         return pl.DataFrame()
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])

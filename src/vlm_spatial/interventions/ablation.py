@@ -26,7 +26,7 @@ _STORE_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Scenes:
+class GridScenes:
     """A dataset on one model's token grid: what the ablations must know of a scene."""
 
     adapter: Adapter
@@ -62,7 +62,7 @@ class SceneInputs:
         limit: bytes of inputs that are kept.
     """
 
-    def __init__(self, scenes: Scenes, batch: int, limit: int = 2**29) -> None:
+    def __init__(self, scenes: GridScenes, batch: int, limit: int = 2**29) -> None:
         self._scenes, self._batch, self._limit = scenes, batch, limit
         self._prompts = dict(scenes.dataset.questions.unique("scene_id", keep="first").select("scene_id", "prompt").iter_rows())
         self._kept: dict[tuple[str, ...], Prepared] = {}
@@ -84,7 +84,7 @@ class SceneInputs:
         return {} if group in self._kept else pictures(self._scenes.adapter, self._scenes.dataset, group)
 
 
-def check_store(scenes: Scenes, store: Store) -> None:
+def check_store(scenes: GridScenes, store: Store) -> None:
     """Refuse a store that is not of this model and dataset, or holds no single tokens.
 
     Raises:
@@ -97,7 +97,7 @@ def check_store(scenes: Scenes, store: Store) -> None:
         raise UserError(f"{store.path}: holds means over token sets; ablation needs tokens: set activations.pooling to cell or none")
 
 
-def vision_erasures(scenes: Scenes, store: Store) -> dict[str, Erasure] | None:
+def vision_erasures(scenes: GridScenes, store: Store) -> dict[str, Erasure] | None:
     """For each axis, the erasure of the slot from the connector's output, fitted on all training scenes of the store.
 
     None, with a word on stderr, if an axis has no training scene (a handful of photos).
@@ -122,7 +122,7 @@ def _stored(store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "c
 
 
 def language_ablation(
-    scenes: Scenes, inputs: SceneInputs, sites: Sequence[Site], edits_of: EditsOf, *, limit: int, condition: str
+    scenes: GridScenes, inputs: SceneInputs, sites: Sequence[Site], edits_of: EditsOf, *, limit: int, condition: str
 ) -> EditsOf | None:
     """The edits of a vision condition, and the erasure of the slot from the object tokens' residual at language layers.
 
@@ -153,7 +153,7 @@ def language_ablation(
 
 
 def _residuals(
-    scenes: Scenes, batches: Iterable[tuple[tuple[str, ...], Prepared]], site: Site, edits_of: EditsOf
+    scenes: GridScenes, batches: Iterable[tuple[tuple[str, ...], Prepared]], site: Site, edits_of: EditsOf
 ) -> Iterator[Float[np.ndarray, "cells features"]]:
     for group, prepared in batches:
         edits = merged([edits_of(name) for name in group])

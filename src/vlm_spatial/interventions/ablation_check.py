@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 
 from vlm_spatial.activations.store import Store
-from vlm_spatial.interventions.ablation import Scenes
+from vlm_spatial.interventions.ablation import GridScenes
 from vlm_spatial.interventions.labels import CONNECTOR
-from vlm_spatial.interventions.sweep import SCHEMA, Condition
+from vlm_spatial.interventions.sweep import Condition
 from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.progress import progress
@@ -19,11 +19,24 @@ from vlm_spatial.tokens import TokenSet
 
 SETS: tuple[TokenSet, ...] = ("object", "rim")
 
+CHECK_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "scene_id": pl.String,
+    "slot": pl.Int32,
+    "axis": pl.String,
+    "condition": pl.String,
+    "site": pl.String,
+    "token_set": pl.String,
+    "probe": pl.String,
+    "predicted": pl.Int32,
+    "correct": pl.Boolean,
+}
+"""Columns of ablation_check.parquet; see docs/formats.md."""
 
-def readout(scenes: Scenes, store: Store, saved: dict[str, Probe], conditions: Sequence[Condition], limit: int) -> pl.DataFrame:
-    """One row a test scene, slot, token set, condition and probe (columns: ``SCHEMA``); ``outcome`` is ``right`` or ``wrong``.
 
-    What a probe reads is the mean over the slot's object or rim tokens. ``source`` is ``saved`` (the probe of the probes stage,
+def read_slots(scenes: GridScenes, store: Store, saved: dict[str, Probe], conditions: Sequence[Condition], limit: int) -> pl.DataFrame:
+    """One row a test scene, slot, token set, condition and probe (columns: ``CHECK_SCHEMA``).
+
+    What a probe reads is the mean over the slot's object or rim tokens. ``probe`` is ``saved`` (the probe of the probes stage,
     trained on the intact model) or ``refitted`` (one fitted on training scenes under the condition, with the same regularisation): an
     ablation that only moves the slot elsewhere fools the first, not the second.
 
@@ -38,17 +51,17 @@ def readout(scenes: Scenes, store: Store, saved: dict[str, Probe], conditions: S
             means = {split: _means(scenes, store, names[split], condition) for split in names}
             for number, token_set in enumerate(SETS):
                 train, test = (means[split][:, number] for split in ("train", "test"))
-                for source, reader in (("saved", probe), ("refitted", _refitted(train, probe.strength))):
+                for name, reader in (("saved", probe), ("refitted", _refitted(train, probe.strength))):
                     predicted = reader.predict(test)
                     rows += [
-                        _row(scene, axis, condition.name, token_set, source, slot, int(predicted[index, slot]))
+                        _row(scene, axis, condition.name, token_set, name, slot, int(predicted[index, slot]))
                         for index, scene in enumerate(names["test"])
                         for slot in range(predicted.shape[1])
                     ]
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=CHECK_SCHEMA)
 
 
-def _means(scenes: Scenes, store: Store, names: Sequence[str], condition: Condition) -> Float[np.ndarray, "scenes sets slots features"]:
+def _means(scenes: GridScenes, store: Store, names: Sequence[str], condition: Condition) -> Float[np.ndarray, "scenes sets slots features"]:
     """Mean activation of each slot's tokens; of the object's own where a strip has no rim."""
     found = []
     for batch, values in store.batches(CONNECTOR, names, 32):
@@ -70,17 +83,15 @@ def _refitted(means: Float[np.ndarray, "scenes slots features"], strength: float
     return fit_probes(rows, rows, [1.0 if strength is None else strength], {})["logistic"]
 
 
-def _row(scene: str, axis: str, condition: str, token_set: str, source: str, slot: int, predicted: int) -> dict[str, Any]:
+def _row(scene: str, axis: str, condition: str, token_set: str, probe: str, slot: int, predicted: int) -> dict[str, Any]:
     return {
-        **dict.fromkeys(SCHEMA),
-        "pair_id": f"{scene}/{slot}",
-        "experiment": "readout",
+        "scene_id": scene,
+        "slot": slot,
         "axis": axis,
         "condition": condition,
         "site": CONNECTOR,
         "token_set": token_set,
-        "source": source,
-        "included": True,
-        "predicted": str(predicted),
-        "outcome": "right" if predicted == slot else "wrong",
+        "probe": probe,
+        "predicted": predicted,
+        "correct": predicted == slot,
     }

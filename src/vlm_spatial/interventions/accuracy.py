@@ -12,13 +12,26 @@ from vlm_spatial.interventions.answers import Readout, margin
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.interventions.sweep import SCHEMA
 from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
 EditsOf = Callable[[str], Mapping[Site, Edit]]
 """Scene id → the edits of a run of that scene."""
+
+ACCURACY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "question_id": pl.String,
+    "scene_id": pl.String,
+    "axis": pl.String,
+    "template": pl.String,
+    "condition": pl.String,
+    "site": pl.String,
+    "layer": pl.Int32,
+    "predicted": pl.String,
+    "correct": pl.Boolean,
+    "log_odds": pl.Float64,
+}
+"""Columns of ablation_accuracy.parquet; see docs/formats.md."""
 
 
 def sample_questions(dataset: Dataset, limit: int, seed: int, *, variant: str = "main", split: str = "test") -> pl.DataFrame:
@@ -52,7 +65,7 @@ def ask(
     site: Site = CONNECTOR,
     batch: int = 32,
 ) -> pl.DataFrame:
-    """One row a question (columns: ``SCHEMA``): ``outcome`` is ``right`` or ``wrong``, ``log_odds`` the answer's margin.
+    """One row a question (columns: ``ACCURACY_SCHEMA``); ``log_odds`` is the margin of the right answer over the best other candidate.
 
     Args:
         site: the deepest site that the condition edits, for the table.
@@ -71,7 +84,7 @@ def ask(
         prepared = adapter.prepare([images[row["scene_id"]] for row in group], [row["prompt"] for row in group])
         logits = adapter.run(prepared, edits=edits)[0].cpu()
         rows += [_row(adapter, row, of_row, condition, site) for row, of_row in zip(group, logits, strict=True)]
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
 
 
 def _row(adapter: Adapter, question: dict[str, Any], logits: torch.Tensor, condition: str, site: Site) -> dict[str, Any]:
@@ -79,16 +92,14 @@ def _row(adapter: Adapter, question: dict[str, Any], logits: torch.Tensor, condi
     scores = readout.logits(logits)
     predicted = readout.best(scores)
     return {
-        **dict.fromkeys(SCHEMA),
-        "pair_id": question["question_id"],
-        "experiment": "accuracy",
+        "question_id": question["question_id"],
+        "scene_id": question["scene_id"],
         "axis": question["axis"],
         "template": question["template"],
         "condition": condition,
         "site": site,
         "layer": None if site == CONNECTOR else int(site.split(".")[1]),
-        "included": True,
         "predicted": predicted,
-        "outcome": "right" if predicted == question["answer"] else "wrong",
+        "correct": predicted == question["answer"],
         "log_odds": margin(scores, readout.candidates.index(question["answer"])),
     }

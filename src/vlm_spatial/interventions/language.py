@@ -13,7 +13,7 @@ import numpy as np
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import CLEAN
-from vlm_spatial.interventions.sweep import Exchange, Plan
+from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
 from vlm_spatial.models.adapter import Site
 from vlm_spatial.tokens import matched_blocks
 
@@ -30,7 +30,7 @@ def exchange_blocks(case: Case, site: Site, token_set: BlockSet, source: str) ->
     return Exchange(site, token_set, source, np.concatenate([first, second]), np.concatenate([second, first]))
 
 
-def language_plan(sites: Sequence[Site], seed: int) -> Plan:
+def language_plan(sites: Sequence[Site], seed: int) -> ExchangesOf:
     """Exchange of the object blocks with the counterfactual's, at every site, and the same for random cells of the background.
 
     The counterfactual has the same geometry and no content in common with the clean scene. With slot i asked about, its object i (coming
@@ -51,7 +51,7 @@ def language_plan(sites: Sequence[Site], seed: int) -> Plan:
     return plan
 
 
-def conflict_plan(token_sets: Sequence[BlockSet], site: Site = "connector") -> Plan:
+def conflict_plan(token_sets: Sequence[BlockSet], site: Site = "connector") -> ExchangesOf:
     """Exchange of two slots' blocks of the SAME image: contents keep their vision code and change their place in the sequence."""
     return lambda case: [exchange_blocks(case, site, token_set, CLEAN) for token_set in token_sets]
 

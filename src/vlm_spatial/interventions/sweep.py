@@ -45,7 +45,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "object_tokens": pl.Int32,
     "strip_tokens": pl.Int32,
 }
-"""Columns of interchange, conflict and ablation tables; see docs/formats.md."""
+"""Columns of interchange, conflict and ablation_sweep tables; see docs/formats.md."""
 
 # The engine returns whole vocabularies; pairs are handed over in groups whose logits take at most this many bytes.
 _LOGITS_BYTES = 512 * 2**20
@@ -87,11 +87,12 @@ class Condition:
 
 
 INTACT = Condition()
-Plan = Callable[[Case], list[Exchange]]
+ExchangesOf = Callable[[Case], list[Exchange]]
+"""What an experiment exchanges in a pair."""
 
 
 def run_sweep(
-    engine: Engine, dataset: Dataset, cases: Sequence[Case], plan: Plan, condition: Condition = INTACT, description: str = "patches"
+    engine: Engine, dataset: Dataset, cases: Sequence[Case], plan: ExchangesOf, condition: Condition = INTACT, description: str = "patches"
 ) -> pl.DataFrame:
     """Run every exchange that ``plan`` makes of every case: one row each, in that order (columns: ``SCHEMA``).
 

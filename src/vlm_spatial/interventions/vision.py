@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.pairs_on_grid import Case
-from vlm_spatial.interventions.sweep import Exchange, Plan
+from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
 from vlm_spatial.models.adapter import Site
 from vlm_spatial.tokens import TOKEN_SETS
 
@@ -39,7 +39,7 @@ def cells(pair: Case, token_set: str, seed: int) -> Int[np.ndarray, " cells"]:
     raise UserError(f"token set {token_set!r}: allowed are {', '.join((*TOKEN_SETS, 'random'))}")
 
 
-def vision_plan(sites: Sequence[Site], token_sets: Sequence[str], sources: Sequence[str], seed: int) -> Plan:
+def vision_plan(sites: Sequence[Site], token_sets: Sequence[str], sources: Sequence[str], seed: int) -> ExchangesOf:
     """Every site × token set × source of a pair whose two scenes are one geometry with two contents exchanged."""
 
     def plan(case: Case) -> list[Exchange]:

@@ -108,12 +108,12 @@ def _dominance(tables: Tables) -> Measured:
 
 
 def _ordering_peak(tables: Tables) -> Measured:
-    table = _sweep(tables)
+    table = tables["interchange"]
     return Measured(summaries.ordering_peak(table), summaries.ordering_rate(table, CONNECTOR), "the same exchange at the connector")
 
 
 def _ordering_layer(tables: Tables) -> Measured:
-    table = _sweep(tables)
+    table = tables["interchange"].filter(pl.col("experiment") == "language")
     layers = table.filter(pl.col("site").str.starts_with("language."))["layer"]
     if layers.is_empty():
         return NOTHING
@@ -129,16 +129,6 @@ def _ordering_verdict(table: pl.DataFrame) -> Verdict:
     return above(PEAK_MARGIN)(Measured(summaries.ordering_peak(table), summaries.ordering_rate(table, CONNECTOR), ""))
 
 
-def _sweep(tables: Tables) -> pl.DataFrame:
-    """The intact language sweep, from the interchange table or, without one, from the ablation's."""
-    parts = [
-        table.filter((pl.col("experiment") == "language") & (pl.col("condition") == "intact"))
-        for table in (tables.get("interchange"), tables.get("ablation"))
-        if table is not None and "site" in table.columns
-    ]
-    return next((part for part in parts if not part.is_empty()), parts[0])
-
-
 def _condition(table: pl.DataFrame) -> str | None:
     """The ablation that is reported: position-neutral re-encoding if it was run, since erasure removes linear traces only."""
     run = set(table["condition"]) - {"intact", LANGUAGE_ERASED}
@@ -146,17 +136,18 @@ def _condition(table: pl.DataFrame) -> str | None:
 
 
 def _ablation_drop(tables: Tables) -> Measured:
-    condition = _condition(tables["ablation"])
+    table = tables["ablation_accuracy"]
+    condition = _condition(table)
     if condition is None:
         return NOTHING
-    return Measured(summaries.ablation_drop(tables["ablation"], condition), ZERO, f"no loss ({condition})")
+    return Measured(summaries.ablation_drop(table, condition), ZERO, f"no loss ({condition})")
 
 
 def _backup_gain(tables: Tables) -> Measured:
-    condition = _condition(tables["ablation"])
-    if condition is None:
+    condition = _condition(tables["ablation_sweep"])
+    if condition is None or "interchange" not in tables:
         return NOTHING
-    return Measured(summaries.backup_gain(tables["ablation"], condition), ZERO, f"no gain ({condition})")
+    return Measured(summaries.backup_gain(summaries.sweeps(tables), condition), ZERO, f"no gain ({condition})")
 
 
 def _errors_corrected(tables: Tables) -> Measured:
@@ -277,7 +268,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "ablation_drop",
         "Vision's layout is needed",
-        "ablation",
+        "ablation_accuracy",
         "Removing the layout from the vision output costs accuracy.",
         "accuracy lost on the same test questions under position-neutral re-encoding (under erasure where that was not run); "
         "bootstrap over scenes",
@@ -291,7 +282,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "backup_gain",
         "The language model takes over",
-        "ablation",
+        "ablation_sweep",
         "With the layout removed from the vision output, the language model adds more ordering than it does intact.",
         "(highest ordering rate over language layers − rate at the connector) ablated, minus the same intact; bootstrap over pairs",
         "0",
@@ -340,8 +331,8 @@ def findings(model: str, dataset: str, tables: Tables) -> list[dict[str, Any]]:
 
 
 def _record(model: str, dataset: str, claim: Claim, tables: Tables) -> dict[str, Any]:
-    available = [tables.get(name) for name in _sources(claim)]
-    found = NOTHING if all(table is None or table.is_empty() for table in available) else claim.measure(tables)
+    needed = tables.get(claim.needs)
+    found = NOTHING if needed is None or needed.is_empty() else claim.measure(tables)
     known = found.estimate.n >= MINIMUM and all(math.isfinite(x) for x in (*_numbers(found.estimate), *_numbers(found.control)))
     return {
         "model": model,
@@ -351,11 +342,6 @@ def _record(model: str, dataset: str, claim: Claim, tables: Tables) -> dict[str,
         "control": {"name": found.control_name or claim.control, **_plain(found.control)},
         "verdict": claim.judge(found) if known else "inconclusive",
     }
-
-
-def _sources(claim: Claim) -> tuple[str, ...]:
-    # The intact language sweep is in both tables.
-    return ("interchange", "ablation") if claim.name.startswith("language_") else (claim.needs,)
 
 
 def _numbers(interval: Interval) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ Works on the tables alone and never imports torch, so that the report can use it
 Pairs that the untouched model does not answer right (``included`` false) enter none of these; ``excluded`` counts them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,12 @@ from vlm_spatial.statistics import (
 )
 
 DRAWS = 2000
+
+
+def sweeps(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The sweeps of the intact model and those under the ablations, in one table; of either alone if the other is missing."""
+    found = [tables[name] for name in ("interchange", "ablation_sweep") if name in tables and not tables[name].is_empty()]
+    return pl.concat(found, how="diagonal_relaxed") if found else pl.DataFrame()
 
 
 def excluded(table: pl.DataFrame, experiment: str, condition: str = INTACT) -> int:
@@ -131,7 +137,7 @@ def ordering_peak_layer(
 
 
 def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """How much more ordering the language layers add once the vision signal is ablated.
+    """How much more ordering the language layers add once the vision signal is ablated, from the sweeps intact and ablated together.
 
     Within a condition, what the language model adds is the highest ordering rate over its layers (cross-fitted, as in
     :func:`ordering_peak`) minus the ordering rate at the connector, where nothing has been added yet. The gain is that under
@@ -186,19 +192,19 @@ def _compared(chosen: pl.DataFrame, column: str, reference: str, experiment: str
 
 
 def accuracy(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Share of spatial test questions answered right under ``condition``; the interval resamples whole scenes, ``n`` counts scenes."""
-    return _right(_spatial(_of(table, "accuracy", condition, axis)), draws, seed)
+    """Share of spatial questions of ``ablation_accuracy`` answered right; the interval resamples whole scenes, ``n`` counts scenes."""
+    return _right(_spatial(_under(table, condition, axis)), draws, seed)
 
 
 def content_accuracy(
     table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """The same for questions that are not spatial: what an ablation costs beside the layout. Empty where none are asked."""
-    return _right(_of(table, "accuracy", condition, axis).filter(pl.col("template") == CONTENT), draws, seed)
+    return _right(_under(table, condition, axis).filter(pl.col("template") == CONTENT), draws, seed)
 
 
 def _right(questions: pl.DataFrame, draws: int, seed: int) -> Interval:
-    return clustered_share((questions["outcome"] == "right").to_numpy(), _scenes(questions), draws=draws, seed=seed)
+    return clustered_share(questions["correct"].to_numpy(), questions["scene_id"].to_list(), draws=draws, seed=seed)
 
 
 def _spatial(questions: pl.DataFrame) -> pl.DataFrame:
@@ -211,7 +217,7 @@ def ablation_drop(
     """Accuracy of the intact model minus that under ``condition``, on the same spatial questions; whole scenes are resampled."""
     wide = _accuracies(table, (INTACT, condition), axis)
     change = wide[INTACT].to_numpy().astype(float) - wide[condition].to_numpy()
-    return cluster_bootstrap(change, _scenes(wide), draws=draws, seed=seed)
+    return cluster_bootstrap(change, wide["scene_id"].to_list(), draws=draws, seed=seed)
 
 
 def redundancy(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -223,7 +229,7 @@ def redundancy(table: pl.DataFrame, condition: str = "neutral", *, axis: str | N
     names = (INTACT, condition, joined(INTACT, LANGUAGE_ERASED), joined(condition, LANGUAGE_ERASED))
     wide = _accuracies(table, names, axis)
     intact, vision, language, both = (wide[name].to_numpy().astype(float) for name in names)
-    return cluster_bootstrap((intact - both) - (intact - vision) - (intact - language), _scenes(wide), draws=draws, seed=seed)
+    return cluster_bootstrap((intact - both) - (intact - vision) - (intact - language), wide["scene_id"].to_list(), draws=draws, seed=seed)
 
 
 def slot_readout(
@@ -236,18 +242,22 @@ def slot_readout(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """Share of test objects whose slot a linear probe still reads off the connector's output under ``condition``.
+    """Share of test objects whose slot a linear probe still reads off the connector's output under ``condition`` (``ablation_check``).
 
     Args:
         token_set: ``object`` or ``rim``.
         probe: ``saved`` (trained on the intact model) or ``refitted`` (under the condition).
     """
-    chosen = _of(table, "readout", condition, axis).filter(pl.col("token_set") == token_set, pl.col("source") == probe)
+    chosen = _under(table, condition, axis).filter(pl.col("token_set") == token_set, pl.col("probe") == probe)
     return _right(chosen, draws, seed)
 
 
 def _of(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
-    chosen = table.filter(pl.col("experiment") == experiment, pl.col("condition") == condition)
+    return _under(table.filter(pl.col("experiment") == experiment), condition, axis)
+
+
+def _under(table: pl.DataFrame, condition: str, axis: str | None) -> pl.DataFrame:
+    chosen = table.filter(pl.col("condition") == condition)
     return chosen if axis is None else chosen.filter(pl.col("axis") == axis)
 
 
@@ -266,18 +276,13 @@ def _share(outcomes: pl.Series, name: str) -> Interval:
 def _accuracies(table: pl.DataFrame, conditions: tuple[str, ...], axis: str | None) -> pl.DataFrame:
     """One row a question that was asked under all ``conditions``, one column (right or not) a condition."""
     parts = [
-        _spatial(_of(table, "accuracy", name, axis)).select("pair_id", (pl.col("outcome") == "right").alias(name)).sort("pair_id")
+        _spatial(_under(table, name, axis)).select("question_id", "scene_id", pl.col("correct").alias(name)).sort("question_id")
         for name in conditions
     ]
     wide = parts[0]
     for part in parts[1:]:
-        wide = wide.join(part, on="pair_id", how="inner", maintain_order="left")
+        wide = wide.join(part.drop("scene_id"), on="question_id", how="inner", maintain_order="left")
     return wide
-
-
-def _scenes(questions: pl.DataFrame) -> list[str]:
-    # A question's id is {scene_id}/{template}/{slot}.
-    return [name.split("/")[0] for name in questions["pair_id"]]
 
 
 class _Ordering:

@@ -12,7 +12,18 @@ from vlm_spatial.files import read_json, read_parquet
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.workflow.provenance import Seal, read_seal
 
-TABLES = ("behaviour", "probes", "strip_map", "geometry", "interchange", "conflict", "ablation", "amplification")
+TABLES = (
+    "behaviour",
+    "probes",
+    "strip_map",
+    "geometry",
+    "interchange",
+    "conflict",
+    "ablation_sweep",
+    "ablation_accuracy",
+    "ablation_check",
+    "amplification",
+)
 # Of a model, if it has several datasets.
 ACROSS = ("generalisation", "between_datasets", "transfer")
 

@@ -9,10 +9,10 @@ import polars as pl
 
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.ablation import AblationSettings
-from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions.ablation import SceneInputs, Scenes, check_store, language_ablation, vision_erasures
-from vlm_spatial.interventions.ablation_check import readout
-from vlm_spatial.interventions.accuracy import EditsOf, ask, sample_questions
+from vlm_spatial.files import read_parquet, write_parquet
+from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, check_store, language_ablation, vision_erasures
+from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
+from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA, EditsOf, ask, sample_questions
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import Erasure
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
@@ -30,28 +30,37 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def ablation(job: Job) -> None:
-    """Write ``ablation.parquet``: language sweep and accuracy under every condition, and the 2×2 of both ablations."""
+    """Write three tables: the language sweep under every ablation, the accuracy under each (the 2×2 of both kinds), and their check.
+
+    ``interchange`` holds the intact sweep, which is not run again: its sites are swept, and its peak stands in where an ablation has none.
+    """
     settings = section(job, AblationSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     store = Store.open(job.inputs["store"], job.inputs["manifest"])
-    scenes = Scenes(load_adapter(**job.settings["model"]), dataset)
+    scenes = GridScenes(load_adapter(**job.settings["model"]), dataset)
     check_store(scenes, store)
     at_connector = _connector_probes(load_probes(job.inputs["probes"]), scenes.axes)
+    intact = read_parquet(job.inputs["interchange"]).filter(pl.col("experiment") == "language")
     questions = sample_questions(dataset, settings.questions, job.settings["seed"])
     cases = exchangeable(read_cases(dataset, scenes.adapter, "language"))
     if questions.is_empty() and not cases:
         print("ablation: no question of main test scenes and no language pair, so there is nothing to ablate", file=sys.stderr, flush=True)
-        write_parquet(pl.DataFrame(schema=SCHEMA), job.outputs["table"])
+        for output, schema in (("sweep", SCHEMA), ("accuracy", ACCURACY_SCHEMA), ("check", CHECK_SCHEMA)):
+            write_parquet(pl.DataFrame(schema=schema), job.outputs[output])
         return
     conditions = _conditions(scenes, store, settings, questions, cases)
 
-    read_off = readout(scenes, store, at_connector, conditions, settings.fit_scenes)
+    write_parquet(read_slots(scenes, store, at_connector, conditions, settings.fit_scenes), job.outputs["check"])
     engine = PatchEngine(scenes.adapter, memory_gb=settings.memory_gb)
-    plan = language_plan(scenes.adapter.matching_sites(settings.language_sites), job.settings["seed"])
-    sweeps = pl.concat(
-        run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}") for condition in conditions
-    )
-    answers = []
+    plan = language_plan(intact["site"].unique(maintain_order=True).to_list(), job.settings["seed"])
+    ablated = [
+        run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}")
+        for condition in conditions
+        if condition.name != INTACT
+    ]
+    write_parquet(pl.concat([pl.DataFrame(schema=SCHEMA), *ablated]), job.outputs["sweep"])
+    sweeps = pl.concat([intact, *ablated])
+    answers = [pl.DataFrame(schema=ACCURACY_SCHEMA)]
     inputs = SceneInputs(scenes, settings.batch)
     for condition in conditions:
         edits_of = _at_connector(condition)
@@ -64,10 +73,12 @@ def ablation(job: Job) -> None:
         if both is not None:
             name = joined(condition.name, LANGUAGE_ERASED)
             answers.append(ask(scenes.adapter, dataset, questions, name, both, site=sites[0], batch=settings.batch))
-    write_parquet(pl.concat([sweeps, *answers, read_off]), job.outputs["table"])
+    write_parquet(pl.concat(answers), job.outputs["accuracy"])
 
 
-def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, cases: list[Case]) -> list[Condition]:
+def _conditions(
+    scenes: GridScenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, cases: list[Case]
+) -> list[Condition]:
     found = [Condition()]
     for method in settings.methods:
         if method == "erasure":
@@ -85,7 +96,7 @@ def _conditions(scenes: Scenes, store: Store, settings: AblationSettings, questi
     return found
 
 
-def _by_axis(scenes: Scenes, erasures: Mapping[str, Erasure]) -> EditOf:
+def _by_axis(scenes: GridScenes, erasures: Mapping[str, Erasure]) -> EditOf:
     return lambda scene: erasures[scenes.axis(scene)]
 
 

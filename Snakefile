@@ -16,19 +16,20 @@ SOURCE = str(Path(workflow.basedir, "src"))
 sys.path.insert(0, SOURCE)
 
 
-from vlm_spatial.config.reading import read_yaml
+from vlm_spatial.config.yaml_files import Source, read_yaml
 from vlm_spatial.errors import UserError
 
 # A file given with --configfile is the whole configuration, not an addition to the default one.
-CONFIG_FILES = ", ".join(map(str, workflow.overwrite_configfiles))
-if not CONFIG_FILES:
-    CONFIG_FILES = "workflow_config.yaml"
-    try:
-        read_yaml(Path(CONFIG_FILES))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+CONFIG_FILES = Source(*workflow.overwrite_configfiles or ["workflow_config.yaml"])
+# Snakemake reads them with less care: it takes the last of two equal keys.
+try:
+    for path in CONFIG_FILES.paths:
+        read_yaml(path)
+except UserError as error:
+    raise SystemExit(f"error: {error}") from None
+if not workflow.overwrite_configfiles:
 
-    configfile: CONFIG_FILES
+    configfile: "workflow_config.yaml"
 
 
 # For `--sdm apptainer`; what makes it is the Dockerfile.

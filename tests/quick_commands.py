@@ -14,7 +14,16 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 REPOSITORY = Path(__file__).parents[1]
-OURS = ("cli", "plan", "outside", "slurm", "activations.store", "probes.analysis", "report.compare", "scenes.boxes_file")
+OURS = (
+    "cli",
+    "workflow.planning",
+    "workflow.preflight",
+    "workflow.slurm",
+    "activations.store",
+    "probes.analysis",
+    "report.compare",
+    "scenes.boxes_file",
+)
 PREPARED = ("snakemake.cli", *(f"vlm_spatial.{module}" for module in OURS))
 
 

@@ -63,6 +63,13 @@ CASES = [
         for where, value, says in MALFORMED
     ),
     *(Case(f"configuration: {name}", "empty", configured(content), START, says) for name, content, says in UNREADABLE),
+    *(
+        Case(f"given with --configfile: {name}", "empty", configured(content), (*START, "--configfile", CONFIGURATION), says)
+        for name, content, says in UNREADABLE
+    ),
+    Case(
+        "given with --configfile: a folder", "fresh", lambda _: None, (*START, "--configfile", "checkpoint"), "checkpoint: .*Is a directory"
+    ),
     *(Case(name, "fresh", harm, START, says) for name, harm, says in DAMAGED),
     Case(
         "results: in use",

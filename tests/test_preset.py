@@ -25,6 +25,7 @@ from photo_set import THINGS, write_photo_set
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
+from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
@@ -100,7 +101,7 @@ def test_the_preset_as_it_stands_says_what_to_fill_in(tmp_path: Path) -> None:
     values = filled(tmp_path, {})
     values["models"]["gemma-3-4b"]["revision"] = "FILL-IN"
     with pytest.raises(UserError, match=r"paper\.yaml: fill in models\.gemma-3-4b\.revision; found FILL-IN"):
-        parse_config(values, str(PRESET))
+        parse_config(values, Source(PRESET))
 
 
 def test_the_filled_in_preset_plans_every_job(tmp_path: Path, photos: Path) -> None:

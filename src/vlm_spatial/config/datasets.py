@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vlm_spatial.config.settings import Count, Settings, Share
+from vlm_spatial.config.settings import Count, Settings, Share, UserPath
 
 AXES = ("horizontal", "vertical")
 Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
@@ -73,7 +73,7 @@ class Pairs(Settings):
 class DetectorSettings(Settings):
     """A zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO, ...) that finds the boxes of photos."""
 
-    checkpoint: str = Field(description="hub id such as google/owlv2-base-patch16-ensemble, or a folder")
+    checkpoint: UserPath = Field(description="hub id such as google/owlv2-base-patch16-ensemble, or a folder")
     revision: str | None = Field(None, description="commit of a hub id; required for one")
     score: Annotated[float, Field(gt=0, le=1)] = Field(
         0.2, description="score from which a box counts as certain; photos with a box below half of it are set aside"
@@ -109,12 +109,12 @@ class DatasetSettings(Settings):
         description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word",
     )
     difficulty: Difficulty = Difficulty()
-    root: str | None = Field(
+    root: UserPath | None = Field(
         None,
         description="whatsup only: the folder that holds data/controlled_*_dataset.json",
     )
     subset: Literal["A", "B"] = Field("B", description="whatsup only: A controlled_images, B controlled_clevr")
-    boxes: str | None = Field(
+    boxes: UserPath | None = Field(
         None,
         description="whatsup only: a JSON file of boxes; without it (and without a detector) they are found by comparing the photos",
     )

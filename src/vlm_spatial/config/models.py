@@ -7,14 +7,14 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from vlm_spatial.config.organisms import Mechanism
-from vlm_spatial.config.settings import Name, Settings
+from vlm_spatial.config.settings import Name, Settings, UserPath
 
 
 class ModelSettings(Settings):
     """One entry of ``models``: what to analyse. Exactly one of ``organism`` and ``checkpoint``."""
 
     organism: Name | None = Field(None, description="name of an entry of organisms")
-    checkpoint: str | None = Field(None, description="hub id such as Qwen/Qwen2-VL-7B-Instruct, or a folder")
+    checkpoint: UserPath | None = Field(None, description="hub id such as Qwen/Qwen2-VL-7B-Instruct, or a folder")
     revision: str | None = Field(None, description="commit of a hub id; required for one")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"

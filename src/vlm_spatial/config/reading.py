@@ -1,43 +1,47 @@
 """From a YAML file to a validated configuration, or to one line that says what is wrong."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from vlm_spatial.config.workflow import Config
+from vlm_spatial.config.yaml_files import Source, read_yaml
 from vlm_spatial.errors import UserError
 
 FILL_IN = "FILL-IN"
 """What a preset holds where only the user can know the value."""
 
+_DEFAULT = Source("workflow_config.yaml")
 
-def parse_config(values: Any, source: str = "workflow_config.yaml") -> Config:
+
+def parse_config(values: Any, source: Source = _DEFAULT) -> Config:
     """Validate a configuration mapping.
 
     Raises:
-        UserError: one line for the first fault, naming the key, what was found and what is allowed.
+        UserError: one line for the first fault, naming file, line and key, what was found and what is allowed.
     """
-    _check_mapping(values, source)
     blanks = list(_blanks(values))
     if blanks:
         raise UserError(f"{source}: fill in {', '.join(blanks)}; found {FILL_IN}")
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_one_line(error)}") from error
+        key, message = _first_fault(error)
+        raise UserError(f"{source.at(key)}: {key + ': ' if key else ''}{message}") from error
     for name, model in config.models.items():
         if model.checkpoint is not None and not model.is_hub_id and not Path(model.checkpoint).is_dir():
-            raise UserError(
-                f"{source}: models.{name}.checkpoint: no folder {model.checkpoint!r}; give a checkpoint folder, or a hub id owner/name"
-            )
+            key = f"models.{name}.checkpoint"
+            raise UserError(f"{source.at(key)}: {key}: no folder {model.checkpoint!r}; give a checkpoint folder, or a hub id owner/name")
     for name, dataset in config.datasets.items():
         if dataset.root is not None and not Path(dataset.root, "data").is_dir():
-            raise UserError(f"{source}: datasets.{name}.root: no folder {str(Path(dataset.root, 'data'))!r}; give the folder that holds it")
+            key = f"datasets.{name}.root"
+            raise UserError(f"{source.at(key)}: {key}: no folder {str(Path(dataset.root, 'data'))!r}; give the folder that holds it")
         if dataset.boxes is not None and not Path(dataset.boxes).is_file():
-            raise UserError(f"{source}: datasets.{name}.boxes: no file {dataset.boxes!r}")
+            key = f"datasets.{name}.boxes"
+            raise UserError(f"{source.at(key)}: {key}: no file {dataset.boxes!r}; give a JSON file of boxes, or leave boxes out")
     return config
 
 
@@ -47,28 +51,7 @@ def load_config(path: Path) -> Config:
     Raises:
         UserError: if the file is missing, is not YAML, or does not fit the model.
     """
-    return parse_config(read_yaml(path), str(path))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections that a YAML file holds.
-
-    Raises:
-        UserError: if the file is missing, is not YAML or holds something else.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
-    _check_mapping(values, str(path))
-    return values
-
-
-def _check_mapping(values: Any, source: str) -> None:
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: must be a mapping of sections, found {type(values).__name__}")
+    return parse_config(read_yaml(path), Source(path))
 
 
 def _blanks(values: Any, key: str = "") -> Iterator[str]:
@@ -80,19 +63,46 @@ def _blanks(values: Any, key: str = "") -> Iterator[str]:
         yield key
 
 
-def _one_line(error: ValidationError) -> str:
+def _first_fault(error: ValidationError) -> tuple[str, str]:
+    """The key of the first fault, and what is wrong with it."""
     found_faults = error.errors(include_url=False)
     # A misspelt key is also a missing one: the misspelling is what helps.
     misspelt = [fault for fault in found_faults if fault["type"] == "extra_forbidden" and fault["loc"][:-1] == found_faults[0]["loc"][:-1]]
     first = misspelt[0] if misspelt and found_faults[0]["type"] == "missing" else found_faults[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    kind, found = first["type"], first.get("input")
+    message = _said_plainly(kind, found) or first["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
         message = f"unknown key; allowed are {', '.join(sorted(_allowed_keys(first['loc'][:-1])))}"
-    found = first.get("input")
-    shown = "" if isinstance(found, dict | list | BaseModel) else f", found {found!r}"
+    elif not isinstance(found, dict | list | BaseModel) or kind in _PLAIN:
+        message += f", found {_short(found)}" if "found" not in message else ""
+    if kind == "value_error" and (inner := re.match(r"([\w.-]+): ", message)):
+        # A check of several keys says itself which one is meant.
+        key = f"{key}.{inner[1]}" if key else inner[1]
+        message = message[inner.end() :]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{key + ': ' if key else ''}{message}{shown if first['type'] != 'extra_forbidden' else ''}{more}"
+    return key, f"{message}{more}"
+
+
+_PLAIN = {
+    "tuple_type": "must be a list, in brackets: [a, b]",
+    "dict_type": "must be a section of names, each with its keys indented below it",
+    "model_type": "must be a section, with its keys indented below it",
+    "model_attributes_type": "must be a section, with its keys indented below it",
+}
+
+
+def _said_plainly(kind: str, found: Any) -> str | None:
+    """Pydantic speaks of tuples, dictionaries and patterns, which no configuration has."""
+    if kind == "tuple_type" and isinstance(found, str):
+        return f"must be a list, in brackets: [{found}]"
+    if kind == "string_type" and not isinstance(found, dict | list | str) and found is not None:
+        return "must be text, and YAML reads this as something else; put it in quotes"
+    return _PLAIN.get(kind)
+
+
+def _short(found: Any) -> str:
+    return "a list" if isinstance(found, list | tuple) else "a section" if isinstance(found, dict | BaseModel) else repr(found)
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 """The page of every configuration key, made from the typed model: ``python -m vlm_spatial.config.reference > docs/config.md``."""
 
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -63,7 +63,7 @@ def _readable(annotation: Any) -> str:
         return " or ".join(f"`{a}`" for a in arguments)
     if origin is tuple:
         return "list of " + _readable(arguments[0]) if arguments[-1] is Ellipsis else "[" + ", ".join(map(_readable, arguments)) + "]"
-    if str(origin) == "typing.Annotated":
+    if origin is Annotated:
         return _readable(arguments[0])
     return " or ".join(_readable(a) for a in arguments)
 

@@ -1,13 +1,40 @@
 """What every section of the configuration is made of."""
 
+import os
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ValueError("a name has small letters, digits, -, _ and . only, and begins with a letter or digit")
+    return name
+
+
+def _expand(path: Any) -> Any:
+    """``~`` and ``$VARIABLE`` as a shell would fill them in."""
+    if not isinstance(path, str):
+        return path
+    expanded = os.path.expandvars(path)
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        raise ValueError(f"the environment has no variable {unset[0]}; set it, or write the path out")
+    try:
+        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
+    except RuntimeError:
+        raise ValueError("no such user, whose home folder that is; write the path out") from None
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+UserPath = Annotated[str, BeforeValidator(_expand)]
+"""A file or folder that a user names."""
 
 
 class Settings(BaseModel):

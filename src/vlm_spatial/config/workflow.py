@@ -1,8 +1,9 @@
 """The whole of ``workflow_config.yaml``."""
 
+import re
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vlm_spatial.config.ablation import AblationSettings
 from vlm_spatial.config.activations import ActivationsSettings
@@ -15,7 +16,7 @@ from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.config.models import ModelSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.config.probes import ProbesSettings
-from vlm_spatial.config.settings import Count, Name, Settings
+from vlm_spatial.config.settings import Count, Name, Settings, UserPath
 
 MODEL_STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
 # One job a model of several datasets.
@@ -27,11 +28,18 @@ _TAKEN = frozenset({"scenes", "boxes", "organisms", "figures", "logs", "benchmar
 _TAKEN_BY_MODELS = frozenset({"generalisation.parquet", "between_datasets.parquet", "transfer.parquet"})
 
 
+def _results_folder(path: str) -> str:
+    # It becomes part of the rules' patterns and of commands, where spaces, braces and the like mean something.
+    if not re.fullmatch(r"/?[\w-][\w.-]*(/[\w-][\w.-]*)*", path):
+        raise ValueError("a folder whose names have letters, digits, -, _ and . only (no space), and no .. in its path")
+    return path
+
+
 class Config(Settings):
     """The whole of ``workflow_config.yaml``."""
 
     seed: Count = 0
-    results: Annotated[str, Field(pattern=r"^/?[\w-][\w.-]*(/[\w-][\w.-]*)*$")] = Field(
+    results: Annotated[UserPath, AfterValidator(_results_folder)] = Field(
         "results",
         description="folder of everything that is made; letters, digits, -, _ and . in its names, no ..",
     )

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.workflow import Config
+from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.folder import check_folder, config_file
 from vlm_spatial.models.weights import check_weights
 
 
-def check_outside(config: Config, source: str) -> None:
+def check_outside(config: Config, source: Source) -> None:
     """Refuse checkpoints, detectors, photos and boxes that no job could use, and a results folder that is none.
 
     Args:
         config: validated; folders that it names exist.
-        source: the configuration's file, for messages.
+        source: the configuration's files, for messages.
 
     Raises:
         UserError: naming the key, the file, what was found and what to do.
@@ -39,14 +40,14 @@ def check_outside(config: Config, source: str) -> None:
 
 
 @contextmanager
-def _about(source: str, key: str) -> Iterator[None]:
+def _about(source: Source, key: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{source}: {key}: {error}") from error
+        raise UserError(f"{source.at(key)}: {key}: {error}") from error
 
 
-def _check_photos(root: Path, dataset: DatasetSettings, source: str, key: str) -> None:
+def _check_photos(root: Path, dataset: DatasetSettings, source: Source, key: str) -> None:
     # Pillow takes longer to import than all else here, and is needed for photos only.
     from vlm_spatial.scenes.boxes_file import read_boxes
     from vlm_spatial.scenes.photos import load_entries, upright_size

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from benchmarks.measure import environment, write
 
+from vlm_spatial.stages.registry import STAGES
+
 ROOT = Path(__file__).parents[1]
 KINDS = (
     "importing",
@@ -33,7 +35,8 @@ KINDS = (
     "writing",
     "other Python",
 )
-MODEL_STAGES = ("behaviour", "activations", "interchange", "conflict", "ablation", "amplification")
+# Those that run an analysed model.
+MODEL_STAGES = tuple(name for name, stage in STAGES.items() if stage.loads_model)
 
 
 def stage_of(arguments: list[str]) -> str | None:

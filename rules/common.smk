@@ -8,7 +8,7 @@ from snakemake.io import apply_wildcards
 
 
 from vlm_spatial.config.reading import parse_config
-from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
+from vlm_spatial.stages.registry import of_scope, tables
 from vlm_spatial.workflow.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.code_identity import stage_identity
@@ -89,7 +89,11 @@ def of_every_model(path):
 
 def across_datasets(path):
     """`path` for each model of several datasets."""
-    return [path.format(model=model) for model in plan.models_across()]
+    return [
+        path.format(model=model)
+        for model, settings in plan.config.models.items()
+        if len(settings.datasets) > 1
+    ]
 
 
 def datasets_of(wildcards):
@@ -205,26 +209,13 @@ onstart:
             )
 
 
+MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 # Every table of a model on a dataset that the figures are made of, by the name that the stage knows it by.
-TABLES = {
-    "behaviour": "behaviour.parquet",
-    "manifest": "activations.json",
-    "probes": "probes.parquet",
-    "strip_map": "strip_map.parquet",
-    "geometry": "geometry.parquet",
-    "interchange": "interchange.parquet",
-    "conflict": "conflict.parquet",
-    "ablation_sweep": "ablation_sweep.parquet",
-    "ablation_accuracy": "ablation_accuracy.parquet",
-    "ablation_check": "ablation_check.parquet",
-    "amplification": "amplification.parquet",
+TABLES = {"manifest": "activations.json"} | {
+    name: table.file for name, table in tables("model and dataset").items()
 }
 # Those of a model, if it has several datasets; the stage ignores what others may have left over.
-TABLES_ACROSS = {
-    "generalisation": "generalisation.parquet",
-    "between_datasets": "between_datasets.parquet",
-    "transfer": "transfer.parquet",
-}
+TABLES_ACROSS = {name: table.file for name, table in tables("model").items()}
 
 
 def figure_inputs():

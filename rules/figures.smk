@@ -39,7 +39,7 @@ rule figures:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=30,
     params:
-        settings=plan.figures(),
+        settings=plan.of_all("figures"),
         code=code("figures"),
         given=lambda wildcards: figure_inputs(),
     message:

@@ -21,6 +21,7 @@ from vlm_spatial.files import write_json
 from vlm_spatial.measures.claims import CLAIMS
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import save_probes
+from vlm_spatial.stages import registry
 from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.provenance import MadeBy, seal_path, write_seal
@@ -29,15 +30,6 @@ CONFIG = {
     "datasets": {"squares": {"kind": "squares"}},
     "organisms": {"small": {}},
     "models": {"mine": {"checkpoint": "checkpoint"}, "small": {"organism": "small"}},
-}
-TABLES = {
-    "behaviour": ("behaviour.parquet",),
-    "activations": ("activations.zarr", "activations.json"),
-    "probes": ("probes.safetensors", "probes_decorrelated.safetensors", "probes.parquet", "strip_map.parquet", "geometry.parquet"),
-    "interchange": ("interchange.parquet",),
-    "conflict": ("conflict.parquet",),
-    "ablation": ("ablation_sweep.parquet", "ablation_accuracy.parquet", "ablation_check.parquet"),
-    "amplification": ("amplification.parquet",),
 }
 MINE = "results/mine/squares"
 
@@ -61,11 +53,11 @@ def finish(folder: Path, checkpoint: Path) -> None:
         written(made, described, bfloat16_values(described))
         for name in ("probes.safetensors", "probes_decorrelated.safetensors"):
             save_probes({("horizontal", "connector"): probe()}, {"identity": dict(described.model)}, made / name)
-        for stage, names in TABLES.items():
-            for name in names:
-                if name.endswith(".parquet"):
-                    (made / name).write_bytes(name.encode() * 20)
-                seal(plan, stage, (model, "squares"), made / name)
+        for stage in registry.of_scope("model and dataset"):
+            for result, names in plan.results_of(stage, model=model):
+                if result.suffix == ".parquet":
+                    result.write_bytes(result.name.encode() * 20)
+                seal(plan, stage, names, result)
     (results / "figures/mine").mkdir(parents=True)
     (results / "figures/mine/accuracy.svg").write_text("<svg/>")
     (results / "report.html").write_text("<html/>")

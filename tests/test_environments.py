@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
+from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.workflow.code_identity import stage_identity
 
 REPOSITORY = Path(__file__).parents[1]
@@ -23,7 +23,6 @@ def locked(name: str) -> dict[str, str]:
 
 
 LOCK, PEERS = locked("requirements.lock"), locked("requirements-peers.lock")
-STAGES = ("boxes", "scenes", "organism", *MODEL_STAGES, *ACROSS_STAGES, "figures")
 
 
 def environment(name: str) -> dict[str, str]:

@@ -24,13 +24,14 @@ import yaml
 from photo_set import THINGS, write_photo_set
 from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.reading import parse_config
-from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
+from vlm_spatial.stages.registry import of_scope
 from vlm_spatial.stages.stage import run_stage
 
+MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 PRESET = REPOSITORY / "presets/paper.yaml"
 DATASETS = ("squares", "shapes", "objects", "whatsup")

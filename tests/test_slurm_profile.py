@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
+from vlm_spatial.stages.registry import of_scope
 
+MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
 RULES = {path.stem: path.read_text() for path in (REPOSITORY / "rules").glob("*.smk") if path.stem != "common"}

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from vlm_spatial.config.reading import load_config
-from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
+from vlm_spatial.stages.registry import of_scope
 from vlm_spatial.workflow.planning import Plan
 
+MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from vlm_spatial.stages import registry
+
 REPOSITORY = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "profiles", "envs", "src", "pyproject.toml")
 CONFIG = {
@@ -42,7 +44,8 @@ CONFIG = {
     "figures": {"explorer_scenes": 1},
 }
 
-STAGES = ("scenes", "organism", "behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification", "figures")
+# What a model of one dataset of drawn scenes has.
+STAGES = tuple(name for name in registry.STAGES if name not in ("boxes", *registry.of_scope("model")))
 # Jobs so small gain nothing from threads, and several at once get in each other's way.
 ONE_THREAD = ("--set-threads", *(f"{stage}=1" for stage in STAGES))
 

@@ -1,31 +1,15 @@
 """The whole of ``workflow_config.yaml``."""
 
 import re
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
-from vlm_spatial.config.ablation import AblationSettings
-from vlm_spatial.config.activations import ActivationsSettings
-from vlm_spatial.config.amplification import AmplificationSettings
-from vlm_spatial.config.behaviour import BehaviourSettings
-from vlm_spatial.config.conflict import ConflictSettings
 from vlm_spatial.config.datasets import DatasetSettings
-from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.config.models import ModelSettings
 from vlm_spatial.config.organisms import OrganismSettings
-from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.config.settings import Count, Name, Settings, UserPath
-
-MODEL_STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
-# One job a model of several datasets.
-ACROSS_STAGES = ("generalisation", "transfer")
-
-# What lies beside the models' folders in the results.
-_TAKEN = frozenset({"scenes", "boxes", "organisms", "figures", "logs", "benchmarks", "report.html", "findings.json"})
-# What lies beside the datasets' folders in a model's.
-_TAKEN_BY_MODELS = frozenset({"generalisation.parquet", "between_datasets.parquet", "transfer.parquet"})
+from vlm_spatial.stages.registry import STAGES, fixed_names
 
 
 def _results_folder(path: str) -> str:
@@ -35,8 +19,8 @@ def _results_folder(path: str) -> str:
     return path
 
 
-class Config(Settings):
-    """The whole of ``workflow_config.yaml``."""
+class _Named(Settings):
+    """What the user names, and where the results go."""
 
     seed: Count = 0
     results: Annotated[UserPath, AfterValidator(_results_folder)] = Field(
@@ -46,14 +30,18 @@ class Config(Settings):
     datasets: dict[Name, DatasetSettings]
     organisms: dict[Name, OrganismSettings] = Field({})
     models: dict[Name, ModelSettings]
-    behaviour: BehaviourSettings = BehaviourSettings()
-    activations: ActivationsSettings = ActivationsSettings()
-    probes: ProbesSettings = ProbesSettings()
-    interchange: InterchangeSettings = InterchangeSettings()
-    conflict: ConflictSettings = ConflictSettings()
-    ablation: AblationSettings = AblationSettings()
-    amplification: AmplificationSettings = AmplificationSettings()
-    figures: FiguresSettings = FiguresSettings()
+
+
+if TYPE_CHECKING:
+    _WithSections = _Named
+else:
+    # A section for every stage that has settings.
+    _sections = {name: (stage.settings, stage.settings()) for name, stage in STAGES.items() if stage.settings is not None}
+    _WithSections = create_model("_WithSections", __base__=_Named, **_sections)
+
+
+class Config(_WithSections):
+    """The whole of ``workflow_config.yaml``."""
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Self:
@@ -72,7 +60,8 @@ class Config(Settings):
                 raise ValueError(f"organisms.{name}.datasets: {photos[0]!r} is of photos, which cannot be sampled; train on drawn scenes")
         for name, model in self.models.items():
             self._words_are_known(name, model)
-        for section, names, taken in (("models", self.models, _TAKEN), ("datasets", self.datasets, _TAKEN_BY_MODELS)):
+        beside_models, beside_datasets = fixed_names("") | {"logs", "benchmarks"}, fixed_names("{model}/")
+        for section, names, taken in (("models", self.models, beside_models), ("datasets", self.datasets, beside_datasets)):
             reserved = taken & names.keys()
             if reserved:
                 raise ValueError(

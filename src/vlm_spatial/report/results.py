@@ -10,22 +10,12 @@ import polars as pl
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, read_parquet
 from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages import registry
 from vlm_spatial.workflow.provenance import Seal, read_seal
 
-TABLES = (
-    "behaviour",
-    "probes",
-    "strip_map",
-    "geometry",
-    "interchange",
-    "conflict",
-    "ablation_sweep",
-    "ablation_accuracy",
-    "ablation_check",
-    "amplification",
-)
+TABLES = tuple(registry.tables("model and dataset"))
 # Of a model, if it has several datasets.
-ACROSS = ("generalisation", "between_datasets", "transfer")
+ACROSS = tuple(registry.tables("model"))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from vlm_spatial import __version__
 from vlm_spatial.config.settings import plain
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.errors import UserError
+from vlm_spatial.stages.registry import STAGES, Stage, output_named
 from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.workflow.provenance import damage, is_of_another_version, read_seal, why_no_seal
 
@@ -55,7 +56,7 @@ class Plan:
 
     def model(self, stage: str, model: str) -> dict[str, Any]:
         """Settings of one of the stages that analyse a model, on a dataset or across all of its datasets."""
-        settings = self.config.models[model]
+        settings, registered = self.config.models[model], STAGES[stage]
         source = {
             "checkpoint": self.checkpoint(model),
             "revision": settings.revision,
@@ -63,24 +64,21 @@ class Plan:
             "device": settings.device,
             "device_map": settings.device_map,
         }
-        # Stages across datasets have no section: they go by that of the stage whose results they carry over.
-        section = {"generalisation": self.config.probes, "transfer": self.config.amplification}.get(stage)
-        across = {} if section is None else {"datasets": sorted(settings.datasets)}
-        return plain({"model": source, "seed": self.config.seed, "stage": plain(section or getattr(self.config, stage)), **across})
+        across = {"datasets": sorted(settings.datasets)} if registered.scope == "model" else {}
+        return plain({"model": source, "seed": self.config.seed, "stage": self._section(registered), **across})
 
-    def models_across(self) -> list[str]:
-        """The models that the stages across datasets are for: those of several."""
-        return [name for name, settings in self.config.models.items() if len(settings.datasets) > 1]
+    def _section(self, stage: Stage) -> dict[str, Any]:
+        return plain(getattr(self.config, stage.key, {}))
 
-    def figures(self) -> dict[str, Any]:
-        """Settings of the figures stage."""
+    def of_all(self, stage: str) -> dict[str, Any]:
+        """Settings of a stage that is run once, for all models and datasets."""
         models = {}
         for name, model in self.config.models.items():
             mechanism = model.mechanism if model.organism is None else self.config.organisms[model.organism].mechanism
             models[name] = {"datasets": list(model.datasets), "checkpoint": self.checkpoint(name), "mechanism": mechanism}
         return plain(
             {
-                "figures": plain(self.config.figures),
+                stage: self._section(STAGES[stage]),
                 "models": models,
                 "datasets": {name: plain(dataset) for name, dataset in self.config.datasets.items()},
                 "seed": self.config.seed,
@@ -89,17 +87,62 @@ class Plan:
 
     def settings(self, stage: str, names: tuple[str, ...]) -> dict[str, Any]:
         """Settings of ``stage`` for ``names``: ``(dataset,)``, ``(organism,)``, ``(model, dataset)``, ``(model,)`` or ``()``."""
-        match stage:
-            case "scenes":
-                return self.scenes(*names)
-            case "boxes":
-                return self.boxes(*names)
+        match STAGES[stage].scope:
+            case "dataset":
+                return self.boxes(*names) if stage == "boxes" else self.scenes(*names)
             case "organism":
                 return self.organism(*names)
-            case "figures":
-                return self.figures()
+            case "all":
+                return self.of_all(stage)
             case _:
                 return self.model(stage, names[0])
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def jobs(self, stage: str, **given: str) -> list[dict[str, str]]:
+        """The names that each job of ``stage`` is run for (such as its model and dataset), of jobs that have the names given.
+
+        A stage across datasets is for models of several.
+        """
+        config, registered = self.config, STAGES[stage]
+        models = {name: model for name, model in config.models.items() if given.get("model", name) == name}
+        used = {dataset for model in models.values() for dataset in model.datasets} if "model" in given else set(config.datasets)
+        datasets = [name for name in config.datasets if name in used and given.get("dataset", name) == name]
+        match registered.scope:
+            case "dataset":
+                return [{"dataset": name} for name in datasets if registered.only(config.datasets[name])]
+            case "organism":
+                return [{"organism": name} for name in config.organisms if given.get("organism", name) == name]
+            case "model and dataset":
+                return [
+                    {"model": name, "dataset": dataset}
+                    for name, model in models.items()
+                    for dataset in model.datasets
+                    if dataset in datasets
+                ]
+            case "model":
+                return [{"model": name} for name, model in models.items() if len(model.datasets) > 1]
+            case "all":
+                return [{}]
+
+    def results_of(self, stage: str, **given: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        """Path and names of every result of the jobs of ``stage`` that have the names given."""
+        for names in self.jobs(stage, **given):
+            for output in STAGES[stage].outputs.values():
+                yield self.results / output.path.format(**names), tuple(names.values())
+
+    def inputs(self, stage: str, **names: str) -> dict[str, dict[str, Path]]:
+        """Paths of a job's inputs, by the input's name and then by the name on its command line: ``name`` or ``name:dataset``."""
+        found: dict[str, dict[str, Path]] = {}
+        for name, reference in STAGES[stage].inputs.items():
+            producer = reference.split(".")[0]
+            jobs = sorted(self.jobs(producer, **names), key=lambda job: tuple(job.values()))
+            found[name] = {
+                ":".join([name, *(value for key, value in job.items() if key not in names)]): self.results
+                / output_named(reference).path.format(**job)
+                for job in jobs
+            }
+        return found
 
     def content(self, settings: dict[str, Any]) -> dict[str, str]:
         """Hashes of the files from outside that ``settings`` name; results are sealed instead and not among them."""
@@ -113,24 +156,8 @@ class Plan:
 
     def existing(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
         """Every result on disk that the configuration asks for, with the names it belongs to."""
-        for part, defined in (("scenes", self.config.datasets), ("organisms", self.config.organisms)):
-            for path in _visible(self.results / part):
-                if path.name in defined:
-                    yield path, (path.name,)
-        for path in _visible(self.results / "boxes"):
-            if path.stem in self.config.datasets and self.config.datasets[path.stem].detector is not None:
-                yield path, (path.stem,)
-        for model, settings in self.config.models.items():
-            for dataset in settings.datasets:
-                for path in _visible(self.results / model / dataset):
-                    yield path, (model, dataset)
-        for model in self.models_across():
-            for path in _visible(self.results / model):
-                if path.is_file():
-                    yield path, (model,)
-        for name in ("figures", "report.html", "findings.json"):
-            if (self.results / name).exists():
-                yield self.results / name, ()
+        for stage in STAGES:
+            yield from ((path, names) for path, names in self.results_of(stage) if path.exists())
 
     def reasons(self, result: Path, names: tuple[str, ...]) -> list[str]:
         """Why ``result`` has to be made anew, in words that name the setting, module, package or file; empty if it does not."""
@@ -174,10 +201,6 @@ class Plan:
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:

@@ -70,9 +70,8 @@ class SymbolicEngine:
         self.words = sorted({word for row in dataset.scenes["objects"] for word in row})
         self.adapter: Any = SimpleNamespace(
             grid=lambda *_size: grid,
-            answer_tokens=lambda answers: [self.words.index(answer) for answer in answers],
             vocabulary=len(self.words),
-            cache=SimpleNamespace(image=lambda _image: {}),
+            cache=SimpleNamespace(image=lambda _image: {}, answer_forms=lambda answer, _template: ((self.words.index(answer),),)),
         )
 
     def state(self, scene: str) -> State:

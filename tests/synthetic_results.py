@@ -178,7 +178,9 @@ def behaviour(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
                     "top1_correct": index < right,
                     "answer_probability": 0.9 if index < right else 0.1,
                     "margin": 2.0 if index < right else -2.0,
-                    "logits": [2.0 if word == predicted else 0.0 for word in row["candidates"]],
+                    "log_probabilities": [-0.5 if word == predicted else -2.5 for word in row["candidates"]],
+                    "candidate_mass": 0.9,
+                    "whole_words": False,
                 }
             )
     return pl.DataFrame(rows)

@@ -19,6 +19,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, language_ablation, vision_erasures
 from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
 from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA
+from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
@@ -160,7 +161,7 @@ def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Pat
     adapter = load_adapter(reader, device="cpu")
     question = dataset.questions.row(by_predicate=pl.col("question_id") == asked["question_id"][0], named=True)
     logits = adapter.run(adapter.prepare([dataset.image(question["scene_id"])], [question["prompt"]]))[0][0]
-    tokens = adapter.answer_tokens(question["candidates"])
+    tokens = list(AnswerReader.of(adapter, question["candidates"]).wanted(()))
     assert asked["predicted"][0] == question["candidates"][int(logits[tokens].argmax())]
 
 

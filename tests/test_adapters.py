@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
 from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
@@ -283,12 +284,14 @@ def test_bad_inputs_are_named(adapter: Adapter) -> None:
         adapter.prepare([], [])
     with pytest.raises(UserError, match=r"language\.99"):
         adapter.module("language.99")
-    with pytest.raises(UserError, match="begin with the same token"):
-        adapter.answer_tokens(["red", "red"])
+    with pytest.raises(UserError, match="'red' and 'red' are the same tokens"):
+        AnswerReader.of(adapter, ["red", "red"])
+    with pytest.raises(UserError, match="answer '': is empty"):
+        AnswerReader.of(adapter, ["red", ""])
     with pytest.raises(
         UserError, match=r"its tokenizer does not know the answer 'zebra'; leave this dataset out of models\.\*\.datasets, or"
     ):
-        adapter.answer_tokens(["red", "zebra"])
+        AnswerReader.of(adapter, ["red", "zebra"])
     if adapter.causal_image:
         with pytest.raises(UserError, match="token grids"):
             adapter.prepare([noise(21), noise(22, 128, 64)], [PROMPT, PROMPT])

@@ -53,10 +53,11 @@ def test_equal_to_a_full_forward_pass(adapter: Adapter, picture: Callable[..., I
     for question, scores, others in zip(questions, found, again, strict=True):
         torch.testing.assert_close(scores, others, rtol=1e-4, atol=1e-5)
         prepared = adapter.prepare([image], [question.prompt])
-        untouched = adapter.run(prepared)[0][0]
+        untouched = adapter.run(prepared)[0][0].double().log_softmax(-1)
         for setting, of_setting in zip(settings, scores, strict=True):
             make = setting.make("scene")
-            full = adapter.run(prepared, edits={setting.site: lambda values, make=make: make(values[0])[None]})[0][0]
+            full = adapter.run(prepared, edits={setting.site: lambda values, make=make: make(values[0])[None]})[0][0].double()
+            full = full.log_softmax(-1)
             wanted = full[list(question.tokens)]
             assert float((of_setting - wanted).abs().max()) <= 1e-5 * float(full.abs().max()) + 1e-6
             if not setting.changes_nothing:

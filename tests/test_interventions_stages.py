@@ -8,6 +8,7 @@ import pytest
 
 from stage_inputs import job, make_reader, make_scenes
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import SCHEMA
@@ -37,9 +38,9 @@ def test_behaviour_equals_each_question_asked_alone(tiny_scenes: Path, reader: P
     adapter = load_adapter(reader, device="cpu")
     for row in table.join(asked.select("question_id", "prompt"), on="question_id").sample(6, seed=1).iter_rows(named=True):
         logits = adapter.run(adapter.prepare([dataset.image(row["scene_id"])], [row["prompt"]]))[0][0]
-        tokens = adapter.answer_tokens(row["candidates"])
-        expected = logits[tokens].double()
-        np.testing.assert_allclose(row["logits"], expected.numpy(), rtol=1e-3, atol=1e-4)
+        tokens = list(AnswerReader.of(adapter, row["candidates"]).wanted(()))
+        expected = logits.double().log_softmax(-1)[tokens]
+        np.testing.assert_allclose(row["log_probabilities"], expected.numpy(), rtol=1e-3, atol=1e-4)
         right = row["candidates"].index(row["answer"])
         assert row["predicted"] == row["candidates"][int(expected.argmax())]
         assert row["correct"] == (row["predicted"] == row["answer"])
@@ -69,7 +70,7 @@ def test_interchange_of_everything_is_the_other_run(tiny_scenes: Path, reader: P
         case = cases[row["pair_id"]]
         scene = case.counterfactual_scene if row["source"] == "counterfactual" else case.unrelated_scene
         logits = adapter.run(adapter.prepare([dataset.image(str(scene))], [case.prompt]))[0][0]
-        first, second = adapter.answer_tokens([case.hypotheses["flip"], case.hypotheses["stay"]])
+        first, second = AnswerReader.of(adapter, [case.hypotheses["flip"], case.hypotheses["stay"]]).wanted(())
         assert row["log_odds"] == pytest.approx(float(logits[first] - logits[second]), abs=1e-3)
 
     sizes = vision.pivot("token_set", index=["pair_id", "site", "source"], values="tokens")
@@ -102,7 +103,7 @@ def test_conflict_exchanges_the_blocks_of_one_image(tiny_scenes: Path, reader: P
 
         prepared = adapter.prepare([dataset.image(case.clean_scene)], [case.prompt])
         logits = adapter.run(prepared, edits={"connector": exchanged})[0][0]
-        move, stay = adapter.answer_tokens([case.hypotheses["move"], case.hypotheses["stay"]])
+        move, stay = AnswerReader.of(adapter, [case.hypotheses["move"], case.hypotheses["stay"]]).wanted(())
         row = table.filter((pl.col("pair_id") == case.pair_id) & (pl.col("token_set") == "object"))
         assert row["log_odds"].item() == pytest.approx(float(logits[move] - logits[stay]), abs=1e-3)
         assert row["tokens"].item() == len(first) + len(second)

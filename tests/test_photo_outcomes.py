@@ -213,7 +213,8 @@ def test_pairs_whose_photos_give_different_grids_are_refused_by_name(dataset: Na
     wider = pl.when(pl.col("scene_id") == name).then(pl.lit(896, pl.Int32)).otherwise(pl.col("width"))
     other = Dataset(dataset.folder, dataset.scenes.with_columns(width=wider), dataset.questions, dataset.pairs)
     adapter: Any = SimpleNamespace(
-        grid=lambda width, height: TokenGrid(height // 112, width // 112), answer_tokens=lambda answers: [*range(len(answers))]
+        grid=lambda width, height: TokenGrid(height // 112, width // 112),
+        cache=SimpleNamespace(answer_forms=lambda answer, _template: (tuple(answer.encode()),)),
     )
     with pytest.raises(
         UserError, match=r"pair language-horizontal-00000: its scenes give token grids .*rows=4, cols=6.*rows=4, cols=8.*need the same grid"

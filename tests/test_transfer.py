@@ -16,7 +16,7 @@ from vlm_spatial.config.workflow import Config
 from vlm_spatial.figures import correction_transfer
 from vlm_spatial.figures.amplification_detail import CORRECTED, NET, RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
-from vlm_spatial.interventions.answers import Readout
+from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.measures.amplification import RANDOM, at, choose
 from vlm_spatial.measures.transfer import pairs
 from vlm_spatial.models.adapter import Adapter
@@ -142,8 +142,8 @@ def full_passes(inputs: dict[str, Path], source: str, target: str, method: str) 
         else:
             correct = Projection(basis, alpha)
         logits = adapter.run(prepared, edits={site: lambda values, correct=correct: correct(values[0])[None]})[0][0]
-        readout = Readout.of(adapter, question["candidates"])
-        given = answered(logits[list(readout.tokens)].double().numpy(), readout.candidates, question["answer"])
+        reader = AnswerReader.of(adapter, question["candidates"])
+        given = answered(reader.log_probabilities(logits[None]), reader.candidates, question["answer"])
         yield question["question_id"], given.answer_probability
 
 

@@ -22,6 +22,7 @@ from vlm_spatial.activations.writer import Description, StoreWriter, readable_by
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.finite import finite_values
 from vlm_spatial.models.inputs import SHOWN_ONCE
 from vlm_spatial.progress import progress
 from vlm_spatial.tokens import TokenGrid
@@ -147,7 +148,7 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
 
     def store(item: _Batch, captured: dict[Site, Reduced]) -> None:
         for site in sites:
-            writer.append(item.shard, site, captured.pop(site).float().numpy())
+            writer.append(item.shard, site, finite_values(adapter, site, captured.pop(site).float()).numpy())
         if item.last:
             writer.commit(item.shard)
 

@@ -24,9 +24,9 @@ class Answered:
     brier: float
 
 
-def answered(logits: Float[np.ndarray, " candidates"] | Sequence[float], candidates: Sequence[str], answer: str) -> Answered:
-    """The answer that the candidates' logits give to a question whose right answer is ``answer``."""
-    scores = np.asarray(logits, dtype=float)
+def answered(log_probabilities: Float[np.ndarray, " candidates"] | Sequence[float], candidates: Sequence[str], answer: str) -> Answered:
+    """The answer that the candidates' log-probabilities give to a question whose right answer is ``answer``."""
+    scores = np.asarray(log_probabilities, dtype=float)
     scores = np.exp(scores - scores.max())
     probability = scores / scores.sum()
     right = np.array([candidate == answer for candidate in candidates])

@@ -7,7 +7,7 @@ from vlm_spatial.amplification.answers import answered
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.dataset import Dataset
 
-OF_QUESTION = {
+OF_QUESTION: dict[str, pl.DataType | type[pl.DataType]] = {
     "question_id": pl.String,
     "scene_id": pl.String,
     "split": pl.String,
@@ -40,7 +40,7 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
         a_scene = group.height / len(scenes)
         parts.append(group.filter(pl.col("scene_id").is_in(list(scenes[: max(1, round(limit / a_scene))]))))
     drawn = pl.concat(parts)
-    certainty = [answered(*row) for row in drawn.select("logits", "candidates", "answer").iter_rows()]
+    certainty = [answered(*row) for row in drawn.select("log_probabilities", "candidates", "answer").iter_rows()]
     known = drawn.rename({"correct": "correct_before"}).with_columns(
         confidence_before=pl.Series([one.confidence for one in certainty], dtype=pl.Float64),
         brier_before=pl.Series([one.brier for one in certainty], dtype=pl.Float64),

@@ -12,17 +12,18 @@ from torch import Tensor
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.questions import OF_QUESTION
 from vlm_spatial.amplification.sweep import Asked, Setting, Sweep, by_scene
-from vlm_spatial.interventions.answers import Readout
+from vlm_spatial.interventions.answers import AnswerReader, mass
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.finite import require_finite
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
 NAMING = ("slot_to_object", "relation_to_object")
 """Templates that are answered with the name of an object."""
-SCHEMA = {
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     **{name: kind for name, kind in OF_QUESTION.items() if not name.endswith("_before")},
     "site": pl.String,
     "method": pl.String,
@@ -32,6 +33,9 @@ SCHEMA = {
     "correct": pl.Boolean,
     "correct_before": pl.Boolean,
     "answer_probability": pl.Float64,
+    "candidates": pl.List(pl.String),
+    "log_probabilities": pl.List(pl.Float32),
+    "candidate_mass": pl.Float64,
     "confidence_before": pl.Float64,
     "confidence": pl.Float64,
     "brier_before": pl.Float64,
@@ -51,8 +55,8 @@ def score(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequenc
     if asked.is_empty() or not settings:
         return pl.DataFrame(schema=SCHEMA)
     questions = asked.rows(named=True)
-    readouts = [Readout.of(sweep.adapter, row["candidates"]) for row in questions]
-    named = object_tokens(sweep.adapter, dataset.questions)
+    readers = [AnswerReader.of(sweep.adapter, row["candidates"], row["template"]) for row in questions]
+    named = object_words(sweep.adapter, dataset.questions)
     rows: list[dict[str, Any]] = []
     scenes = list(by_scene(asked["scene_id"].to_list()))
 
@@ -61,19 +65,33 @@ def score(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequenc
 
     for (scene, places), picture in progress(prefetch(scenes, read), what, len(scenes)):
         image = Run(picture, questions[places[0]]["prompt"])
-        posed = [Asked(questions[place]["question_id"], questions[place]["prompt"], (*readouts[place].tokens, *named)) for place in places]
+        posed = [each for place in places for each in _posed(questions[place], readers[place], named)]
         known = [setting for setting in settings if setting.axes is None or questions[places[0]]["axis"] in setting.axes]
         # Untouched once more, for what it names: one of many settings, and controls come without their own.
         every = sweep.scores(image, scene, posed, [*known, Setting("connector", "projection", 0, 1.0, lambda _scene: _unchanged)])
-        for place, scores in zip(places, every, strict=True):
-            rows += list(_rows(questions[place], readouts[place], named, known, scores.double().numpy()))
+        for each, of_run in zip(posed, every, strict=True):
+            _require_finite(sweep.adapter, of_run, picture, each)
+        following = iter([of_run.numpy() for of_run in every])
+        for place in places:
+            of_question = [next(following) for _ in readers[place].beginnings]
+            rows += list(_rows(questions[place], readers[place], named, known, of_question))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def object_tokens(adapter: Adapter, questions: pl.DataFrame) -> list[int]:
-    """First tokens of every object word of the dataset."""
-    named = questions.filter(pl.col("template").is_in(NAMING))["candidates"].explode().drop_nulls().unique().sort()
-    return sorted({token for word in named for token in adapter.answer_tokens([word])})
+def _require_finite(adapter: Adapter, scores: Float[Tensor, "settings tokens"], picture: Image.Image, asked: Asked) -> None:
+    require_finite(adapter, scores, lambda _setting: (picture, asked.prompt, {}), f"question {asked.question_id} under corrections")
+
+
+def _posed(question: dict[str, Any], reader: AnswerReader, named: Sequence[int]) -> Iterator[Asked]:
+    """The question with each beginning of its answers; at the first, all object words are of interest."""
+    for beginning, prompt in zip(reader.beginnings, reader.prompts(question["prompt"]), strict=True):
+        yield Asked(question["question_id"], prompt, (*reader.wanted(beginning), *(() if beginning else named)))
+
+
+def object_words(adapter: Adapter, questions: pl.DataFrame) -> list[int]:
+    """First tokens of every form of every object word of the dataset."""
+    words = questions.filter(pl.col("template").is_in(NAMING)).select("template", "candidates").explode("candidates").drop_nulls().unique()
+    return sorted({form[0] for template, word in words.rows() for form in adapter.cache.answer_forms(word, template)})
 
 
 def _unchanged(values: Float[Tensor, "cells patches features"]) -> Float[Tensor, "cells patches features"]:
@@ -82,16 +100,19 @@ def _unchanged(values: Float[Tensor, "cells patches features"]) -> Float[Tensor,
 
 def _rows(
     question: dict[str, Any],
-    readout: Readout,
+    reader: AnswerReader,
     named: Sequence[int],
     settings: Sequence[Setting],
-    scores: Float[np.ndarray, "settings tokens"],
+    following: Sequence[Float[np.ndarray, "settings tokens"]],
 ) -> Iterator[dict[str, Any]]:
-    count = len(readout.candidates)
+    wanted = reader.wanted(())
     # The candidates of such a question are the objects of its picture.
-    there = np.isin(np.asarray(named)[scores[:, count:].argmax(axis=1)], readout.tokens) if question["template"] in NAMING else None
+    there = None
+    if question["template"] in NAMING:
+        there = np.isin(np.asarray(named)[following[0][:, len(wanted) :].argmax(axis=1)], wanted)
     for number, setting in enumerate(settings):
-        given = answered(scores[number, :count], readout.candidates, question["answer"])
+        scores = reader.added_up([following[0][number, : len(wanted)], *(of_run[number] for of_run in following[1:])])
+        given = answered(scores, reader.candidates, question["answer"])
         yield {
             **{key: question[key] for key in OF_QUESTION},
             "site": setting.site,
@@ -101,6 +122,9 @@ def _rows(
             "predicted": given.predicted,
             "correct": given.predicted == question["answer"],
             "answer_probability": given.answer_probability,
+            "candidates": list(reader.candidates),
+            "log_probabilities": scores.tolist(),
+            "candidate_mass": mass(scores),
             "confidence": given.confidence,
             "brier": given.brier,
             "present": None if there is None else bool(there[number]),

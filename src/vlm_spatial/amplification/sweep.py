@@ -19,6 +19,7 @@ from vlm_spatial.interventions.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.inputs import Prompt
 
 # Model inputs that hold one value a token, in their last dimension.
 _OF_TOKENS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -48,10 +49,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question to sweep over: its prompt, and the tokens whose logits are wanted."""
+    """A question to sweep over: its prompt, and the tokens whose log-probabilities are wanted."""
 
     question_id: str
-    prompt: str
+    prompt: Prompt
     tokens: Sequence[int]
 
 
@@ -72,7 +73,7 @@ class Sweep:
     def scores(
         self, image: Run, scene_id: str, questions: Sequence[Asked], settings: Sequence[Setting]
     ) -> list[Float[Tensor, "settings tokens"]]:
-        """Next-token logits of the wanted tokens for every question about one image under every setting, float32 on the CPU.
+        """Log-probabilities of the wanted tokens, next to each question about one image under each setting, float64 on the CPU.
 
         Args:
             image: a run with the image; its prompt does not matter.
@@ -130,7 +131,7 @@ class Sweep:
     def _answers(
         self, connectors: SiteValues, image: Run, questions: Sequence[Asked], shared: int
     ) -> list[Float[Tensor, "settings tokens"]]:
-        """Logits of the wanted tokens of each question for some settings."""
+        """Log-probabilities of the wanted tokens of each question for some settings."""
         known = self._until(shared, connectors, image, questions[0])
         by_length: dict[Layout, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
@@ -147,8 +148,9 @@ class Sweep:
                 for layer in range(decoder.depth - 1):
                     hidden, _ = decoder.block(layer, hidden, shared, _repeated(known[layer], len(part)))
                 logits = decoder.answer(hidden, shared, _repeated(known[-1], len(part)))[0].reshape(count, len(part), -1)
+                every = logits.logsumexp(-1).double()
                 for place, number in enumerate(part):
-                    found[number] = logits[:, place, list(questions[number].tokens)].cpu()
+                    found[number] = (logits[:, place, list(questions[number].tokens)].double() - every[:, place, None]).cpu()
         return [found[number] for number in range(len(questions))]
 
     def _until(self, shared: int, connectors: SiteValues, image: Run, question: Asked) -> list[KeysValues]:

@@ -12,7 +12,7 @@ from vlm_spatial.measures.amplification import METHODS, RANDOM, at, choose
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.probes.saved import Probes
 
-SCHEMA = {"fitted_on": pl.String, "applied_to": pl.String, **SWEPT}
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {"fitted_on": pl.String, "applied_to": pl.String, **SWEPT}
 
 
 def carried(adapter: Adapter, probes: Probes, swept: pl.DataFrame, slots_of: SlotsOf, draws: int, seed: Sequence[int]) -> list[Setting]:

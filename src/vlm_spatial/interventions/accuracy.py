@@ -8,11 +8,12 @@ import polars as pl
 import torch
 from PIL import Image
 
-from vlm_spatial.interventions.answers import Readout, margin
+from vlm_spatial.interventions.answers import AnswerReader, margin, mass, runs_needed
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter, Edit, Site
+from vlm_spatial.models.finite import require_finite
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
@@ -30,6 +31,9 @@ ACCURACY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "predicted": pl.String,
     "correct": pl.Boolean,
     "log_odds": pl.Float64,
+    "candidates": pl.List(pl.String),
+    "log_probabilities": pl.List(pl.Float32),
+    "candidate_mass": pl.Float64,
 }
 """Columns of ablation_accuracy.parquet; see docs/formats.md."""
 
@@ -80,17 +84,24 @@ def ask(
 
     for group, images in progress(prefetch(groups, read), f"accuracy, {condition}", len(groups)):
         of_scene = {scene: edits_of(scene) for scene in images}
-        edits = merged([of_scene[row["scene_id"]] for row in group])
-        prepared = adapter.prepare([images[row["scene_id"]] for row in group], [row["prompt"] for row in group])
-        logits = adapter.run(prepared, edits=edits)[0].cpu()
-        rows += [_row(adapter, row, of_row, condition, site) for row, of_row in zip(group, logits, strict=True)]
+        readers = [AnswerReader.of(adapter, row["candidates"], row["template"]) for row in group]
+        posed, own = runs_needed(readers, [row["prompt"] for row in group])
+        scenes = [group[number]["scene_id"] for number, _ in posed]
+        parts = []
+        for start in range(0, len(posed), batch):
+            part = slice(start, start + batch)
+            prepared = adapter.prepare([images[scene] for scene in scenes[part]], [prompt for _, prompt in posed[part]])
+            parts.append(adapter.run(prepared, edits=merged([of_scene[scene] for scene in scenes[part]]))[0].cpu())
+        logits = torch.cat(parts)
+        shown = [(images[scene], prompt, of_scene[scene]) for scene, (_, prompt) in zip(scenes, posed, strict=True)]
+        require_finite(adapter, logits, shown.__getitem__, f"accuracy, {condition}")
+        rows += [_row(row, reader, logits[which], condition, site) for row, reader, which in zip(group, readers, own, strict=True)]
     return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
 
 
-def _row(adapter: Adapter, question: dict[str, Any], logits: torch.Tensor, condition: str, site: Site) -> dict[str, Any]:
-    readout = Readout.of(adapter, question["candidates"])
-    scores = readout.logits(logits)
-    predicted = readout.best(scores)
+def _row(question: dict[str, Any], reader: AnswerReader, logits: torch.Tensor, condition: str, site: Site) -> dict[str, Any]:
+    scores = reader.log_probabilities(logits)
+    predicted = reader.best(scores)
     return {
         "question_id": question["question_id"],
         "scene_id": question["scene_id"],
@@ -101,5 +112,8 @@ def _row(adapter: Adapter, question: dict[str, Any], logits: torch.Tensor, condi
         "layer": None if site == CONNECTOR else int(site.split(".")[1]),
         "predicted": predicted,
         "correct": predicted == question["answer"],
-        "log_odds": margin(scores, readout.candidates.index(question["answer"])),
+        "log_odds": margin(scores, reader.candidates.index(question["answer"])),
+        "candidates": list(reader.candidates),
+        "log_probabilities": scores.tolist(),
+        "candidate_mass": mass(scores),
     }

@@ -8,10 +8,11 @@ import polars as pl
 from PIL import Image
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.answers import Readout
+from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.patch import PairRuns, Run
 from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
 
@@ -44,7 +45,7 @@ class Case:
     hypotheses: dict[str, str]
     tokens: SceneTokens
     counterfactual_tokens: SceneTokens
-    readout: Readout
+    reader: AnswerReader
 
     @property
     def shown(self) -> list[str]:
@@ -52,21 +53,24 @@ class Case:
         counterfactual = [] if self.experiment == "conflict" else [self.counterfactual_scene]
         return [self.clean_scene, *counterfactual, *([] if self.unrelated_scene is None else [self.unrelated_scene])]
 
-    def runs(self, images: Mapping[str, Image.Image], edit: EditOf | None = None) -> PairRuns:
-        """The clean run and its sources.
+    def runs(self, images: Mapping[str, Image.Image], edit: EditOf | None = None) -> list[PairRuns]:
+        """The clean run and its sources, once for each prompt that the reader asks for.
 
         Args:
             images: of the scenes that are ``shown``.
         """
-        sources = {}
-        if self.experiment != "conflict":
-            sources["counterfactual"] = _run(images, self.counterfactual_scene, self.counterfactual_prompt, edit)
-        if self.unrelated_scene is not None:
-            sources["unrelated"] = _run(images, self.unrelated_scene, self.prompt, edit)
-        return PairRuns(self.pair_id, _run(images, self.clean_scene, self.prompt, edit), sources)
+        made = []
+        for clean, counterfactual in zip(self.reader.prompts(self.prompt), self.reader.prompts(self.counterfactual_prompt), strict=True):
+            sources = {}
+            if self.experiment != "conflict":
+                sources["counterfactual"] = _run(images, self.counterfactual_scene, counterfactual, edit)
+            if self.unrelated_scene is not None:
+                sources["unrelated"] = _run(images, self.unrelated_scene, clean, edit)
+            made.append(PairRuns(self.pair_id, _run(images, self.clean_scene, clean, edit), sources))
+        return made
 
 
-def _run(images: Mapping[str, Image.Image], scene_id: str, prompt: str, edit: EditOf | None) -> Run:
+def _run(images: Mapping[str, Image.Image], scene_id: str, prompt: Prompt, edit: EditOf | None) -> Run:
     return Run(images[scene_id], prompt, None if edit is None else edit(scene_id))
 
 
@@ -112,5 +116,5 @@ def _case(row: dict[str, Any], dataset: Dataset, adapter: Adapter, sizes: dict[s
         hypotheses=hypotheses,
         tokens=dataset.tokens(row["clean_scene"], grids[0]),
         counterfactual_tokens=dataset.tokens(row["counterfactual_scene"], grids[0]),
-        readout=Readout.of(adapter, row["candidates"]),
+        reader=AnswerReader.of(adapter, row["candidates"], row["template"]),
     )

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.models.adapter import Edit, Site
+from vlm_spatial.models.inputs import Prompt
 
 CLEAN = "clean"
 
@@ -21,8 +22,13 @@ class Run:
     """One image and its prompt; ``connector`` edits what enters the language model (an ablation), before any patch."""
 
     image: Image.Image
-    prompt: str
+    prompt: Prompt
     connector: Edit | None = None
+
+    @property
+    def shown(self) -> tuple[Image.Image, Prompt, dict[Site, Edit]]:
+        """What a plain run of it shows, asks and edits."""
+        return self.image, self.prompt, {} if self.connector is None else {"connector": self.connector}
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,26 @@
 """Running many patches over many pairs, and writing down each pair's outcome."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.interventions import labels
-from vlm_spatial.interventions.answers import outcome
+from vlm_spatial.interventions.answers import mass, outcome
 from vlm_spatial.interventions.labels import CONNECTOR, INTENDED
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.models.finite import require_finite
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import TokenSet
@@ -41,6 +44,10 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "log_odds": pl.Float64,
     "content_log_odds_clean": pl.Float64,
     "content_log_odds": pl.Float64,
+    "candidates": pl.List(pl.String),
+    "log_probabilities_clean": pl.List(pl.Float32),
+    "log_probabilities": pl.List(pl.Float32),
+    "candidate_mass": pl.Float64,
     "tokens": pl.Int32,
     "object_tokens": pl.Int32,
     "strip_tokens": pl.Int32,
@@ -100,7 +107,7 @@ def run_sweep(
     """
     planned = [(case, plan(case)) for case in cases]
     vocabulary = engine.adapter.vocabulary
-    most = max((len(exchanges) for _, exchanges in planned), default=1)
+    most = max((len(exchanges) * len(case.reader.beginnings) for case, exchanges in planned), default=1)
     size = max(1, min(_GROUP, _LOGITS_BYTES // max(1, 4 * vocabulary * most)))
     groups = [planned[start : start + size] for start in range(0, len(planned), size)]
     rows: list[dict[str, object]] = []
@@ -116,23 +123,31 @@ def run_sweep(
 def _rows(
     engine: Engine, images: Mapping[str, Image.Image], group: Sequence[tuple[Case, list[Exchange]]], condition: Condition
 ) -> Iterator[dict[str, object]]:
-    runs = [case.runs(images, condition.edit) for case, _ in group]
-    others = [PairRuns(pair.pair_id, pair.sources.get("counterfactual", pair.clean)) for pair in runs]
-    clean = engine.clean(runs)
-    counterfactual = engine.clean(others)
-    patched = iter(engine.run(runs, [exchange.patch(pair) for pair, (_, exchanges) in enumerate(group) for exchange in exchanges]))
-    for number, (case, exchanges) in enumerate(group):
+    of_case = [case.runs(images, condition.edit) for case, _ in group]
+    # A pair is run once for each beginning of its answers; nearly always there is one, the empty one.
+    runs = [run for several in of_case for run in several]
+    others = [PairRuns(run.pair_id, run.sources.get("counterfactual", run.clean)) for run in runs]
+    clean, counterfactual = (iter(_finite(engine, engine.clean(some), some, "unpatched runs")) for some in (runs, others))
+    first = [0, *itertools.accumulate(map(len, of_case))]
+    patches = [
+        exchange.patch(pair)
+        for number, (_, exchanges) in enumerate(group)
+        for exchange in exchanges
+        for pair in range(first[number], first[number + 1])
+    ]
+    patched = iter(_finite(engine, engine.run(runs, patches), [runs[patch.pair] for patch in patches], "patched runs"))
+    for case, exchanges in group:
         intended = case.hypotheses[INTENDED[case.experiment]]
         stay = case.hypotheses["stay"]
         # Of the experiments, language has a third hypothesis.
         content = case.hypotheses.get("content")
-        before = case.readout.logits(clean[number])
-        clean_predicted = case.readout.best(before)
-        counterfactual_predicted = case.readout.best(case.readout.logits(counterfactual[number]))
+        before = _read(case, clean)
+        clean_predicted = case.reader.best(before)
+        counterfactual_predicted = case.reader.best(_read(case, counterfactual))
         included = clean_predicted == case.clean_answer and counterfactual_predicted == case.counterfactual_answer
         for exchange in exchanges:
-            after = case.readout.logits(next(patched))
-            predicted = case.readout.best(after)
+            after = _read(case, patched)
+            predicted = case.reader.best(after)
             yield {
                 "pair_id": case.pair_id,
                 "experiment": case.experiment,
@@ -148,14 +163,29 @@ def _rows(
                 "counterfactual_predicted": counterfactual_predicted,
                 "predicted": predicted,
                 "outcome": outcome(predicted, case.hypotheses),
-                "log_odds_clean": case.readout.log_odds(before, intended, stay),
-                "log_odds": case.readout.log_odds(after, intended, stay),
-                "content_log_odds_clean": None if content is None else case.readout.log_odds(before, content, stay),
-                "content_log_odds": None if content is None else case.readout.log_odds(after, content, stay),
+                "log_odds_clean": case.reader.log_odds(before, intended, stay),
+                "log_odds": case.reader.log_odds(after, intended, stay),
+                "content_log_odds_clean": None if content is None else case.reader.log_odds(before, content, stay),
+                "content_log_odds": None if content is None else case.reader.log_odds(after, content, stay),
+                "candidates": list(case.reader.candidates),
+                "log_probabilities_clean": before.tolist(),
+                "log_probabilities": after.tolist(),
+                "candidate_mass": mass(after),
                 "tokens": len(exchange.to_cells),
                 "object_tokens": _covered(case, "object", exchange),
                 "strip_tokens": _covered(case, "strip", exchange),
             }
+
+
+def _finite(engine: Engine, logits: Float[Tensor, "runs vocabulary"], pairs: Sequence[PairRuns], what: str) -> Tensor:
+    if len(pairs):
+        require_finite(engine.adapter, logits, lambda row: pairs[row].clean.shown, what)
+    return logits
+
+
+def _read(case: Case, rows: Iterator[Tensor]) -> Float[np.ndarray, " candidates"]:
+    """Log-probabilities of the candidates from the next rows of logits."""
+    return case.reader.log_probabilities(torch.stack(list(itertools.islice(rows, len(case.reader.beginnings)))))
 
 
 def _covered(case: Case, token_set: TokenSet, exchange: Exchange) -> int:

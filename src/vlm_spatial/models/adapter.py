@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.inputs import ProcessorCache
+from vlm_spatial.models.inputs import ProcessorCache, Prompt
 from vlm_spatial.tokens import TokenGrid
 
 Site = str
@@ -80,7 +80,6 @@ class Adapter(ABC):
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.identity = identity
-        self._first_tokens: dict[str, int] = {}
         self.verify()
 
     # --- what a family must say -------------------------------------------------------------------------------
@@ -107,7 +106,7 @@ class Adapter(ABC):
         """Token grid of an image of that size, as the model's own processor makes it."""
 
     @abstractmethod
-    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Prepared:
+    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Prepared:
         """Chat template, image processor, tokenizer (left padding), position ids.
 
         Raises:
@@ -195,30 +194,6 @@ class Adapter(ABC):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
-
-    def answer_tokens(self, answers: Sequence[str]) -> list[int]:
-        """First token of each answer as it continues the prompt.
-
-        Raises:
-            UserError: if the tokenizer does not know an answer, or two answers begin with the same token, so that next-token
-                scoring cannot tell them apart.
-        """
-        tokenizer = self.processor.tokenizer
-        # The same few answers for thousands of questions.
-        for answer in answers:
-            if answer not in self._first_tokens:
-                self._first_tokens[answer] = tokenizer(answer, add_special_tokens=False)["input_ids"][0]
-        first = [self._first_tokens[answer] for answer in answers]
-        unknown = [answer for answer, token in zip(answers, first, strict=True) if token == tokenizer.unk_token_id]
-        if unknown:
-            raise UserError(
-                f"{self.identity.checkpoint}: its tokenizer does not know the answer {unknown[0]!r}; leave this dataset out of "
-                "models.*.datasets, or train an organism on it (organisms.*.datasets)"
-            )
-        for index, token in enumerate(first):
-            if token in first[:index]:
-                raise UserError(f"answers {answers[first.index(token)]!r} and {answers[index]!r} begin with the same token")
-        return first
 
     @classmethod
     def load_processor(cls, folder: str) -> Any:

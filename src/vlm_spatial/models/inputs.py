@@ -13,7 +13,10 @@ from jaxtyping import Bool, Int
 from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.config.answers import AnswerSettings
+from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.errors import UserError
+from vlm_spatial.models.answer_forms import AnswerForms, Tokens
 from vlm_spatial.models.pixels import DirectPixels
 
 Value = TypeVar("Value")
@@ -22,9 +25,23 @@ Value = TypeVar("Value")
 _IMAGE_BYTES_KEPT = 10**9
 _PROMPTS_KEPT = 4096
 _KEY = "_vlm_spatial_key"
+# Stands for the question when a chat template is asked what it writes behind it.
+_MARK = "question 7261954"
 
 SHOWN_ONCE = "vlm_spatial: shown once"
 """Key of ``Image.info``: the image is not worth remembering, which saves the cost of its key."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prompt whose answer has begun: the model is asked for the token that follows ``tokens``."""
+
+    prompt: str
+    tokens: Tokens
+
+
+Prompt = str | Begun
+"""What a model is asked: a question, with the first tokens of its answer or without."""
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -40,7 +57,8 @@ def image_key(image: Image.Image) -> Hashable:
     known = getattr(image, _KEY, None)
     if known is not None and image.readonly and known[0] is image.im:
         return known[1]
-    key = image.size, image.mode, hashlib.sha1(image.tobytes(), usedforsecurity=False).digest()
+    # Of the pixels that the model sees: indices mean nothing without their palette.
+    key = image.size, hashlib.sha1(as_rgb(image).tobytes(), usedforsecurity=False).digest()
     if image.readonly:
         setattr(image, _KEY, (image.im, key))
     return key
@@ -107,6 +125,8 @@ class ProcessorCache:
     def __init__(
         self, processor: Any, image_token: int, image_options: dict[str, Any] | None = None, resized: tuple[int, int] | None = None
     ) -> None:
+        self.prompting = PromptingSettings()
+        self.answers = AnswerSettings()
         self._processor = processor
         self._image_token = image_token
         self._options = image_options or {}
@@ -134,24 +154,46 @@ class ProcessorCache:
         made = self._processor.image_processor(images=[image], return_tensors="pt", **self._options)
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
-    def tokens(self, prompt: str, image: Image.Image) -> list[int]:
-        """Token ids of the chat turn with ``image`` and ``prompt`` and the start of the answer."""
+    def tokens(self, prompt: Prompt, image: Image.Image) -> list[int]:
+        """Token ids of the chat turn with ``image`` and ``prompt`` and the start of the answer.
+
+        Raises:
+            UserError: if the chat template cannot be filled in.
+        """
+        if isinstance(prompt, Begun):
+            return [*self.tokens(prompt.prompt, image), *prompt.tokens]
         return self._prompts.get((prompt, image.size), lambda: self._tokenize(prompt, image))
 
+    def answer_forms(self, answer: str, template: str | None = None) -> tuple[Tokens, ...]:
+        """Tokens of every form in which the model may write ``answer``, see :class:`AnswerForms`."""
+        return self._forms.of(answer, template)
+
+    @cached_property
+    def _forms(self) -> AnswerForms:
+        text = self._processor.apply_chat_template(self._turns(_MARK, None), tokenize=False, add_generation_prompt=True)
+        return AnswerForms(self._processor.tokenizer, text.rpartition(_MARK)[2] + self.prompting.answer_prefix, self.answers)
+
+    def _turns(self, prompt: str, image: Image.Image | None) -> list[dict[str, Any]]:
+        shown = {"type": "image"} if image is None else {"type": "image", "image": image}
+        turns = [{"role": "user", "content": [shown, {"type": "text", "text": prompt}]}]
+        if self.prompting.system:
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": self.prompting.system}]})
+        return turns
+
     def _tokenize(self, prompt: str, image: Image.Image) -> list[int]:
-        content = [{"type": "image", "image": image.convert("RGB")}, {"type": "text", "text": prompt}]
         # Tokenizers take one caller at a time.
         with self._tokenizing:
             made = self._processor.apply_chat_template(
-                [{"role": "user", "content": content}],
+                self._turns(prompt, as_rgb(image)),
                 tokenize=True,
                 return_dict=True,
                 add_generation_prompt=True,
                 processor_kwargs={"images_kwargs": self._options} if self._options else {},
             )
-        return list(made["input_ids"][0])
+            begun = self._processor.tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
+        return [*made["input_ids"][0], *begun]
 
-    def rows(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Rows:
+    def rows(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Rows:
         """Token ids of a batch.
 
         Raises:

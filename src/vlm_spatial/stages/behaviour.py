@@ -9,11 +9,12 @@ from PIL import Image
 from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions.answers import Readout, margin, probability
+from vlm_spatial.interventions.answers import AnswerReader, margin, mass, probability, runs_needed
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
+from vlm_spatial.models.finite import require_finite
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
@@ -35,7 +36,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "answer_probability": pl.Float64,
     "margin": pl.Float64,
     "candidates": pl.List(pl.String),
-    "logits": pl.List(pl.Float32),
+    "log_probabilities": pl.List(pl.Float32),
+    "candidate_mass": pl.Float64,
+    "whole_words": pl.Boolean,
 }
 
 
@@ -62,24 +65,29 @@ def behaviour(job: Job) -> None:
 def score(engine: PatchEngine, images: Mapping[str, Image.Image], questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of ``behaviour.parquet`` for some rows of ``questions.parquet``, whose scenes' images are given."""
     adapter = engine.adapter
-    runs = [PairRuns(row["question_id"], Run(images[row["scene_id"]], row["prompt"])) for row in questions]
-    for row, of_row in zip(questions, engine.clean(runs), strict=True):
-        readout = Readout.of(adapter, row["candidates"])
-        scores = readout.logits(of_row)
-        answer = readout.candidates.index(row["answer"])
-        best = int(of_row.argmax())
-        predicted = readout.best(scores)
+    readers = [AnswerReader.of(adapter, row["candidates"], row["template"]) for row in questions]
+    posed, own = runs_needed(readers, [row["prompt"] for row in questions])
+    runs = [PairRuns(questions[number]["question_id"], Run(images[questions[number]["scene_id"]], prompt)) for number, prompt in posed]
+    every = engine.clean(runs)
+    require_finite(adapter, every, lambda row: runs[row].clean.shown, f"question {runs[0].pair_id} and others")
+    for row, reader, which in zip(questions, readers, own, strict=True):
+        scores = reader.log_probabilities(every[which])
+        written, top1 = reader.greedy(every[which])
+        answer = reader.candidates.index(row["answer"])
+        predicted = reader.best(scores)
         yield {
             **{key: row[key] for key in ("question_id", "scene_id", "variant", "split", "axis", "template", "slot", "answer")},
             "predicted": predicted,
             "correct": predicted == row["answer"],
-            "top1": adapter.processor.tokenizer.decode([best]),
-            # Compared as a token: decoded text may differ from the answer by a blank or by what follows its first token.
-            "top1_correct": best == readout.tokens[answer],
+            "top1": adapter.processor.tokenizer.decode(list(written)),
+            # Compared as tokens: decoded text may differ from the answer by a blank or by what follows its first token.
+            "top1_correct": top1 == row["answer"],
             "answer_probability": probability(scores, answer),
             "margin": margin(scores, answer),
-            "candidates": list(readout.candidates),
-            "logits": scores.tolist(),
+            "candidates": list(reader.candidates),
+            "log_probabilities": scores.tolist(),
+            "candidate_mass": mass(scores),
+            "whole_words": reader.whole_words,
         }
 
 

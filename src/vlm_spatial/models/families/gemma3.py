@@ -18,7 +18,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, ModelIdentity, Prepared, Site, SiteValues
-from vlm_spatial.models.inputs import ProcessorCache, visual_positions
+from vlm_spatial.models.inputs import ProcessorCache, Prompt, visual_positions
 from vlm_spatial.tokens import TokenGrid
 
 
@@ -69,7 +69,7 @@ class Gemma3Adapter(Adapter):
         side = math.isqrt(self.model.config.mm_tokens_per_image)
         return TokenGrid(side, side)
 
-    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Prepared:
+    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Prepared:
         rows = self.cache.rows(images, prompts)
         grid = self.grid(*images[0].size)
         pixels = torch.cat([self.cache.image(image)["pixel_values"] for image in images])

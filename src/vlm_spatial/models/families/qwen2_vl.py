@@ -16,7 +16,7 @@ from transformers.vision_utils import get_vision_attention_seqlens, get_vision_p
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.models.adapter import Adapter, ModelIdentity, Prepared, Site, SiteValues
-from vlm_spatial.models.inputs import ProcessorCache, visual_positions
+from vlm_spatial.models.inputs import ProcessorCache, Prompt, visual_positions
 from vlm_spatial.tokens import TokenGrid
 
 
@@ -88,7 +88,7 @@ class Qwen2VLAdapter(Adapter):
             self._grids[width, height] = TokenGrid(made[1] // self._merge, made[2] // self._merge)
         return self._grids[width, height]
 
-    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Prepared:
+    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Prepared:
         rows = self.cache.rows(images, prompts)
         grids = sorted({(grid.rows, grid.cols) for grid in (self.grid(*image.size) for image in images)})
         if len(grids) > 1:

@@ -91,6 +91,7 @@ def _right(
             edits = {"connector": edit([scene for scene, _, _ in part], prepared.grid, generator)} if edit else None
             logits = adapter.run(prepared, edits=edits)[0]
             for (_, _, question), of_row in zip(part, logits, strict=True):
-                best = int(of_row[adapter.answer_tokens(question.candidates)].argmax())
+                # An organism knows each word in one form, one token long.
+                best = int(of_row[[adapter.cache.answer_forms(word)[0][0] for word in question.candidates]].argmax())
                 right[template] += question.candidates[best] == question.answer
     return right

@@ -47,7 +47,11 @@ def full_passes(adapter: Adapter, images: list[Image.Image], settings: list[Sett
             prepared = adapter.prepare([image], [prompt])
             for setting in settings:
                 correct = setting.make("scene")
-                found.append(adapter.run(prepared, edits={setting.site: lambda values, c=correct: c(values[0])[None]})[0][0].double().log_softmax(-1)[tokens])  # type: ignore[misc]
+                found.append(
+                    adapter.run(prepared, edits={setting.site: lambda values, c=correct: c(values[0])[None]})[0][0]
+                    .double()
+                    .log_softmax(-1)[tokens]
+                )  # type: ignore[misc]
     return torch.stack(found).reshape(len(images), len(PROMPTS), len(settings), len(tokens))
 
 

@@ -23,7 +23,7 @@ from benchmarks.peers import Traced, TransformerLens, missing
 
 from vlm_spatial.activations.extraction import PROMPT
 from vlm_spatial.activations.store import Store
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.models.adapter import Adapter, Site, SiteValues
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -75,7 +75,7 @@ def compare(name: str, device: torch.device, scenes: int, rounds: int) -> dict[s
         dataset = make_scenes(folder / "scenes", scenes)
         ids = dataset.scenes.filter(pl.col("variant") == "main")["scene_id"].to_list()
         table = dataset.scenes.filter(pl.col("scene_id").is_in(ids))
-        words = vocabulary(DatasetSettings(kind="squares"))
+        words = vocabulary(dataset_settings(kind="squares"))
         adapter = load_adapter(new_checkpoint(folder / "checkpoint", family, words, size=size), device=device.type)
         ways, reasons = captures(adapter)
 

@@ -37,7 +37,7 @@ from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.store import Store
 from vlm_spatial.activations.writer import Description, write_arrays
 from vlm_spatial.config.activations import ActivationsSettings
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import Family, Size, new_checkpoint
@@ -126,7 +126,7 @@ def compare(name: str, dtype: str, scenes: int, loop_scenes: int, rounds: int) -
         dataset = make_scenes(folder / "scenes", scenes)
         ids = dataset.scenes.filter(pl.col("variant") == "main")["scene_id"].to_list()
         table = dataset.scenes.filter(pl.col("scene_id").is_in(ids))
-        words = vocabulary(DatasetSettings(kind="squares"))
+        words = vocabulary(dataset_settings(kind="squares"))
         adapter = load_adapter(new_checkpoint(folder / "checkpoint", family, words, size=size), dtype=dtype)
         parameters = sum(p.numel() for p in adapter.model.parameters())
         manifest = extraction(adapter, dataset, table.head(32), folder / "warm")

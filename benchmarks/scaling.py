@@ -24,7 +24,7 @@ from benchmarks.measure import device_named, environment, operations, spread, ti
 from benchmarks.midsize import SIZES, MidSize, midsize_adapter, side_of
 from benchmarks.patch_sweep import PROMPT, matmul_rate, pairs_of, patches_of
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -83,7 +83,7 @@ def scene_points(counts: Sequence[int], rounds: int, device: torch.device) -> li
     points = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        words = vocabulary(DatasetSettings(kind="squares"))
+        words = vocabulary(dataset_settings(kind="squares"))
         dataset = make_scenes(folder / "scenes", max(counts))
         adapter = load_adapter(new_checkpoint(folder / "checkpoint", family, words, size=size), device=device.type)
         table = dataset.scenes.filter(pl.col("variant") == "main")

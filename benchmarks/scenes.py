@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.images import write_images
+from vlm_spatial.scenes.photo_dataset import plan_photos
 from vlm_spatial.scenes.photo_merges import draw_photo
 from vlm_spatial.scenes.plan import plan_scenes
-from vlm_spatial.scenes.sources.whatsup import plan_whatsup
 
 NOISY = {"object_size": [0.08, 0.16], "distractors": 12, "clutter": 8, "noise": 0.08}
 DIFFICULTY: dict[str, dict[str, Any]] = {"": {}, "noisy": NOISY, "blurred": {**NOISY, "blur": 1.0}}
@@ -59,13 +59,13 @@ def _rendered(kind: str, scenes: int) -> tuple[Mapping[str, Any], Callable[[Any]
         "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
         "difficulty": DIFFICULTY[difficulty],
     }
-    planned = plan_scenes(DatasetSettings.model_validate(values), seed=0)
+    planned = plan_scenes(dataset_settings(values), seed=0)
     return {item.scene_id: item.scene for item in planned}, render
 
 
 def _photos(scenes: int, root: Path | None) -> tuple[Mapping[str, Any], Callable[[Any], Any]]:
     values = {"kind": "whatsup", "root": str(root or _made()), "scenes": {"train": scenes, "validation": scenes, "test": scenes}}
-    drawings = plan_whatsup(DatasetSettings.model_validate(values), seed=0).drawings
+    drawings = plan_photos(dataset_settings(values), seed=0).drawings
     return dict(list(drawings.items())[:scenes]), draw_photo
 
 

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_spatial.config.datasets import DatasetSettings, Pairs
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.figures.theme import SLOT_COLOURS
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.pairs import plan_pairs
 from vlm_spatial.scenes.scene import Scene
+from vlm_spatial.scenes.sources.settings import Pairs
 from vlm_spatial.tokens import SceneTokens, TokenGrid, matched_blocks, scene_tokens
 
 FOLDER = Path(__file__).parent / "images"
 GRID = TokenGrid(16, 16)
 SIDE, GAP, LABEL = 224, 12, 22
 INK, NEUTRAL = "#1b1c1e", "#5c5e62"
-SETTINGS = DatasetSettings(kind="squares", pairs=Pairs(vision=1, language=1, conflict=1))
+SETTINGS = dataset_settings(kind="squares", pairs=Pairs(vision=1, language=1, conflict=1))
 
 
 def panel(image: Image.Image, label: str) -> Image.Image:

@@ -119,8 +119,8 @@ def named_by_dataset(*names):
 
 def detected_boxes(wildcards):
     """Boxes that a detector finds for a dataset; nothing for a dataset without one."""
-    detector = plan.config.datasets[wildcards.dataset].detector
-    return [] if detector is None else [f"{RESULTS}/boxes/{wildcards.dataset}.json"]
+    found = plan.config.datasets[wildcards.dataset].boxes_stage
+    return [] if found is None else [f"{RESULTS}/boxes/{wildcards.dataset}.json"]
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
 from vlm_spatial.stages.ablation import ablation
@@ -31,7 +31,7 @@ def make_scenes(folder: Path, kind: str = "squares") -> Path:
 
 def make_reader(folder: Path, family: str) -> Path:
     """A random checkpoint of ``family`` whose tokenizer has the dataset's words."""
-    return new_checkpoint(folder, family, vocabulary(DatasetSettings.model_validate(SETTINGS)), seed=3)  # type: ignore[arg-type]
+    return new_checkpoint(folder, family, vocabulary(dataset_settings(SETTINGS)), seed=3)  # type: ignore[arg-type]
 
 
 def job(checkpoint: Path, scenes_folder: Path, out: Path, output: str, stage: dict[str, Any], **inputs: Path) -> Job:

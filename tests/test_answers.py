@@ -102,7 +102,9 @@ class Letters:
 def test_forms_are_those_of_the_settings_and_what_the_tokenizer_knows() -> None:
     plain = AnswerForms(Letters(), "so", AnswerSettings())
     assert plain.of("ab") == ((1, 2), (0, 1, 2))
-    chosen = AnswerForms(Letters(), "so", AnswerSettings(forms=("{word}",), of_template={"content": ("{word}", "a {word}")}, words={"ab": ("c",)}))
+    chosen = AnswerForms(
+        Letters(), "so", AnswerSettings(forms=("{word}",), of_template={"content": ("{word}", "a {word}")}, words={"ab": ("c",)})
+    )
     assert chosen.of("ab") == ((1, 2), (3,))
     assert chosen.of("ab", "content") == ((1, 2), (1, 0, 1, 2), (3,), (1, 0, 3))
     with pytest.raises(UserError, match="does not know the answer 'AB'"):

@@ -83,7 +83,11 @@ def test_the_score_is_that_of_the_model_s_best_patch(folder: Path) -> None:
 def test_the_stages_run_and_every_photo_is_a_scene_or_set_aside(folder: Path, photos: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
     dataset = settings(photos[0], folder)
     boxes_stage(
-        Job({"dataset": {"root": str(photos[0]), "subset": "B", "detector": dataset["detector"]}}, {}, {"boxes": tmp_path / "b.json"})
+        Job(
+            {"dataset": {"kind": "whatsup", "root": str(photos[0]), "detector": dataset["detector"]}},
+            {},
+            {"boxes": tmp_path / "b.json"},
+        )
     )
     found = json.loads((tmp_path / "b.json").read_text())
     assert set(found) == {name for name in photos[1] if _is_wanted(name)}
@@ -152,7 +156,7 @@ def test_weights_that_are_missing_are_named(folder: Path, tmp_path: Path) -> Non
         ({"detector": {"checkpoint": "google/owlv2", "revision": COMMIT}, "boxes": "b.json"}, "boxes and detector: give one of them"),
         ({"axes": ["horizontal", "vertical"]}, "photos are merged side by side, so whatsup has the horizontal axis only"),
         ({"axes": ["vertical"]}, "photos are merged side by side, so whatsup has the horizontal axis only"),
-        ({"kind": "squares"}, "root, boxes and detector: only a dataset of kind whatsup"),
+        ({"kind": "squares"}, "root: only a dataset of kind whatsup has it, this one is of kind squares"),
     ],
 )
 def test_wrong_settings_of_photos_are_refused_in_one_line(photos: tuple[Path, dict[str, dict]], change: dict, reason: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stage_inputs import job
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.measures.claims import findings
@@ -31,7 +31,7 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
-SQUARES = DatasetSettings(kind="squares")
+SQUARES = dataset_settings(kind="squares")
 # Trained planted organisms, {mechanism}-{seed}: they take minutes to train, so they are kept.
 ORGANISMS = Path(os.environ.get("VLM_SPATIAL_ORGANISMS", Path(__file__).parent / "data" / "organisms"))
 

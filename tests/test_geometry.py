@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_spatial.config.datasets import Difficulty
 from vlm_spatial.scenes.geometry import ALIGNED_CENTRES, ALIGNED_GRIDS, ALIGNED_SPILL, aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.scene import CANVAS
+from vlm_spatial.scenes.sources.drawn import Difficulty
 from vlm_spatial.tokens import Axis, TokenGrid, coverage, matched_blocks, scene_tokens
 
 AXES = st.sampled_from(["horizontal", "vertical"])

@@ -8,6 +8,7 @@ import pytest
 
 from vlm_spatial.config.workflow import ACROSS_STAGES, MODEL_STAGES
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.sources.registry import dataset_files
 from vlm_spatial.workflow import code_identity as identity
 from vlm_spatial.workflow.code_identity import code_hash, external_content, stage_identity
 from vlm_spatial.workflow.file_cache import Remembered
@@ -135,6 +136,13 @@ def checkpoint(tmp_path):
     return folder
 
 
+def test_training_an_organism_does_not_depend_on_photos():
+    modules = stage_identity("organism").modules
+    assert "vlm_spatial.scenes.sources.squares" in modules
+    assert not any(name.startswith("vlm_spatial.scenes.photo") or name.endswith(("whatsup", "registry")) for name in modules)
+    assert "vlm_spatial.scenes.sources.whatsup" in stage_identity("scenes").modules
+
+
 def test_new_bytes_under_old_times_are_seen(checkpoint, tmp_path):
     settings = {"model": {"checkpoint": str(checkpoint)}}
     cache = tmp_path / "cache.json"
@@ -163,9 +171,10 @@ def test_touching_an_outside_file_changes_nothing(checkpoint, tmp_path):
 
 
 def test_a_missing_file_of_boxes_is_named(tmp_path):
-    settings = {"dataset": {"root": None, "boxes": str(tmp_path / "boxes.json")}}
+    settings = {"dataset": {"kind": "whatsup", "root": str(tmp_path), "boxes": str(tmp_path / "boxes.json")}}
     with pytest.raises(UserError, match=r"boxes\.json: cannot be read"):
-        external_content(settings, tmp_path / "cache.json")
+        external_content(settings, tmp_path / "cache.json", dataset_files)
+    assert external_content(settings, tmp_path / "cache.json") == {}
 
 
 def test_hub_checkpoints_have_no_outside_files(tmp_path):

@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.noise import with_noise
 from vlm_spatial.scenes.palette import COLOURS
 from vlm_spatial.scenes.png import png
-from vlm_spatial.scenes.scene import CANVAS, Kind, Scene, mirrored
+from vlm_spatial.scenes.scene import CANVAS, Scene, mirrored
+from vlm_spatial.scenes.sources.drawn_kinds import DRAWN
 
-KINDS: tuple[Kind, ...] = ("squares", "shapes", "objects")
+KINDS = tuple(source.kind for source in DRAWN)
 
 
-def scene(kind: Kind, seed: int = 0, **difficulty: object) -> Scene:
-    settings = DatasetSettings.model_validate({"kind": kind, "difficulty": difficulty})
+def scene(kind: str, seed: int = 0, **difficulty: object) -> Scene:
+    settings = dataset_settings({"kind": kind, "difficulty": difficulty})
     return sample_scene(settings, "horizontal", "main", np.random.default_rng(seed))
 
 
@@ -35,7 +36,7 @@ def test_a_png_holds_the_pixels_that_were_given(pixels: np.ndarray) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("noise", [0.0, 0.05])
-def test_a_png_of_a_scene_is_exact_and_not_larger_than_pillow_s(kind: Kind, noise: float) -> None:
+def test_a_png_of_a_scene_is_exact_and_not_larger_than_pillow_s(kind: str, noise: float) -> None:
     image = render(scene(kind, noise=noise))
     written = png(image)
     with Image.open(io.BytesIO(written)) as read:
@@ -65,7 +66,7 @@ def test_noise_is_gaussian_independent_and_clipped(noise: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clutter_lies_behind_the_objects_and_is_grey(kind: Kind) -> None:
+def test_clutter_lies_behind_the_objects_and_is_grey(kind: str) -> None:
     cluttered = scene(kind, clutter=15)
     image, plain = (np.asarray(render(each)).astype(int) for each in (cluttered, replace(cluttered, clutter=0)))
     changed = (image != plain).any(axis=-1)
@@ -87,7 +88,7 @@ def test_blur_smooths_the_whole_image_and_keeps_its_colours() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hard_scene_is_drawn_alike_twice_and_mirrors_exactly(kind: Kind) -> None:
+def test_a_hard_scene_is_drawn_alike_twice_and_mirrors_exactly(kind: str) -> None:
     hard = scene(kind, object_size=[0.08, 0.14], distractors=8, clutter=6, blur=1.5, noise=0.08)
     assert render(hard).tobytes() == render(hard).tobytes()
     assert render(mirrored(hard)).tobytes() == render(hard).transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()

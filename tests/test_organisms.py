@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
@@ -29,8 +29,8 @@ from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.tokens import TokenGrid
 
-SQUARES = DatasetSettings(kind="squares")
-OBJECTS = DatasetSettings(kind="objects")
+SQUARES = dataset_settings(kind="squares")
+OBJECTS = dataset_settings(kind="objects")
 GRID = TokenGrid(6, 6)
 
 
@@ -356,7 +356,7 @@ def test_an_organism_is_an_ordinary_checkpoint_with_its_curve(tmp_path: Path, mo
 
 
 def test_photos_are_refused(tmp_path: Path) -> None:
-    photos = DatasetSettings(kind="whatsup", root="nowhere")
+    photos = dataset_settings(kind="whatsup", root="nowhere")
     with pytest.raises(UserError, match="photos"):
         make_organism(tmp_path / "o", "o", OrganismSettings(datasets=("p",)), {"p": photos}, 0)
 

@@ -12,7 +12,7 @@ import pytest
 from photo_set import THINGS, write_photo_set
 from stage_inputs import job, make_store, run_ablation
 from symbolic_models import NamedDataset, Reader, SymbolicEngine, by_code, by_place, by_sight, by_strip
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.language import conflict_plan, exchangeable, language_plan
@@ -69,7 +69,7 @@ def dataset(merged: Path) -> NamedDataset:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny random checkpoint of each family that knows the photos' words."""
-    words = [*vocabulary(DatasetSettings(kind="objects")), *THINGS]
+    words = [*vocabulary(dataset_settings(kind="objects")), *THINGS]
     return {name: new_checkpoint(tmp_path_factory.mktemp("readers") / name, name, words, seed=3) for name in FAMILIES}  # type: ignore[arg-type]
 
 

@@ -17,15 +17,15 @@ from PIL import Image
 
 from photo_set import HEIGHT as MADE_HEIGHT
 from photo_set import photo, write_photo_set
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.boxes_file import boxes_from_file, read_boxes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.merge import FRAME, framed, join, plan_merge, plan_self_merge, plan_window
 from vlm_spatial.scenes.photo_alignment import PHOTO_GRIDS
 from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, find_boxes
+from vlm_spatial.scenes.photo_dataset import plan_photos
 from vlm_spatial.scenes.photos import HEIGHT, load_entries, open_photo, upright_size
-from vlm_spatial.scenes.sources.whatsup import plan_whatsup
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import Box, TokenGrid, matched_blocks
@@ -268,10 +268,8 @@ def test_language_and_conflict_pairs_of_photos_can_be_exchanged_block_for_block(
 
 
 def test_fifty_pairs_of_few_photos_ask_everything_equally_often_and_nothing_twice(made: tuple[Path, dict[str, dict]]) -> None:
-    settings = DatasetSettings.model_validate(
-        {"kind": "whatsup", "root": str(made[0]), "scenes": SPLITS, "boxes": str(made[0] / "boxes.json")}
-    )
-    planned = plan_whatsup(settings, 0)
+    settings = dataset_settings({"kind": "whatsup", "root": str(made[0]), "scenes": SPLITS, "boxes": str(made[0] / "boxes.json")})
+    planned = plan_photos(settings, 0)
     objects = {item.scene_id: item.scene.objects for item in planned.scenes}
     for experiment, templates in (("vision", 3), ("conflict", 3), ("language", 1)):
         pairs = [pair for pair in planned.pairs if pair.experiment == experiment]

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from photo_set import THINGS, write_photo_set
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
@@ -122,7 +122,7 @@ def test_the_filled_in_preset_plans_every_job(tmp_path: Path, photos: Path) -> N
 def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     """The preset run whole; the results folder."""
     folder = tmp_path_factory.mktemp("preset")
-    words = [word for kind in ("squares", "shapes", "objects") for word in vocabulary(DatasetSettings.model_validate({"kind": kind}))]
+    words = [word for kind in ("squares", "shapes", "objects") for word in vocabulary(dataset_settings({"kind": kind}))]
     checkpoints = {name: new_checkpoint(folder / name, family, [*words, *THINGS], seed=3) for name, family in FAMILIES.items()}
     values = filled(photos, checkpoints)
     if not WHOLE:

@@ -13,24 +13,26 @@ from scipy.stats import binom, chisquare
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from vlm_spatial.config.datasets import TEMPLATES, DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.errors import UserError
-from vlm_spatial.scenes.build import sample_scene, words
+from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.plan import plan_scenes
-from vlm_spatial.scenes.questions import Question, Wording, ask, split_words, vocabulary
-from vlm_spatial.scenes.scene import Kind, Scene, with_contents
+from vlm_spatial.scenes.questions import Question, ask, split_words, vocabulary
+from vlm_spatial.scenes.scene import Scene, with_contents
+from vlm_spatial.scenes.sources.drawn_kinds import DRAWN, drawn_source
+from vlm_spatial.scenes.sources.settings import TEMPLATES, Wording
 from vlm_spatial.scenes.tables import questions_table
 from vlm_spatial.statistics import holm
 from vlm_spatial.tokens import Axis
 
-KINDS: tuple[Kind, ...] = ("squares", "shapes", "objects")
+KINDS = tuple(source.kind for source in DRAWN)
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 ALL_TEMPLATES = (*TEMPLATES, "content")
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
 
 
-def scenes(kind: Kind, axis: Axis, count: int) -> list[Scene]:
-    settings = DatasetSettings(kind=kind)
+def scenes(kind: str, axis: Axis, count: int) -> list[Scene]:
+    settings = dataset_settings(kind=kind)
     return [sample_scene(settings, axis, "main", np.random.default_rng([seed, AXES.index(axis)])) for seed in range(count)]
 
 
@@ -53,7 +55,7 @@ def right_answer(scene: Scene, prompt: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", AXES)
-def test_answers_are_right(kind: Kind, axis: Axis) -> None:
+def test_answers_are_right(kind: str, axis: Axis) -> None:
     for scene in scenes(kind, axis, 40):
         for template in ALL_TEMPLATES:
             for slot in range(3):
@@ -67,7 +69,7 @@ def test_answers_are_right(kind: Kind, axis: Axis) -> None:
 
 
 def test_some_wordings_as_they_read() -> None:
-    scene = sample_scene(DatasetSettings(kind="squares"), "vertical", "main", np.random.default_rng(3))
+    scene = sample_scene(dataset_settings(kind="squares"), "vertical", "main", np.random.default_rng(3))
     first, second, third = scene.objects
     assert ask(scene, "slot_to_object", 2) == Question("What color is the square at the bottom?", third, tuple(sorted(scene.objects)))
     assert ask(scene, "object_to_slot", 0).prompt == f"Is the {first} square at the top, in the middle or at the bottom?"
@@ -75,8 +77,8 @@ def test_some_wordings_as_they_read() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_vocabulary_holds_every_word_and_no_more_than_needed(kind: Kind) -> None:
-    settings = DatasetSettings(kind=kind)
+def test_the_vocabulary_holds_every_word_and_no_more_than_needed(kind: str) -> None:
+    settings = dataset_settings(kind=kind)
     known = set(vocabulary(settings))
     used = set()
     for axis in AXES:
@@ -87,7 +89,7 @@ def test_the_vocabulary_holds_every_word_and_no_more_than_needed(kind: Kind) -> 
                         question = ask(scene, template, slot, wording)
                         used |= split_words([question.prompt, *question.candidates])
     assert used == known
-    assert set(words(kind)) <= known
+    assert set(drawn_source(kind).words()) <= known
 
 
 def features(prompt: str, candidates: tuple[str, ...], candidate: str, scene_words: tuple[str, ...]) -> dict[str, float]:
@@ -103,13 +105,13 @@ def features(prompt: str, candidates: tuple[str, ...], candidate: str, scene_wor
 
 
 @cache
-def generated(kind: Kind, wording: Wording = "plain") -> pl.DataFrame:
+def generated(kind: str, wording: Wording = "plain") -> pl.DataFrame:
     """A dataset's ``questions.parquet``: 400 training and 200 test scenes an axis, every template."""
     values = {
         "scenes": {"train": 400, "validation": 1, "test": 200},
         "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 0}},
     }
-    settings = DatasetSettings.model_validate({"kind": kind, "templates": ALL_TEMPLATES, "wording": wording} | values)
+    settings = dataset_settings({"kind": kind, "templates": ALL_TEMPLATES, "wording": wording} | values)
     return questions_table(plan_scenes(settings, seed=99), settings.templates, settings.wording)
 
 
@@ -132,10 +134,10 @@ class Asked:
         return 1 / (len(self.question.candidates) - ("directly" in self.question.prompt))
 
 
-def rows(kind: Kind, axis: Axis, template: str, split: str) -> list[Asked]:
+def rows(kind: str, axis: Axis, template: str, split: str) -> list[Asked]:
     table = generated(kind).filter(axis=axis, template=template, split=split, variant="main")
     return [
-        Asked(Question(row["prompt"], row["answer"], tuple(row["candidates"])), row["slot"], words(kind))
+        Asked(Question(row["prompt"], row["answer"], tuple(row["candidates"])), row["slot"], drawn_source(kind).words())
         for row in table.iter_rows(named=True)
     ]
 
@@ -172,7 +174,7 @@ def worst(hits: Sequence[bool], asked: Sequence[Asked], part_of: Callable[[Asked
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("template", ALL_TEMPLATES)
-def test_no_answer_can_be_guessed_from_the_text(kind: Kind, axis: Axis, template: str) -> None:
+def test_no_answer_can_be_guessed_from_the_text(kind: str, axis: Axis, template: str) -> None:
     """Trained on 400 scenes' texts, asked about 200 others: no better than chance in all, nor for any slot or colour shown."""
     train, test = (rows(kind, axis, template, split) for split in ("train", "test"))
     hits = guesses(train, test)
@@ -191,7 +193,7 @@ def test_no_answer_can_be_guessed_from_the_text(kind: Kind, axis: Axis, template
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wording", WORDINGS)
-def test_every_wording_tells_as_much_as_the_plain_one(kind: Kind, wording: Wording) -> None:
+def test_every_wording_tells_as_much_as_the_plain_one(kind: str, wording: Wording) -> None:
     """Prompts translate one to one, answers and candidates are the same: what cannot be guessed from one cannot from the other."""
     plain, worded = generated(kind, "plain"), generated(kind, wording)
     assert worded.drop("prompt").equals(plain.drop("prompt"))
@@ -206,7 +208,7 @@ def without_words(asked: Asked) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("template", ALL_TEMPLATES)
-def test_answers_are_balanced_whatever_the_text_says(kind: Kind, axis: Axis, template: str) -> None:
+def test_answers_are_balanced_whatever_the_text_says(kind: str, axis: Axis, template: str) -> None:
     """Counted on 600 scenes: given a template, slot asked for, and object named, each answer is as frequent as the others."""
     asked = [one for split in ("train", "test") for one in rows(kind, axis, template, split)]
     by_text: dict[tuple[str, str], Counter[str]] = {}
@@ -214,7 +216,9 @@ def test_answers_are_balanced_whatever_the_text_says(kind: Kind, axis: Axis, tem
         by_text.setdefault((without_words(one), one.named), Counter())[one.question.answer] += 1
     p_values = []
     for (_, named), counts in by_text.items():
-        possible = set(asked[0].question.candidates) if template in ("object_to_slot", "content") else set(words(kind)) - {named}
+        possible = (
+            set(asked[0].question.candidates) if template in ("object_to_slot", "content") else set(drawn_source(kind).words()) - {named}
+        )
         assert set(counts) <= possible
         p_values.append(float(chisquare([counts[answer] for answer in sorted(possible)]).pvalue))
     assert holm(p_values).min() > 1e-3
@@ -231,7 +235,7 @@ def test_a_text_that_gives_the_answer_away_is_caught() -> None:
         if "red" in scene.objects:
             first, last, red = sorted(scene.contents, key=lambda content: content.word == "red")
             moved = with_contents(scene, (first, red, last))
-            told += [Asked(ask(moved, "slot_to_object", slot), slot, words("squares")) for slot in range(3)]
+            told += [Asked(ask(moved, "slot_to_object", slot), slot, drawn_source("squares").words()) for slot in range(3)]
     train, test = told[:300], told[300:]
     hits = guesses(train, test)
     assert binom.sf(sum(hits) - 1, len(hits), 1 / 3) < 1e-6
@@ -240,11 +244,11 @@ def test_a_text_that_gives_the_answer_away_is_caught() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", AXES)
-def test_words_and_answers_are_balanced_over_slots(kind: Kind, axis: Axis) -> None:
+def test_words_and_answers_are_balanced_over_slots(kind: str, axis: Axis) -> None:
     table = scenes(kind, axis, 600)
     for slot in range(3):
         counts = Counter(scene.objects[slot] for scene in table)
-        assert chisquare([counts[word] for word in words(kind)]).pvalue > 1e-4
+        assert chisquare([counts[word] for word in drawn_source(kind).words()]).pvalue > 1e-4
     yes = sum(ask(scene, "content", slot).answer == "yes" for scene in table for slot in range(3))
     assert binom.cdf(yes, 1800, 0.5) > 1e-4
     assert binom.sf(yes - 1, 1800, 0.5) > 1e-4
@@ -254,7 +258,7 @@ def test_words_and_answers_are_balanced_over_slots(kind: Kind, axis: Axis) -> No
 
 
 def test_what_cannot_be_asked_says_so() -> None:
-    settings = DatasetSettings(kind="squares")
+    settings = dataset_settings(kind="squares")
     single = sample_scene(settings, "horizontal", "single", np.random.default_rng(0), slot=1)
     with pytest.raises(UserError, match=r"slot 0: the scene has objects in slots \[1\] only"):
         ask(single, "slot_to_object", 0)

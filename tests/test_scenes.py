@@ -9,13 +9,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.images import write_images
 from vlm_spatial.scenes.pairs import EXPERIMENTS, plan_pairs
 from vlm_spatial.scenes.plan import plan_scenes
+from vlm_spatial.scenes.sources.drawn_kinds import DRAWN
 from vlm_spatial.scenes.tables import PAIRS_SCHEMA, QUESTIONS_SCHEMA, SCENES_SCHEMA, SET_ASIDE_SCHEMA
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
@@ -108,9 +109,9 @@ def test_questions_ask_every_slot_by_every_template(dataset: Dataset) -> None:
     assert right.height == dataset.questions.height
 
 
-@pytest.mark.parametrize("kind", ["squares", "shapes", "objects"])
+@pytest.mark.parametrize("kind", [source.kind for source in DRAWN])
 def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str) -> None:
-    settings = DatasetSettings.model_validate({"kind": kind, "pairs": {"vision": 54, "language": 50, "conflict": 54}})
+    settings = dataset_settings({"kind": kind, "pairs": {"vision": 54, "language": 50, "conflict": 54}})
     planned, pairs = plan_pairs(settings, seed=4)
     scenes = {item.scene_id: item.scene for item in planned}
     assert len(scenes) == len(planned)
@@ -169,7 +170,7 @@ def test_blocks_of_written_pairs_can_be_exchanged(dataset: Dataset, side: int) -
 
 def test_language_pairs_need_their_template() -> None:
     with pytest.raises(UserError, match=r"pairs.language: needs 'slot_to_object' among templates"):
-        plan_pairs(DatasetSettings(kind="squares", templates=("object_to_slot",)), 0)
+        plan_pairs(dataset_settings(kind="squares", templates=("object_to_slot",)), 0)
 
 
 def test_content_questions_are_asked_but_make_no_pairs(tmp_path: Path) -> None:
@@ -181,18 +182,16 @@ def test_content_questions_are_asked_but_make_no_pairs(tmp_path: Path) -> None:
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are() -> None:
-    few = {item.scene_id: item.scene for item in plan_scenes(DatasetSettings.model_validate(SETTINGS), 0)}
+    few = {item.scene_id: item.scene for item in plan_scenes(dataset_settings(SETTINGS), 0)}
     more = SETTINGS | {"scenes": {"train": 9, "validation": 9, "test": 9}, "axes": ["vertical", "horizontal"]}
-    many = {item.scene_id: item.scene for item in plan_scenes(DatasetSettings.model_validate(more), 0)}
+    many = {item.scene_id: item.scene for item in plan_scenes(dataset_settings(more), 0)}
     assert all(many[name] == scene for name, scene in few.items())
-    other = {item.scene_id: item.scene for item in plan_scenes(DatasetSettings.model_validate(SETTINGS), 1)}
+    other = {item.scene_id: item.scene for item in plan_scenes(dataset_settings(SETTINGS), 1)}
     assert all(other[name] != scene for name, scene in few.items())
 
 
 def test_images_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
-    settings = DatasetSettings.model_validate(
-        SETTINGS | {"scenes": {"train": 60, "validation": 1, "test": 1}, "difficulty": {"distractors": 3}}
-    )
+    settings = dataset_settings(SETTINGS | {"scenes": {"train": 60, "validation": 1, "test": 1}, "difficulty": {"distractors": 3}})
     drawings = {item.scene_id: item.scene for item in plan_scenes(settings, 3)}
     alone = write_images(tmp_path / "alone", drawings, render, workers=1)
     together = write_images(tmp_path / "together", drawings, render, workers=2)

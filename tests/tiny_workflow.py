@@ -59,7 +59,7 @@ class Workflow:
     @classmethod
     def create(cls, folder: Path) -> "Workflow":
         """Lay out code, configuration and checkpoint in an empty folder."""
-        from vlm_spatial.config.datasets import DatasetSettings
+        from vlm_spatial.config.datasets import dataset_settings
         from vlm_spatial.models.organisms.checkpoint import new_checkpoint
         from vlm_spatial.scenes.questions import vocabulary
 
@@ -72,7 +72,7 @@ class Workflow:
                 shutil.copy2(source, folder / part)
         workflow = cls(folder)
         workflow.write_config(CONFIG)
-        new_checkpoint(folder / "checkpoint", "gemma3", vocabulary(DatasetSettings(kind="squares")), seed=7)
+        new_checkpoint(folder / "checkpoint", "gemma3", vocabulary(dataset_settings(kind="squares")), seed=7)
         return workflow
 
     def copy(self, folder: Path) -> "Workflow":

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from vlm_spatial.config.datasets import Template
 from vlm_spatial.config.settings import Settings
+from vlm_spatial.scenes.sources.settings import Template
 
 Form = Annotated[str, Field(pattern=r"^[^{}]*\{[wW]ord\}[^{}]*$")]
 Forms = Annotated[tuple[Form, ...], Field(min_length=1)]

@@ -7,9 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from vlm_spatial.config.datasets import allowed_keys, kinds_with
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.config.yaml_files import Source, read_yaml
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.sources.registry import SOURCES, source_of
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 
 FILL_IN = "FILL-IN"
 """What a preset holds where only the user can know the value."""
@@ -29,19 +32,18 @@ def parse_config(values: Any, source: Source = _DEFAULT) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        key, message = _first_fault(error)
+        key, message = _first_fault(error, values)
         raise UserError(f"{source.at(key)}: {key + ': ' if key else ''}{message}") from error
     for name, model in config.models.items():
         if model.checkpoint is not None and not model.is_hub_id and not Path(model.checkpoint).is_dir():
             key = f"models.{name}.checkpoint"
             raise UserError(f"{source.at(key)}: {key}: no folder {model.checkpoint!r}; give a checkpoint folder, or a hub id owner/name")
     for name, dataset in config.datasets.items():
-        if dataset.root is not None and not Path(dataset.root, "data").is_dir():
-            key = f"datasets.{name}.root"
-            raise UserError(f"{source.at(key)}: {key}: no folder {str(Path(dataset.root, 'data'))!r}; give the folder that holds it")
-        if dataset.boxes is not None and not Path(dataset.boxes).is_file():
-            key = f"datasets.{name}.boxes"
-            raise UserError(f"{source.at(key)}: {key}: no file {dataset.boxes!r}; give a JSON file of boxes, or leave boxes out")
+        try:
+            source_of(dataset.kind).check_paths(dataset)
+        except UserError as error:
+            key = f"datasets.{name}.{str(error).partition(':')[0]}"
+            raise UserError(f"{source.at(key)}: datasets.{name}.{error}") from error
     return config
 
 
@@ -63,7 +65,7 @@ def _blanks(values: Any, key: str = "") -> Iterator[str]:
         yield key
 
 
-def _first_fault(error: ValidationError) -> tuple[str, str]:
+def _first_fault(error: ValidationError, values: Any) -> tuple[str, str]:
     """The key of the first fault, and what is wrong with it."""
     found_faults = error.errors(include_url=False)
     # A misspelt key is also a missing one: the misspelling is what helps.
@@ -73,7 +75,7 @@ def _first_fault(error: ValidationError) -> tuple[str, str]:
     kind, found = first["type"], first.get("input")
     message = _said_plainly(kind, found) or first["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        message = f"unknown key; allowed are {', '.join(sorted(_allowed_keys(first['loc'][:-1])))}"
+        message = _unknown_key(first["loc"], values)
     elif not isinstance(found, dict | list | BaseModel) or kind in _PLAIN:
         message += f", found {_short(found)}" if "found" not in message else ""
     if kind == "value_error" and (inner := re.match(r"([\w.-]+): ", message)):
@@ -105,10 +107,23 @@ def _short(found: Any) -> str:
     return "a list" if isinstance(found, list | tuple) else "a section" if isinstance(found, dict | BaseModel) else repr(found)
 
 
+def _unknown_key(location: tuple[int | str, ...], values: Any) -> str:
+    """What to do about a key that its section does not have."""
+    if location[0] != "datasets" or len(location) != 3:
+        return f"unknown key; allowed are {', '.join(sorted(_allowed_keys(location[:-1])))}"
+    kind, others = values["datasets"][location[1]].get("kind"), kinds_with(str(location[2]))
+    if kind is not None and others:
+        return f"only a dataset of kind {' or '.join(others)} has it, this one is of kind {kind}"
+    return f"unknown key; allowed are {', '.join(allowed_keys(kind))}"
+
+
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys of the section at ``location``, found by walking the model's annotations."""
     model: Any = Config
     for part in location:
+        # Sections of a dataset are looked for in every kind.
+        if model is DatasetSettings:
+            model = next(each for source in SOURCES for each in [source.settings] if part in each.model_fields)
         is_section = isinstance(model, type) and issubclass(model, BaseModel)
         # Otherwise a dict[Name, Section]: the part is a name the user chose.
         model = model.model_fields[str(part)].annotation if is_section else model.__args__[1]

@@ -7,10 +7,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from vlm_spatial.config.workflow import Config
+from vlm_spatial.scenes.sources.registry import SOURCES
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 
 _HEAD = """# Every configuration key
 
-Made from the typed model in `src/vlm_spatial/config/` by `python -m vlm_spatial.config.reference`;
+Made from the typed model in `src/vlm_spatial/config/` and `src/vlm_spatial/scenes/sources/` by `python -m vlm_spatial.config.reference`;
 a test fails when this page is not current.
 A key that is not listed here is refused before any job starts. Durations, sizes and shares are plain numbers; shares lie in [0, 1].
 """
@@ -19,11 +21,20 @@ A key that is not listed here is refused before any job starts. Durations, sizes
 def sections(model: type[BaseModel], key: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """``model`` and every section below it, with the key it is found at (``<name>`` where the user chooses the name)."""
     yield key, model
+    # Sections that several kinds of datasets share are listed once.
+    listed = set()
     for name, field in model.model_fields.items():
         below = f"{key}.{name}" if key else name
         for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from sections(kind, f"{below}.<name>" if get_origin(field.annotation) is dict else below)
+            plain_kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+            if plain_kind is DatasetSettings:
+                for source in SOURCES:
+                    (_, settings), *shared = sections(source.settings, f"{below}.<name>")
+                    yield f"{below}.<name>, kind {source.kind}", settings
+                    yield from (section for section in shared if section not in listed)
+                    listed.update(shared)
+            elif isinstance(plain_kind, type) and issubclass(plain_kind, BaseModel):
+                yield from sections(plain_kind, f"{below}.<name>" if get_origin(field.annotation) is dict else below)
 
 
 def reference() -> str:

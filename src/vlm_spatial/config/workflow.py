@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import AnyDataset
 from vlm_spatial.config.models import ModelSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.config.settings import Count, Name, Settings, UserPath
@@ -27,7 +27,7 @@ class _Named(Settings):
         "results",
         description="folder of everything that is made; letters, digits, -, _ and . in its names, no ..",
     )
-    datasets: dict[Name, DatasetSettings]
+    datasets: dict[Name, AnyDataset]
     organisms: dict[Name, OrganismSettings] = Field({})
     models: dict[Name, ModelSettings]
 
@@ -55,7 +55,7 @@ class Config(_WithSections):
                 _known(f"models.{name}.organism", (model.organism,), self.organisms)
         for name, organism in self.organisms.items():
             _known(f"organisms.{name}.datasets", organism.datasets, self.datasets)
-            photos = [dataset for dataset in organism.datasets if self.datasets[dataset].kind == "whatsup"]
+            photos = [dataset for dataset in organism.datasets if not self.datasets[dataset].drawn]
             if photos:
                 raise ValueError(f"organisms.{name}.datasets: {photos[0]!r} is of photos, which cannot be sampled; train on drawn scenes")
         for name, model in self.models.items():
@@ -78,7 +78,7 @@ class Config(_WithSections):
         for dataset in model.datasets:
             if self.datasets[dataset].kind not in kinds:
                 todo = "leave it out here, photos are for checkpoints"
-                if self.datasets[dataset].kind != "whatsup":
+                if self.datasets[dataset].drawn:
                     todo = f"add {dataset} to organisms.{model.organism}.datasets (now {', '.join(trained)}), or leave it out here"
                 raise ValueError(f"models.{name}.datasets: organism {model.organism!r} does not know the words of {dataset!r}; {todo}")
 

@@ -10,10 +10,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from vlm_spatial.config.datasets import TEMPLATES
 from vlm_spatial.figures.accuracy import DRAWS, accuracy, chance
 from vlm_spatial.figures.chart_layers import PERCENT, intervals
 from vlm_spatial.figures.figure import INTERVAL, Figure, Layers, Tables, counts
+from vlm_spatial.scenes.sources.settings import TEMPLATES
 from vlm_spatial.statistics import Interval, paired_difference
 
 VARIANTS = {"photo": "photo as taken", "self_merge": "photo merged with itself", "main": "two photos merged"}

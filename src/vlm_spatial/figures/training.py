@@ -5,10 +5,10 @@ from typing import get_args
 import altair as alt
 import polars as pl
 
-from vlm_spatial.config.datasets import Template
 from vlm_spatial.figures.chart_layers import dashed
 from vlm_spatial.figures.figure import Figure, Layers, Tables
 from vlm_spatial.figures.theme import DASHES, SHAPES, colours
+from vlm_spatial.scenes.sources.settings import Template
 
 ACCURACY = "held-out accuracy"
 OTHER = "of the whole run"

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.boxes_file import boxes_from_file, read_boxes
 from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, find_boxes
-from vlm_spatial.scenes.photos import HEIGHT, Photo, SetAside, open_photo, upright_size
+from vlm_spatial.scenes.photos import HEIGHT, Photo, open_photo, upright_size
+from vlm_spatial.scenes.sources.source import SetAside
+from vlm_spatial.scenes.sources.whatsup import WhatsUpSettings
 
 # Photos of one camera differ by a pixel of rounding; beyond this their shapes differ.
 SAME_SHAPE = 0.01
@@ -39,7 +40,7 @@ def left_right(photo: Photo) -> tuple[str, str]:
 
 
 def boxed_photos(
-    photos: Sequence[Photo], settings: DatasetSettings, set_aside: list[SetAside], detected: Path | None = None
+    photos: Sequence[Photo], settings: WhatsUpSettings, set_aside: list[SetAside], detected: Path | None = None
 ) -> list[BoxedPhoto]:
     """The left-right photos whose two objects are found, in the order of the list; the others are added to ``set_aside``.
 

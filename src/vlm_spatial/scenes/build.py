@@ -5,15 +5,14 @@ from typing import assert_never
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_boxes
 from vlm_spatial.scenes.noise import with_noise
-from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS, Colour
-from vlm_spatial.scenes.scene import CANVAS, Content, Kind, Scene, Variant, flip_box
-from vlm_spatial.scenes.sources.pictures import PICTURES, picture
-from vlm_spatial.scenes.sources.shapes import SHAPES, shape_mask
-from vlm_spatial.scenes.textures import TEXTURES, texture
+from vlm_spatial.scenes.palette import Colour
+from vlm_spatial.scenes.scene import CANVAS, Content, Scene, Variant, flip_box
+from vlm_spatial.scenes.sources.drawn import Drawn, DrawnSettings, whole
+from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 from vlm_spatial.tokens import Axis, Box
 
 # Sides of clutter, as shares of the canvas.
@@ -28,10 +27,10 @@ def sample_scene(settings: DatasetSettings, axis: Axis, variant: Variant, genera
         slot: of the one object of a ``single`` scene; drawn if not given.
 
     Raises:
-        UserError: for ``whatsup`` settings, which are photos and cannot be sampled, and for the variants made from other scenes.
+        UserError: for photos, which cannot be sampled, and for the variants made from other scenes.
     """
-    if settings.kind == "whatsup":
-        raise UserError("datasets kind 'whatsup': its scenes are photos and cannot be sampled; allowed are squares, shapes, objects")
+    source = drawn_source(settings.kind)
+    assert isinstance(settings, DrawnSettings)
     boxes: tuple[Box, ...]
     match variant:
         case "main" | "single":
@@ -57,61 +56,35 @@ def sample_scene(settings: DatasetSettings, axis: Axis, variant: Variant, genera
         contents=sample_contents(settings.kind, len(boxes), generator),
         slots=slots,
         boxes=boxes,
-        background=str(generator.choice(backgrounds(settings.kind))),
+        background=str(generator.choice(source.backgrounds())),
         seed=int(generator.integers(2**32)),
         distractors=settings.difficulty.distractors,
         clutter=settings.difficulty.clutter,
         blur=settings.difficulty.blur,
         noise=settings.difficulty.noise,
         middle_reference=int(generator.choice([0, 2])),
+        asking=source.asking,
+        vocabulary=_vocabulary(source),
     )
 
 
-def words(kind: Kind) -> tuple[str, ...]:
-    """Every answer word of a rendered kind of object."""
-    match kind:
-        case "squares":
-            return tuple(COLOURS)
-        case "shapes":
-            return SHAPES
-        case "objects":
-            return tuple(PICTURES)
-        case "whatsup":
-            raise UserError("datasets kind 'whatsup': its words are those of the photos, not a fixed list")
+def _vocabulary(source: Drawn) -> tuple[Content, ...]:
+    return tuple(Content(word, source.phrase(word), word) for word in source.words())
 
 
-def backgrounds(kind: Kind) -> tuple[str, ...]:
-    """Names of the backgrounds that scenes of this kind are drawn on."""
-    match kind:
-        case "squares" | "shapes":
-            return tuple(PLAIN_BACKGROUNDS)
-        case "objects":
-            return TEXTURES
-        case "whatsup":
-            raise UserError("datasets kind 'whatsup': its backgrounds are those of the photos, not a fixed list")
-
-
-def sample_contents(kind: Kind, count: int, generator: np.random.Generator, avoid: tuple[Content, ...] = ()) -> tuple[Content, ...]:
-    """``count`` objects, all different in word and colour, sharing neither with ``avoid``."""
+def sample_contents(kind: str, count: int, generator: np.random.Generator, avoid: tuple[Content, ...] = ()) -> tuple[Content, ...]:
+    """``count`` objects of a drawn kind, all different in word and colour, sharing neither with ``avoid``."""
+    source = drawn_source(kind)
     taken = {content.word for content in avoid}
-    free = [word for word in words(kind) if word not in taken]
-    chosen = [free[index] for index in generator.permutation(len(free))[:count]]
-    match kind:
-        case "squares":
-            return tuple(Content(word, f"{word} square", word) for word in chosen)
-        case "shapes":
-            used = {content.look.split()[0] for content in avoid}
-            left = [colour for colour in COLOURS if colour not in used]
-            colours = [left[index] for index in generator.permutation(len(left))[:count]]
-            return tuple(Content(word, word, f"{colour} {word}") for word, colour in zip(chosen, colours, strict=True))
-        case "objects" | "whatsup":
-            return tuple(Content(word, word, word) for word in chosen)
+    free = [word for word in source.words() if word not in taken]
+    return source.contents([free[index] for index in generator.permutation(len(free))[:count]], generator, avoid)
 
 
 def render(scene: Scene) -> Image.Image:
     """Draw a scene: an RGB image of ``scene.width × scene.height`` pixels, the same on every call."""
     generator = np.random.default_rng(scene.seed)
-    image = _background(scene, generator)
+    source = drawn_source(scene.kind)
+    image = source.background(scene, generator)
     contents, boxes = scene.contents, scene.boxes
     if scene.flipped:
         # Drawn as it was, then mirrored whole, so that marks, noise and pictures are mirrored with it.
@@ -120,7 +93,7 @@ def render(scene: Scene) -> Image.Image:
         _draw_clutter(image, scene.clutter, generator)
     _draw_marks(image, scene.distractors, boxes, generator)
     for content, box in zip(contents, boxes, strict=True):
-        _draw_content(image, scene.kind, content, box)
+        source.draw_content(image, content, whole(box))
     if scene.blur > 0:
         image = image.filter(ImageFilter.GaussianBlur(scene.blur))
     if scene.noise > 0:
@@ -133,27 +106,6 @@ def render(scene: Scene) -> Image.Image:
 
 def _unflipped(scene: Scene) -> tuple[Box, ...]:
     return tuple(flip_box(box, scene.axis, scene.width, scene.height) for box in scene.boxes[::-1])
-
-
-def _background(scene: Scene, generator: np.random.Generator) -> Image.Image:
-    if scene.kind == "objects":
-        return texture(scene.background, generator)
-    return Image.new("RGB", (scene.width, scene.height), PLAIN_BACKGROUNDS[scene.background])
-
-
-def _draw_content(image: Image.Image, kind: Kind, content: Content, box: Box) -> None:
-    left, top, right, bottom = (int(edge) for edge in box)
-    match kind:
-        case "squares":
-            image.paste(COLOURS[content.look], (left, top, right, bottom))
-        case "shapes":
-            colour, shape = content.look.split()
-            image.paste(COLOURS[colour], (left, top), shape_mask(shape, right - left, bottom - top))
-        case "objects":
-            drawing = picture(content.look, right - left, bottom - top)
-            image.paste(drawing, (left, top), drawing)
-        case "whatsup":
-            raise UserError("datasets kind 'whatsup': its scenes are photos and cannot be drawn")
 
 
 def _draw_clutter(image: Image.Image, count: int, generator: np.random.Generator) -> None:

@@ -5,9 +5,9 @@ from itertools import combinations
 
 import numpy as np
 
-from vlm_spatial.config.datasets import Difficulty
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.scene import CANVAS
+from vlm_spatial.scenes.sources.drawn import Difficulty
 from vlm_spatial.tokens import Axis, Box, TokenGrid, coverage, matched_blocks, scene_tokens
 
 SLOT_CENTRES = (1 / 6, 3 / 6, 5 / 6)

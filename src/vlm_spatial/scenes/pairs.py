@@ -6,12 +6,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_contents, sample_scene
 from vlm_spatial.scenes.plan import Planned, scene_generator, scene_name
-from vlm_spatial.scenes.questions import Question, Template, Wording, ask, reference_slot
+from vlm_spatial.scenes.questions import Question, ask, reference_slot
 from vlm_spatial.scenes.scene import Scene, with_contents
+from vlm_spatial.scenes.sources.drawn import DrawnSettings
+from vlm_spatial.scenes.sources.settings import DatasetSettings, Template, Wording
 from vlm_spatial.tokens import Axis
 
 Experiment = Literal["vision", "language", "conflict"]
@@ -44,7 +45,7 @@ class Pair:
     hypotheses: dict[str, str]
 
 
-def plan_pairs(settings: DatasetSettings, seed: int) -> tuple[list[Planned], list[Pair]]:
+def plan_pairs(settings: DrawnSettings, seed: int) -> tuple[list[Planned], list[Pair]]:
     """Scenes of variant ``pair`` (aligned geometry, test split) and the pairs made of them.
 
     Templates and exchanged slots take turns, so that each is asked equally often.
@@ -87,8 +88,15 @@ def make_pair(
     counterfactual: Scene,
     ids: tuple[str, str, str | None],
     wording: Wording,
+    same_boxes: bool = True,
 ) -> Pair:
-    """One pair. ``ids`` names the clean, the counterfactual and the unrelated scene (if any); ``slots[0]`` is asked about."""
+    """One pair.
+
+    Args:
+        slots: the exchanged ones; the first is asked about.
+        ids: the clean, the counterfactual and the unrelated scene (if any).
+        same_boxes: whether both scenes show their objects at the same places, as drawn ones do.
+    """
     asked, other = slots
     question = ask(clean, template, asked, wording)
     if experiment == "conflict":
@@ -113,7 +121,7 @@ def make_pair(
         counterfactual_answer=answered.answer,
         hypotheses=_hypotheses(experiment, template, clean, counterfactual, slots, question, answered),
     )
-    _check(pair, clean, counterfactual)
+    _check(pair, clean, counterfactual, same_boxes)
     return pair
 
 
@@ -137,7 +145,7 @@ def spatial(templates: Sequence[Template]) -> tuple[Template, ...]:
 
 
 def _counterfactual(
-    experiment: Experiment, clean: Scene, slots: tuple[int, int], settings: DatasetSettings, generator: np.random.Generator
+    experiment: Experiment, clean: Scene, slots: tuple[int, int], settings: DrawnSettings, generator: np.random.Generator
 ) -> Scene:
     match experiment:
         case "vision":
@@ -181,7 +189,7 @@ def _after(template: Template, slots: tuple[int, int]) -> int:
     return slots[1] if template == "object_to_slot" else slots[0]
 
 
-def _check(pair: Pair, clean: Scene, counterfactual: Scene) -> None:
+def _check(pair: Pair, clean: Scene, counterfactual: Scene, same_boxes: bool) -> None:
     """What makes the two runs comparable; a pair that fails here is a fault of this module."""
     answers = list(pair.hypotheses.values())
     if pair.template == "relation_to_object" and reference_slot(clean, pair.slots[0]) in pair.slots:
@@ -189,8 +197,7 @@ def _check(pair: Pair, clean: Scene, counterfactual: Scene) -> None:
     if (
         pair.prompt != pair.counterfactual_prompt
         or (clean.width, clean.height) != (counterfactual.width, counterfactual.height)
-        # Photos show the exchanged objects where each photo has them.
-        or (clean.kind != "whatsup" and clean.boxes != counterfactual.boxes)
+        or (same_boxes and clean.boxes != counterfactual.boxes)
         or len(set(answers)) != len(answers)
         or not {pair.clean_answer, pair.counterfactual_answer, *answers} <= set(pair.candidates)
     ):

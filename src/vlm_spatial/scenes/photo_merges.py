@@ -10,9 +10,10 @@ from PIL import Image
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.boxed_photos import SAME_SHAPE, BoxedPhoto
 from vlm_spatial.scenes.merge import FRAME, Join, Window, framed, join, plan_merge, plan_window
-from vlm_spatial.scenes.photos import HEIGHT, Pixels, SetAside, open_photo
+from vlm_spatial.scenes.photos import HEIGHT, Pixels, open_photo
 from vlm_spatial.scenes.plan import Planned, Split
 from vlm_spatial.scenes.scene import Content, Scene, Variant
+from vlm_spatial.scenes.sources.source import SetAside
 from vlm_spatial.tokens import Box
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.scenes.pairs import EXPERIMENTS, Experiment, Pair, make_pair, turns
 from vlm_spatial.scenes.photo_alignment import aligned_boxes_around
 from vlm_spatial.scenes.photo_merges import Merge, answers_differ
-from vlm_spatial.scenes.photos import SetAside
 from vlm_spatial.scenes.plan import Planned, scene_generator, scene_name
 from vlm_spatial.scenes.scene import Scene
+from vlm_spatial.scenes.sources.source import SetAside
+from vlm_spatial.scenes.sources.whatsup import WhatsUpSettings
 from vlm_spatial.tokens import Box
 
 # Merges tried as the other side of a language pair, so that planning does not grow with the square of the photos.
@@ -47,7 +47,7 @@ class _Sides:
     unrelated: Merge | None = None
 
 
-def plan_photo_pairs(found: Sequence[Merge], settings: DatasetSettings, seed: int) -> PhotoPairs:
+def plan_photo_pairs(found: Sequence[Merge], settings: WhatsUpSettings, seed: int) -> PhotoPairs:
     """As many pairs as the settings ask for and the merges give; no two ask the same of the same merges."""
     planned = PhotoPairs()
     for experiment in EXPERIMENTS:
@@ -72,7 +72,9 @@ def plan_photo_pairs(found: Sequence[Merge], settings: DatasetSettings, seed: in
                     ids = (names[0], names[0 if experiment == "conflict" else 1], names[2] if sides.unrelated else None)
                     counterfactual = scenes[0 if experiment == "conflict" else 1][1]
                     name = f"{experiment}-horizontal-{made:05d}"
-                    planned.pairs.append(make_pair(name, experiment, template, slots, scenes[0][1], counterfactual, ids, settings.wording))
+                    planned.pairs.append(
+                        make_pair(name, experiment, template, slots, scenes[0][1], counterfactual, ids, settings.wording, same_boxes=False)
+                    )
                     position, made = int(place) + 1, made + 1
                     break
         if made < len(wanted):

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.sources.source import SetAside
 
 HEIGHT = 448
 """Photos are scaled to this height; boxes and merges are in pixels of that scale."""
@@ -48,14 +49,6 @@ class Photo:
     object: str
     relation: str
     reference: str
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """A file (or pair of files) that is not used, and why."""
-
-    file: str
-    reason: str
 
 
 def load_entries(root: Path, subset: Subset) -> tuple[list[Photo], list[SetAside]]:

@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from vlm_spatial.config.datasets import AXES, DatasetSettings, Splits
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.scene import Scene, Variant, mirrored
+from vlm_spatial.scenes.sources.drawn import DrawnSettings
+from vlm_spatial.scenes.sources.settings import AXES, DatasetSettings, Splits
 from vlm_spatial.tokens import Axis
 
 Split = Literal["train", "validation", "test"]
@@ -50,12 +51,12 @@ def scene_generator(seed: int, settings: DatasetSettings, variant: Variant, axis
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
-def plan_scenes(settings: DatasetSettings, seed: int) -> list[Planned]:
+def plan_scenes(settings: DrawnSettings, seed: int) -> list[Planned]:
     """All scenes of a rendered dataset but those made for pairs."""
     return [planned for axis in settings.axes for planned in _axis(settings, seed, axis)]
 
 
-def _axis(settings: DatasetSettings, seed: int, axis: Axis) -> Iterator[Planned]:
+def _axis(settings: DrawnSettings, seed: int, axis: Axis) -> Iterator[Planned]:
     for variant, split, count in _counts(settings):
         for index in range(count):
             generator = scene_generator(seed, settings, variant, axis, split, index)

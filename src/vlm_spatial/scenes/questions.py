@@ -3,18 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.scenes.build import sample_contents, words
-from vlm_spatial.scenes.scene import Content, Kind, Scene
+from vlm_spatial.scenes.scene import Content, Scene
+from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
+from vlm_spatial.scenes.sources.settings import DatasetSettings, Template, Wording
 from vlm_spatial.tokens import Axis
-
-Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
-Wording = Literal["plain", "one_word"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,6 @@ _PLACES: dict[Axis, tuple[str, str, str]] = {
 _RELATIONS: dict[Axis, tuple[str, str]] = {
     "horizontal": ("directly to the left of", "directly to the right of"),
     "vertical": ("directly above", "directly below"),
-}
-_ASK_FOR: dict[Kind, str] = {
-    "squares": "What color is the square {place}?",
-    "shapes": "Which shape is {place}?",
-    "objects": "Which object is {place}?",
-    "whatsup": "Which object is {place}?",
 }
 _ASK_WHERE = "Is the {phrase} {first}, {second} or {third}?"
 _ASK_WHERE_OF_TWO = "Is the {phrase} {first} or {third}?"
@@ -71,7 +61,7 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
     places = _PLACES[scene.axis]
     match template:
         case "slot_to_object":
-            question = _ASK_FOR[scene.kind].format(place=places[slot])
+            question = scene.asking.format(place=places[slot])
             answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
         case "object_to_slot":
             pattern = _ASK_WHERE if len(by_slot) == 3 else _ASK_WHERE_OF_TWO
@@ -80,7 +70,7 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
         case "relation_to_object":
             reference = reference_slot(scene, slot)
             relation = f"{_RELATIONS[scene.axis][int(reference < slot)]} the {by_slot[reference].phrase}"
-            question = _ASK_FOR[scene.kind].format(place=relation)
+            question = scene.asking.format(place=relation)
             answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
         case "content":
             named, answer = _whether(scene, slot, by_slot[slot])
@@ -97,7 +87,8 @@ def _whether(scene: Scene, slot: int, present: Content) -> tuple[Content, str]:
     if generator.random() < 0.5:
         return present, "yes"
     # Seen from its contents only, so that both scenes of a pair may differ in what is absent.
-    return sample_contents(scene.kind, 1, generator, scene.contents)[0], "no"
+    absent = [content for content in scene.vocabulary if content.word not in scene.objects]
+    return absent[generator.permutation(len(absent))[0]], "no"
 
 
 def reference_slot(scene: Scene, slot: int) -> int:
@@ -112,13 +103,11 @@ def vocabulary(settings: DatasetSettings) -> list[str]:
 
     Covers every axis, template and wording, so that one tokenizer serves all settings of a kind.
     """
-    kind = settings.kind
-    texts: list[str] = list(words(kind))
-    if kind == "squares":
-        texts.append("square")
+    source = drawn_source(settings.kind)
+    texts = [text for word in source.words() for text in (word, source.phrase(word))]
     for axis in _PLACES:
         texts += [*SLOT_WORDS[axis], *_PLACES[axis], *_RELATIONS[axis]]
-    patterns = (_ASK_FOR[kind], _ASK_WHERE, _ASK_WHERE_OF_TWO, _ASK_WHETHER, *_WORDINGS.values())
+    patterns = (source.asking, _ASK_WHERE, _ASK_WHERE_OF_TWO, _ASK_WHETHER, *_WORDINGS.values())
     texts += ["a", "an", *_WHETHER, *(re.sub(r"\{\w+\}", " ", pattern) for pattern in patterns)]
     return sorted(split_words(texts))
 

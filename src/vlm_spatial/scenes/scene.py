@@ -8,7 +8,6 @@ from vlm_spatial.tokens import Axis, Box
 CANVAS = 448
 """Side of a rendered scene in pixels: a multiple of what every supported family's patches need."""
 
-Kind = Literal["squares", "shapes", "objects", "whatsup"]
 Variant = Literal["main", "decorrelated", "single", "blank", "mirror", "pair", "photo", "self_merge"]
 
 
@@ -32,6 +31,7 @@ class Scene:
     """Objects along one axis, in slot order (left to right, top to bottom).
 
     Attributes:
+        kind: of the dataset, which says how it is drawn.
         slots: slot of each object, ``(0, 1, 2)`` for three objects.
         boxes: pixel box of each object.
         seed: of everything random in the drawing that is not an object (texture, marks, noise).
@@ -40,10 +40,12 @@ class Scene:
         blur: standard deviation in pixels of a Gaussian blur of the whole image, before noise.
         noise: standard deviation of Gaussian pixel noise, as a share of full scale.
         middle_reference: the neighbour (slot 0 or 2) by which a relation question finds the middle object.
+        asking: the question for an object by its place.
+        vocabulary: contents of other scenes, which a question about what is not there may name.
         flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
     """
 
-    kind: Kind
+    kind: str
     variant: Variant
     axis: Axis
     contents: tuple[Content, ...]
@@ -56,6 +58,8 @@ class Scene:
     blur: float = 0.0
     noise: float = 0.0
     middle_reference: int = 0
+    asking: str = "Which object is {place}?"
+    vocabulary: tuple[Content, ...] = ()
     flipped: bool = False
     width: int = CANVAS
     height: int = CANVAS

@@ -7,9 +7,10 @@ import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from vlm_spatial.scenes.pairs import HYPOTHESES, Pair
-from vlm_spatial.scenes.photos import SetAside
 from vlm_spatial.scenes.plan import Planned, image_path
-from vlm_spatial.scenes.questions import Template, Wording, ask
+from vlm_spatial.scenes.questions import ask
+from vlm_spatial.scenes.sources.settings import Template, Wording
+from vlm_spatial.scenes.sources.source import SetAside
 
 WITH_QUESTIONS = ("main", "decorrelated", "mirror", "pair", "photo", "self_merge")
 

@@ -3,10 +3,10 @@
 from pydantic import ValidationError
 from transformers.utils import logging
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.organism import make_organism
+from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.stages.stage import Job, run_stage, section
 from vlm_spatial.workflow.code_identity import CODE_CACHE, stage_identity
 
@@ -15,7 +15,7 @@ def organism(job: Job) -> None:
     """Train the organism of ``settings["organism"]`` on scenes sampled from ``settings["datasets"]``; writes ``folder``."""
     settings = section(job, OrganismSettings, "organism")
     try:
-        datasets = {name: DatasetSettings.model_validate(values) for name, values in job.settings["datasets"].items()}
+        datasets = {name: drawn_source(values["kind"]).settings.model_validate(values) for name, values in job.settings["datasets"].items()}
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"--settings: datasets: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -98,7 +98,7 @@ class Stage:
 
 
 def _has_detector(dataset: Any) -> bool:
-    return dataset.detector is not None
+    return dataset.boxes_stage is not None
 
 
 def _files(folder: str, **names: str) -> dict[str, Output]:

@@ -1,25 +1,17 @@
 """Stage ``scenes``: draw (or cut from photos) a dataset's images and write its tables."""
 
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pydantic import ValidationError
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.datasets import AnyDataset
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet, written_then_renamed
-from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.contact_sheet import write_contact_sheet
 from vlm_spatial.scenes.images import write_images
-from vlm_spatial.scenes.pairs import Pair, plan_pairs
-from vlm_spatial.scenes.photo_merges import draw_photo
-from vlm_spatial.scenes.photos import SetAside
-from vlm_spatial.scenes.plan import Planned, plan_scenes
-from vlm_spatial.scenes.sources.whatsup import plan_whatsup
+from vlm_spatial.scenes.sources.registry import dataset_files, source_of
 from vlm_spatial.scenes.tables import pairs_table, questions_table, scenes_table, set_aside_table
 from vlm_spatial.stages.stage import Job, run_stage
 
@@ -27,7 +19,7 @@ from vlm_spatial.stages.stage import Job, run_stage
 class ScenesJob(Settings):
     """Settings of the stage: one dataset, its name and the workflow's seed."""
 
-    dataset: DatasetSettings
+    dataset: AnyDataset
     name: str
     seed: int = 0
 
@@ -39,32 +31,21 @@ def scenes(job: Job) -> None:
     """
     settings = _settings(job.settings)
     dataset = settings.dataset
-    planned, pairs, drawings, draw, set_aside = _plan(dataset, settings.seed, job.inputs.get("boxes"))
+    planned = source_of(dataset.kind).plan(dataset, settings.seed, job.inputs.get("boxes"))
     with written_then_renamed(job.outputs["folder"]) as folder:
-        checksums = write_images(folder, drawings, draw)
+        checksums = write_images(folder, planned.drawings, planned.draw)
         tables = {
-            "scenes": scenes_table(planned, checksums),
-            "questions": questions_table(planned, dataset.templates, dataset.wording),
-            "pairs": pairs_table(pairs),
+            "scenes": scenes_table(planned.scenes, checksums),
+            "questions": questions_table(planned.scenes, dataset.templates, dataset.wording),
+            "pairs": pairs_table(planned.pairs),
         }
         for name, table in tables.items():
             write_parquet(table, folder / f"{name}.parquet")
-        write_parquet(set_aside_table(set_aside), folder / "set_aside.parquet")
+        write_parquet(set_aside_table(planned.set_aside), folder / "set_aside.parquet")
         write_contact_sheet(folder, **tables)
-    if set_aside:
-        print(f"scenes: {len(set_aside)} files set aside, listed in set_aside.parquet; {len(planned)} scenes made", file=sys.stderr)
-
-
-def _plan(
-    dataset: DatasetSettings, seed: int, detected: Path | None
-) -> tuple[list[Planned], list[Pair], Mapping[str, Any], Callable[[Any], Image.Image], list[SetAside]]:
-    """Scenes, pairs, what to draw and how, and what is not used."""
-    if dataset.kind == "whatsup":
-        photos = plan_whatsup(dataset, seed, detected)
-        return photos.scenes, photos.pairs, photos.drawings, draw_photo, photos.set_aside
-    pair_scenes, pairs = plan_pairs(dataset, seed)
-    planned = [*plan_scenes(dataset, seed), *pair_scenes]
-    return planned, pairs, {item.scene_id: item.scene for item in planned}, render, []
+    if planned.set_aside:
+        left_out, made = len(planned.set_aside), len(planned.scenes)
+        print(f"scenes: {left_out} files set aside, listed in set_aside.parquet; {made} scenes made", file=sys.stderr)
 
 
 def _settings(values: dict[str, Any]) -> ScenesJob:
@@ -76,4 +57,4 @@ def _settings(values: dict[str, Any]) -> ScenesJob:
 
 
 if __name__ == "__main__":
-    run_stage("scenes", scenes)
+    run_stage("scenes", scenes, outside=dataset_files)

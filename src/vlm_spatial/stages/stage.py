@@ -24,7 +24,7 @@ from vlm_spatial import __version__
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
-from vlm_spatial.workflow.code_identity import CODE_CACHE, CONTENT_CACHE, external_content, stage_identity
+from vlm_spatial.workflow.code_identity import CODE_CACHE, CONTENT_CACHE, Outside, external_content, stage_identity
 from vlm_spatial.workflow.lock import Ownership
 from vlm_spatial.workflow.parent_watch import end_if_orphaned, follow
 from vlm_spatial.workflow.provenance import MadeBy, break_seals, verified_digest, write_seal
@@ -43,8 +43,12 @@ class Job:
     outputs: dict[str, Path]
 
 
-def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, run ``stage``, and end with status 1 and one line on a :class:`UserError`."""
+def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] | None = None, outside: Outside | None = None) -> None:
+    """Parse the command line, run ``stage``, and end with status 1 and one line on a :class:`UserError`.
+
+    Args:
+        outside: for a stage that makes a dataset: from the dataset's settings to the files from outside that it is made of.
+    """
     # What was imported stays to the end: no garbage is looked for in it (see the package's own module).
     gc.freeze()
     gc.enable()
@@ -66,7 +70,7 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
                 end_if_orphaned()
                 remove_leftovers(path)
             break_seals(job.outputs.values())
-            made_by = _made_by(name, job)
+            made_by = _made_by(name, job, outside)
             stage(job)
             for path in job.outputs.values():
                 write_seal(path, made_by)
@@ -98,7 +102,7 @@ def section(job: Job, model: type[Section], key: str = "stage") -> Section:
         raise UserError(f"--settings: {'.'.join(map(str, (key, *first['loc'])))}: {first['msg']}") from error
 
 
-def _made_by(name: str, job: Job) -> MadeBy:
+def _made_by(name: str, job: Job, outside: Outside | None) -> MadeBy:
     """What the outputs' seals will say; checks the sealed inputs, every byte of them."""
     checkpoint = job.settings.get("model", {}).get("checkpoint")
     inputs = [*job.inputs.values(), *([Path(checkpoint)] if checkpoint else [])]
@@ -110,7 +114,7 @@ def _made_by(name: str, job: Job) -> MadeBy:
         settings=job.settings,
         modules=identity.modules,
         packages=identity.packages,
-        content=external_content(job.settings, CONTENT_CACHE),
+        content=external_content(job.settings, CONTENT_CACHE, outside),
         inputs={path: digest for path, digest in digests.items() if digest is not None},
     )
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,21 +152,22 @@ def _distributions() -> dict[str, list[str]]:
 # --- files from outside ---------------------------------------------------------------------------------------------
 
 
-def external_files(settings: dict[str, Any]) -> list[Path]:
-    """Files that a stage reads and no other stage made: a checkpoint folder, a photo dataset, its boxes or detector."""
+Outside = Callable[[dict[str, Any]], list[Path]]
+"""From a dataset's settings to the files from outside that it is made of."""
+
+
+def external_files(settings: dict[str, Any], outside: Outside | None = None) -> list[Path]:
+    """Files that a stage reads and no other stage made: a checkpoint folder, and what a dataset is made of.
+
+    Args:
+        outside: how to find the latter. Only stages that make scenes know it: a dataset's code is no part of the other stages' code.
+    """
     found: list[Path] = []
     checkpoint = settings.get("model", {}).get("checkpoint")
     if checkpoint is not None and Path(checkpoint).is_dir() and not seal_path(Path(checkpoint)).exists():
         found += _below(Path(checkpoint))
-    dataset = settings.get("dataset", {})
-    if dataset.get("root") is not None:
-        for entry in sorted(Path(dataset["root"], "data").glob("controlled_*")):
-            found += _below(entry) if entry.is_dir() else [entry]
-    if dataset.get("boxes") is not None:
-        found.append(Path(dataset["boxes"]))
-    detector = (dataset.get("detector") or {}).get("checkpoint")
-    if detector is not None and Path(detector).is_dir():
-        found += _below(Path(detector))
+    if outside is not None and settings.get("dataset"):
+        found += outside(settings["dataset"])
     return found
 
 
@@ -174,7 +175,7 @@ def _below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def external_content(settings: dict[str, Any], cache: Path) -> dict[str, str]:
+def external_content(settings: dict[str, Any], cache: Path, outside: Outside | None = None) -> dict[str, str]:
     """SHA-256 of each of :func:`external_files`, by path.
 
     A file is read again only if it changed, see :mod:`vlm_spatial.workflow.file_cache`; ``cache`` is the file that remembers.
@@ -184,7 +185,7 @@ def external_content(settings: dict[str, Any], cache: Path) -> dict[str, str]:
     """
     remembered = Remembered(cache)
     content = {}
-    for path in external_files(settings):
+    for path in external_files(settings, outside):
         try:
             content[str(path)] = remembered.of(str(path.absolute()), [path], functools.partial(sha256, path))
         except OSError as error:

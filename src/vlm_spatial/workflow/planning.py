@@ -12,6 +12,7 @@ from vlm_spatial import __version__
 from vlm_spatial.config.settings import plain
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.sources.registry import dataset_files
 from vlm_spatial.stages.registry import STAGES, Stage, output_named
 from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.workflow.provenance import damage, is_of_another_version, read_seal, why_no_seal
@@ -34,8 +35,7 @@ class Plan:
 
     def boxes(self, dataset: str) -> dict[str, Any]:
         """Settings of the boxes stage, which only a dataset with a detector has: all that its boxes depend on."""
-        values = plain(self.config.datasets[dataset])
-        return plain({"dataset": {key: values[key] for key in ("root", "subset", "detector")}, "name": dataset})
+        return plain({"dataset": self.config.datasets[dataset].boxes_stage or {}, "name": dataset})
 
     def organism(self, organism: str) -> dict[str, Any]:
         """Settings of the organism stage: the organism, and what its training scenes look like."""
@@ -150,7 +150,7 @@ class Plan:
         # Asked before the jobs run: an organism that is not finished has no seal yet.
         if checkpoint is not None and Path(checkpoint).parent == self.results / "organisms":
             return {}
-        return external_content(settings, CONTENT_CACHE)
+        return external_content(settings, CONTENT_CACHE, dataset_files)
 
     # --- existing results -----------------------------------------------------------------------------------------
 

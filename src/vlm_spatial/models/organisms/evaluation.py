@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Edit
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask
 from vlm_spatial.scenes.scene import Scene, Variant
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 from vlm_spatial.statistics import wilson
 from vlm_spatial.tokens import TokenGrid
 

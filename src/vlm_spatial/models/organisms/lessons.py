@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.questions import SLOT_WORDS, ask, split_words, vocabulary
 from vlm_spatial.scenes.scene import Axis, Scene, Variant
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 
 # The user's turn of a caption: what stands at each place, or where each object stands. Captions are learned first, and
 # make the questions learnable.

@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.config.settings import plain
 from vlm_spatial.errors import UserError
@@ -23,6 +22,7 @@ from vlm_spatial.models.organisms.resume import Savepoint
 from vlm_spatial.models.organisms.training import Course, train
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.scene import Scene
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 from vlm_spatial.tokens import TokenGrid
 
 # Rotary frequencies: M-RoPE gives the image's axes the lowest of them, so that a usual base of 10,000 leaves six columns
@@ -59,7 +59,7 @@ def make_organism(
         UserError: if a dataset is of photos, or the trained organism misses the accuracy or its own construction.
     """
     for key, dataset in datasets.items():
-        if dataset.kind == "whatsup":
+        if not dataset.drawn:
             raise UserError(
                 f"organisms.{name}.datasets: {key!r} is of photos, which cannot be sampled; allowed are squares, shapes, objects"
             )

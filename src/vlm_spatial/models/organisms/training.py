@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm_spatial.config.datasets import DatasetSettings
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
@@ -20,6 +19,7 @@ from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.progress import progress
+from vlm_spatial.scenes.sources.settings import DatasetSettings
 
 # Steps between two rows of the training curve, and two saves.
 REPORT_EVERY = 100

@@ -1,113 +1,147 @@
-"""The What'sUp dataset: photos, three-object merges, self-merges, and pairs made of them.
+"""``kind: whatsup``: photos of two objects, named and listed as What'sUp publishes them, and merges of two photos."""
 
-Splits are by object: no photo and no object pair is in two splits. Everything that is not used is listed with its reason.
-"""
+from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-import numpy as np
+from pydantic import Field, model_validator
 
-from vlm_spatial.config.datasets import DatasetSettings
+from vlm_spatial.config.settings import Settings, UserPath
 from vlm_spatial.errors import UserError
-from vlm_spatial.scenes.boxed_photos import BoxedPhoto, boxed_photos
-from vlm_spatial.scenes.merge import plan_self_merge, plan_window
-from vlm_spatial.scenes.pairs import Pair
-from vlm_spatial.scenes.photo_merges import PhotoDrawing, merges, photo_scene
-from vlm_spatial.scenes.photo_pairs import plan_photo_pairs
-from vlm_spatial.scenes.photos import HEIGHT, SetAside, load_entries
-from vlm_spatial.scenes.plan import SPLITS, Planned, Split, scene_generator, scene_name
-from vlm_spatial.scenes.scene import mirrored
+from vlm_spatial.scenes.sources.settings import DatasetSettings
+from vlm_spatial.scenes.sources.source import About, PlannedDataset, Source, Unboxed
 
 
-@dataclass
-class WhatsUp:
-    """A planned dataset of photos."""
+class DetectorSettings(Settings):
+    """A zero-shot object detector of transformers (OWL-ViT, OWLv2, Grounding DINO, ...) that finds the boxes of photos."""
 
-    scenes: list[Planned] = field(default_factory=list)
-    drawings: dict[str, PhotoDrawing] = field(default_factory=dict)
-    pairs: list[Pair] = field(default_factory=list)
-    set_aside: list[SetAside] = field(default_factory=list)
+    checkpoint: UserPath = Field(description="hub id such as google/owlv2-base-patch16-ensemble, or a folder")
+    revision: str | None = Field(None, description="commit of a hub id; required for one")
+    score: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="score from which a box counts as certain; photos with a box below half of it are set aside"
+    )
+    prompt: str = Field("a photo of a {}", description="what the detector is asked for, with {} for the object's name")
 
-    def add(self, planned: Planned, drawing: PhotoDrawing) -> None:
-        """One more scene."""
-        self.scenes.append(planned)
-        self.drawings[planned.scene_id] = drawing
-
-
-def plan_whatsup(settings: DatasetSettings, seed: int, detected: Path | None = None) -> WhatsUp:
-    """Find, box, split and merge the photos below ``settings.root``.
-
-    Args:
-        detected: the boxes that ``settings.detector`` found.
-
-    Raises:
-        UserError: if the list of photos or the boxes file cannot be read, or no photo at all is usable.
-    """
-    dataset = WhatsUp()
-    photos, dataset.set_aside = load_entries(Path(settings.root or ""), settings.subset)
-    boxed = boxed_photos(photos, settings, dataset.set_aside, detected)
-    if not boxed:
-        first = f"; the first is {dataset.set_aside[0].file}: {dataset.set_aside[0].reason}" if dataset.set_aside else ""
-        raise UserError(f"{settings.root}: none of {len(photos)} photos is usable, {len(dataset.set_aside)} set aside{first}")
-    by_split = _split(boxed, settings, seed)
-    for split in SPLITS:
-        _add_photos(dataset, by_split[split], split)
-        _add_merges(dataset, by_split[split], split, settings, seed)
-    # What cannot be merged has been listed already.
-    of_pairs = plan_photo_pairs(merges(by_split["test"], []), settings, seed)
-    for planned, merge in of_pairs.scenes:
-        dataset.add(planned, merge.drawing)
-    dataset.pairs += of_pairs.pairs
-    dataset.set_aside += of_pairs.set_aside
-    return dataset
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not Path(self.checkpoint).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("revision: a hub checkpoint needs the 40-digit commit it is pinned to, and a folder must exist")
+        if self.prompt.count("{}") != 1:
+            raise ValueError("prompt: must hold {} once, where the object's name goes")
+        return self
 
 
-def _split(boxed: Sequence[BoxedPhoto], settings: DatasetSettings, seed: int) -> dict[Split, list[BoxedPhoto]]:
-    """Objects of each reference dealt to the splits. Merges grow with the square of objects, hence the roots."""
-    shares = np.sqrt([getattr(settings.scenes, split) for split in SPLITS])
-    if not shares.sum():
-        raise UserError("scenes: train, validation and test are all 0, so there is nothing to make")
-    edges = np.cumsum(shares / shares.sum())
-    generator = np.random.default_rng(np.random.SeedSequence([seed, settings.seed, 7]))
-    chosen: dict[tuple[str, str], Split] = {}
-    for reference in sorted({item.photo.reference for item in boxed}):
-        objects = sorted({item.photo.object for item in boxed if item.photo.reference == reference})
-        places = (generator.permutation(len(objects)) + 0.5) / len(objects)
-        for word, place in zip(objects, places, strict=True):
-            chosen[word, reference] = SPLITS[int(np.searchsorted(edges, place))]
-    parts: dict[Split, list[BoxedPhoto]] = {split: [] for split in SPLITS}
-    for item in boxed:
-        parts[chosen[item.photo.object, item.photo.reference]].append(item)
-    return parts
+class WhatsUpSettings(DatasetSettings):
+    """Photos in What'sUp's format, and three-object merges of them."""
+
+    kind: Literal["whatsup"]
+    axes: tuple[Literal["horizontal", "vertical"], ...] = Field(("horizontal",), description="photos are merged side by side")
+    root: UserPath | None = Field(None, description="required: the folder that holds data/controlled_*_dataset.json")
+    subset: Literal["A", "B"] = Field("B", description="A controlled_images, B controlled_clevr")
+    boxes: UserPath | None = Field(
+        None,
+        description="a JSON file of boxes; without it (and without a detector) they are found by comparing the photos",
+    )
+    detector: DetectorSettings | None = Field(None, description="find the boxes with a zero-shot detector instead")
+
+    @property
+    def boxes_stage(self) -> dict[str, Any] | None:
+        """Settings of the boxes stage: all that the boxes depend on."""
+        return self.model_dump(mode="json", include={"kind", "root", "subset", "detector"}) if self.detector is not None else None
+
+    @model_validator(mode="after")
+    def _of_photos(self) -> Self:
+        if "content" in self.templates:
+            raise ValueError("templates: 'content' needs objects known to be absent, which photos do not give; leave it out for whatsup")
+        if self.root is None:
+            raise ValueError("root: a whatsup dataset needs the folder that holds data/controlled_*_dataset.json")
+        if self.axes != ("horizontal",):
+            raise ValueError(
+                "axes: photos are merged side by side, so whatsup has the horizontal axis only; name it alone or leave axes out"
+            )
+        if self.boxes and self.detector:
+            raise ValueError("boxes and detector: give one of them, or neither")
+        return self
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """The detector's folder."""
+        local = self.detector is not None and Path(self.detector.checkpoint).is_dir()
+        return {"detector.checkpoint": Path(self.detector.checkpoint)} if self.detector and local else {}
+
+    @property
+    def folder(self) -> Path:
+        """``root`` as a path."""
+        return Path(self.root or "")
 
 
-def _add_photos(dataset: WhatsUp, boxed: Sequence[BoxedPhoto], split: Split) -> None:
-    """Every photo as it is, and merged with itself; both have the photo's number, so that they can be compared one to one."""
-    for variant in ("photo", "self_merge"):
-        for number, item in enumerate(boxed):
-            try:
-                plan = plan_self_merge(item.boxes, item.width) if variant == "self_merge" else None
-                boxes = plan.boxes if plan else (item.boxes.left, item.boxes.right)
-                window = plan_window(boxes, plan.width if plan else item.width, HEIGHT)
-            except UserError as error:
-                dataset.set_aside.append(SetAside(item.photo.name, f"{variant}: {error}"))
-                continue
-            scene = photo_scene(variant, item.words, [window.box(box) for box in boxes], item.photo.reference)
-            planned = Planned(scene_name(variant, "horizontal", split, number), split, scene, item.boxes.source, item.boxes.quality)
-            dataset.add(planned, PhotoDrawing(item.photo.path, item.photo.path if plan else None, item.width, plan, window))
+class WhatsUp(Source[WhatsUpSettings]):
+    """Photos in What'sUp's format."""
+
+    kind = "whatsup"
+    settings = WhatsUpSettings
+
+    def plan(self, settings: WhatsUpSettings, seed: int, boxes: Path | None = None) -> PlannedDataset:
+        from vlm_spatial.scenes.photo_dataset import plan_photos
+
+        return plan_photos(settings, seed, boxes)
+
+    def files(self, settings: WhatsUpSettings) -> list[Path]:
+        found: list[Path] = []
+        for entry in sorted((settings.folder / "data").glob("controlled_*")):
+            found += files_below(entry) if entry.is_dir() else [entry]
+        if settings.boxes is not None:
+            found.append(Path(settings.boxes))
+        for folder in settings.checkpoints.values():
+            found += files_below(folder)
+        return found
+
+    def check_paths(self, settings: WhatsUpSettings) -> None:
+        if not (settings.folder / "data").is_dir():
+            raise UserError(f"root: no folder {str(settings.folder / 'data')!r}; give the folder that holds it")
+        if settings.boxes is not None and not Path(settings.boxes).is_file():
+            raise UserError(f"boxes: no file {settings.boxes!r}; give a JSON file of boxes, or leave boxes out")
+
+    def check(self, settings: WhatsUpSettings, about: About) -> None:
+        from vlm_spatial.scenes.boxes_file import read_boxes
+        from vlm_spatial.scenes.photos import load_entries, upright_size
+
+        root = settings.folder
+        with about("root"):
+            photos, set_aside = load_entries(root, settings.subset)
+            wanted = [photo for photo in photos if photo.relation in ("left_of", "right_of")]
+            if not wanted:
+                first = f"; the first is {set_aside[0].file}: {set_aside[0].reason}" if set_aside else ""
+                raise UserError(f"{root}: lists no usable photo of one object left or right of another, {len(set_aside)} set aside{first}")
+            reasons = []
+            for photo in wanted:
+                try:
+                    upright_size(photo.path)
+                    break
+                except UserError as error:
+                    reasons.append(str(error))
+            else:
+                raise UserError(f"{root}: none of {len(wanted)} photos can be read; the first: {reasons[0]}")
+        if settings.boxes is not None:
+            with about("boxes"):
+                boxes = read_boxes(Path(settings.boxes))
+                if not any(photo.name in boxes for photo in wanted):
+                    raise UserError(
+                        f"{settings.boxes}: has boxes for none of {len(wanted)} photos; its keys must be image_path as in the list of "
+                        f"photos, such as {wanted[0].name}, found {next(iter(boxes), 'none')}"
+                    )
+
+    def unboxed(self, settings: WhatsUpSettings) -> Iterator[Unboxed]:
+        from vlm_spatial.scenes.photos import load_entries
+
+        for photo in load_entries(settings.folder, settings.subset)[0]:
+            if photo.relation in ("left_of", "right_of"):
+                yield Unboxed(photo.name, photo.path, (photo.object, photo.reference))
 
 
-def _add_merges(dataset: WhatsUp, boxed: Sequence[BoxedPhoto], split: Split, settings: DatasetSettings, seed: int) -> None:
-    found = merges(boxed, dataset.set_aside)
-    generator = scene_generator(seed, settings, "main", "horizontal", split, 0)
-    chosen = [found[index] for index in generator.permutation(len(found))[: getattr(settings.scenes, split)]]
-    for index, merge in enumerate(chosen):
-        name = scene_name("main", "horizontal", split, index)
-        planned = merge.planned(name, split, merge.scene("main", int(generator.choice([0, 2]))))
-        dataset.add(planned, merge.drawing)
-        if settings.variants.mirror and split == "test":
-            name = scene_name("mirror", "horizontal", split, index)
-            flipped = replace(planned, scene_id=name, scene=mirrored(planned.scene), mirrored_from=planned.scene_id)
-            dataset.add(flipped, replace(merge.drawing, flipped=True))
+def files_below(folder: Path) -> list[Path]:
+    """Every file below ``folder`` whose name does not begin with a dot, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))

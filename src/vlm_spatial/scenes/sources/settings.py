@@ -1,0 +1,83 @@
+"""What every kind of dataset can be told: how many scenes, which variants and pairs, and what is asked about them."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vlm_spatial.config.settings import Count, Settings
+
+AXES = ("horizontal", "vertical")
+Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
+TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
+Wording = Literal["plain", "one_word"]
+
+
+class Splits(Settings):
+    """How many scenes each split holds, for each axis."""
+
+    train: Count = 300
+    validation: Count = 100
+    test: Count = 200
+
+
+class Variants(Settings):
+    """Control scenes made beside the main ones, for each axis and split (``blank``: one image in all)."""
+
+    decorrelated: Splits = Field(
+        Splits(train=150, validation=50, test=100),
+        description="objects anywhere along the axis: slot is not absolute position",
+    )
+    single: Count = Field(0, description="scenes with one object only, in the test split")
+    mirror: bool = Field(
+        False,
+        description="every main test scene flipped along its axis, answers flipped with it",
+    )
+
+
+class Pairs(Settings):
+    """How many clean/counterfactual pairs each experiment gets, for each axis."""
+
+    vision: Count = 50
+    language: Count = 50
+    conflict: Count = 50
+
+
+class DatasetSettings(Settings):
+    """One entry of ``datasets``. Each kind of dataset has a subclass of its own, see :mod:`vlm_spatial.scenes.sources.registry`."""
+
+    kind: str
+    axes: tuple[Literal["horizontal", "vertical"], ...] = ("horizontal", "vertical")
+    scenes: Splits = Splits()
+    variants: Variants = Variants()
+    pairs: Pairs = Pairs()
+    templates: tuple[Template, ...] = Field(
+        TEMPLATES,
+        description="questions asked; 'content' (is there a ... in the picture?) is not spatial and measures what an intervention costs",
+    )
+    wording: Wording = Field(
+        "plain",
+        description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word",
+    )
+    seed: Count = 0
+
+    drawn: ClassVar[bool] = False
+    """Whether its scenes are drawn, so that any number of them can be sampled and an organism trained on them."""
+
+    @property
+    def boxes_stage(self) -> dict[str, Any] | None:
+        """Settings of the boxes stage that finds this dataset's boxes; None for a dataset that has none to find."""
+        return None
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """Folders of models that its boxes stage loads, by the key that names them."""
+        return {}
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if len(set(self.axes)) != len(self.axes) or not self.axes:
+            raise ValueError("axes: name each of horizontal, vertical at most once, and at least one")
+        if not set(TEMPLATES) & set(self.templates):
+            raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))
+        return self

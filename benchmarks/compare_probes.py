@@ -32,7 +32,7 @@ def compare(sites: int, scenes: int, features: int, rounds: int) -> dict[str, An
             for name, method in list(SIDES.items())[:: 1 if number % 2 else -1]:
                 at = [f"language.{layer}" for layer in range(sites)]
                 command = [sys.executable, str(SCRIPT), "--folder", temporary, "--measure", method, "--at", *at]
-                found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+                found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout)
                 of_sites = [found["sites"][site] for site in at]
                 accuracies[name] = [one["accuracy"] for one in of_sites]
                 taken[name]["seconds"].append(sum(one["seconds"] for one in of_sites))

@@ -42,7 +42,7 @@ faster than its documented way, which is what was measured.
 
 
 def main() -> None:
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     parts = [HEAD]
     if not found:
         parts.append("`make bench` has not been run for this version yet; there are no numbers to show.\n")
@@ -60,7 +60,7 @@ def main() -> None:
         parts += ["## Where the default run's seconds go\n", profile(found["profile"])]
     if found:
         parts += ["## What we lose at\n", losses(found) + OTHER_LOSSES]
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts))
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 def where(result: dict[str, Any]) -> str:

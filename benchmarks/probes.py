@@ -179,7 +179,7 @@ def main() -> None:
         found = {}
         for method, at in (("here", names), ("scikit-learn", compared)):
             command = [sys.executable, __file__, "--folder", temporary, "--measure", method, "--at", *at]
-            found[method] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            found[method] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout)
     for method, result in found.items():
         sites = result["sites"].values()
         accuracy = ", ".join(f"{site['accuracy']:.3f}" for site in sites)

@@ -50,7 +50,7 @@ def collected(folder: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[float
     stages: dict[str, dict[str, Any]] = {}
     spans = []
     for path in sorted(folder.glob("*.json")):
-        process = json.loads(path.read_text())
+        process = json.loads(path.read_text(encoding="utf-8"))
         stage = stage_of(process["arguments"])
         if stage is None:
             continue

@@ -17,14 +17,14 @@ PURPOSE = {"light": "Scenes, probes, figures and tables: no torch.", "torch": "E
 
 
 def main() -> None:
-    lock = dict(line.split("==") for line in (FOLDER.parent / "requirements.lock").read_text().split())
+    lock = dict(line.split("==") for line in (FOLDER.parent / "requirements.lock").read_text(encoding="utf-8").split())
     versions = {canonicalize_name(name): version for name, version in lock.items()}
-    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
     # run_stage and the progress bars need these, whatever the stage.
     packages = {name: {"jaxtyping", "tqdm"} for name in PURPOSE}
     for rule in sorted((FOLDER.parent / "rules").glob("*.smk")):
-        for name in re.findall(r'"\.\./envs/(\w+)\.yaml"', rule.read_text()):
+        for name in re.findall(r'"\.\./envs/(\w+)\.yaml"', rule.read_text(encoding="utf-8")):
             packages[name] |= {canonicalize_name(package) for package in stage_identity(rule.stem).packages}
     packages["torch"] |= packages["light"]
     for name, purpose in PURPOSE.items():
@@ -33,7 +33,8 @@ def main() -> None:
             f"# {purpose} For `snakemake --sdm conda`.\n"
             "# Written by envs/update.py from requirements.lock; tests/test_environments.py holds them together.\n"
             "channels:\n  - conda-forge\n  - nodefaults\n"
-            f"dependencies:\n  - python=3.11\n  - pip\n  - pip:\n{rows}"
+            f"dependencies:\n  - python=3.11\n  - pip\n  - pip:\n{rows}",
+            encoding="utf-8",
         )
 
 

@@ -62,7 +62,7 @@ class Commands:
             self._server.stdin.write(json.dumps({"folder": str(folder), "words": words, "output": outside}) + "\n")
             self._server.stdin.flush()
             code = json.loads(self._server.stdout.readline())
-            return Done(code, *(Path(outside, name).read_text() for name in ("out", "err")))
+            return Done(code, *(Path(outside, name).read_text(encoding="utf-8") for name in ("out", "err")))
 
 
 def serve() -> None:

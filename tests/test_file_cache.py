@@ -20,7 +20,7 @@ def value(file: Path, cache: Path) -> tuple[str, bool]:
 
     def make() -> str:
         read.append(True)
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
 
     remembered = Remembered(cache)
     found = remembered.of("text", [file], make)
@@ -47,14 +47,14 @@ def test_new_bytes_of_the_old_size_under_the_old_time_are_seen(file: Path, tmp_p
     cache = tmp_path / "cache.json"
     value(file, cache)
     times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
-    file.write_text("two")
+    file.write_text("two", encoding="utf-8")
     os.utime(file, ns=times)
     assert value(file, cache) == ("two", True)
 
 
 def test_what_was_written_just_now_is_not_remembered(file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache.json"
-    file.write_text("two")
+    file.write_text("two", encoding="utf-8")
     assert value(file, cache) == ("two", True)
     assert value(file, cache) == ("two", True)
 

@@ -97,7 +97,7 @@ def test_no_altered_byte_of_a_store_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", sorted((REPOSITORY / "rules").glob("*.smk")), ids=lambda path: path.stem)
 def test_every_rule_hands_its_inputs_to_the_stage_which_checks_them(rule: Path) -> None:
-    text = rule.read_text()
+    text = rule.read_text(encoding="utf-8")
     if "    input:" not in text:
         return
     named = re.findall(r"^        (\w+)=", text.split("    input:")[1].split("    output:")[0], flags=re.MULTILINE)

@@ -94,7 +94,7 @@ def start(folder: Path) -> None:
         sampler.join()
         ended = time.time()
         path = folder / f"{os.getpid()}-{began:.3f}.json"
-        path.write_text(json.dumps({"arguments": sys.orig_argv, "began": began, "ended": ended, "kinds": dict(sums)}))
+        path.write_text(json.dumps({"arguments": sys.orig_argv, "began": began, "ended": ended, "kinds": dict(sums)}), encoding="utf-8")
 
     atexit.register(write)
 

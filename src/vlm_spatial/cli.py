@@ -1,5 +1,6 @@
 """The command line ``vlm-spatial``: what a user does beside running the workflow."""
 
+import io
 import sys
 from typing import Any
 
@@ -17,6 +18,9 @@ class _Commands(TyperGroup):
     """Ends with status 1 and one line on a :class:`UserError`."""
 
     def invoke(self, ctx: Any) -> Any:
+        # A terminal that cannot show a sign shows ? in its place.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except UserError as error:

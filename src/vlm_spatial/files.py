@@ -92,7 +92,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
 def write_json(value: Any, target: Path) -> None:
     """Write ``value`` as sorted, indented JSON, whole or not at all."""
     with written_then_renamed(target) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
         UserError: if the file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); delete it and run snakemake again") from error
 

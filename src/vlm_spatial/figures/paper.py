@@ -59,7 +59,7 @@ def export(chart: alt.TopLevelMixin, folder: Path, name: str, rows: pl.DataFrame
         spec["datasets"] = {DATA: rows.to_dicts()}
     limit_legends(spec, {value for row in rows.iter_rows() for value in row if isinstance(value, str)})
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    (folder / f"{name}.svg").write_text(svg)
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     (folder / f"{name}.pdf").write_bytes(vl_convert.svg_to_pdf(svg))
 
 
@@ -74,7 +74,7 @@ def limit_legends(part: Any, present: set[str]) -> None:
 
 def write_beside(folder: Path, name: str, title: str, caption: str, rows: pl.DataFrame) -> None:
     """Write ``name.md`` (title and caption) and ``name.csv`` (the data)."""
-    (folder / f"{name}.md").write_text(f"**{title}{'' if title.endswith('?') else '.'}** {caption}\n")
+    (folder / f"{name}.md").write_text(f"**{title}{'' if title.endswith('?') else '.'}** {caption}\n", encoding="utf-8")
     rows.write_csv(folder / f"{name}.csv", float_precision=6)
 
 

@@ -96,7 +96,7 @@ def page(
         compute=provenance.compute(results),
         warnings=provenance.warnings(results),
         config=provenance.configuration(results, job_settings),
-        style=(TEMPLATES / "style.css").read_text(),
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script=_script(),
         data=packed(_data(results, records, rows, captions, settings)),
     )
@@ -150,7 +150,7 @@ def _bar(record: Mapping[str, Any]) -> dict[str, Any] | None:
 def _script() -> str:
     """Vega, Vega-Lite and vega-embed, and the page's own script. No file and no address is needed."""
     libraries = vl_convert.javascript_bundle("globalThis.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    script = libraries + "\n" + (TEMPLATES / "report.js").read_text()
+    script = libraries + "\n" + (TEMPLATES / "report.js").read_text(encoding="utf-8")
     # Inside a script element these would end it or open a comment; in JavaScript strings and patterns the escape means the same.
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 

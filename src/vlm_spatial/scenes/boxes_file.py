@@ -21,7 +21,7 @@ def read_boxes(path: Path) -> dict[str, Any]:
         UserError: if the file is missing or not a JSON object.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); datasets boxes must be a JSON file of boxes") from error
     except ValueError as error:

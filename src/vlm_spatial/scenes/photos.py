@@ -59,7 +59,7 @@ def load_entries(root: Path, subset: Subset) -> tuple[list[Photo], list[SetAside
     """
     source = Path(root) / _FILES[subset]
     try:
-        entries = json.loads(source.read_text())
+        entries = json.loads(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"{source}: cannot be read ({error.strerror}); datasets root must be the folder that holds {_FILES[subset]}"

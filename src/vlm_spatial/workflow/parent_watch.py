@@ -92,7 +92,7 @@ def _bind(bond: _Bond) -> None:
 def _processes() -> str:
     """Where the numbers of processes mean what they mean here: this start of this machine, and the container, if any."""
     try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{Path('/proc/self/ns/pid').readlink()}"
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='utf-8').strip()}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 
@@ -100,7 +100,7 @@ def _processes() -> str:
 def _alive(process: int) -> str:
     """The name of a process, as :func:`own_name`; the empty string if it has ended."""
     try:
-        status = Path(f"/proc/{process}/stat").read_text()
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
     # The name of the command, in brackets, may hold blanks. State Z is a process that has ended.

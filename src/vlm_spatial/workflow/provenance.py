@@ -108,7 +108,7 @@ def write_seal(result: Path, made_by: MadeBy) -> None:
 
 def _write(result: Path, seal: Seal) -> None:
     with written_then_renamed(seal_path(result)) as temporary:
-        temporary.write_text(json.dumps(seal.model_dump(), sort_keys=True))
+        temporary.write_text(json.dumps(seal.model_dump(), sort_keys=True), encoding="utf-8")
 
 
 def _files(result: Path) -> Iterator[tuple[str, Path]]:

@@ -46,7 +46,7 @@ def cancel_left_over(folder: Path, patience_s: float = 300) -> list[str]:
 
 def _slurm(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     except FileNotFoundError as error:
         raise UserError(f"{command[0]}: not found; the slurm executor needs SLURM's commands on this machine") from error
     if done.returncode != 0:

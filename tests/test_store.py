@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activation_stores import GRID, MODEL, PATCHES, bfloat16_values, description, written
+from vlm_spatial.activations.manifest import default_manifest_path
 from vlm_spatial.activations.pooling import REGIONS, cell_mean, patch_order, region_weights, rounded
 from vlm_spatial.activations.shards import ShardWriter, read_rows
 from vlm_spatial.activations.store import Store
@@ -46,12 +48,18 @@ def test_store_gives_the_same_values_in_any_order(stored):
         np.testing.assert_array_equal(store.read_stored(site, [ids(store)[9]] * 2), expected[[9, 9]])
 
 
+def labelled(store: xarray.Dataset) -> xarray.Dataset:
+    """As docs/activations.md has it."""
+    words = {name: json.loads(array.attrs["words"]) for name, array in store.coords.items() if "words" in array.attrs}
+    return store.assign_coords({name: (store[name].dims, np.array(words[name])[store[name].values]) for name in words})
+
+
 def test_xarray_opens_it_labelled_and_without_a_warning(stored):
     path, values, described = stored
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for consolidated in (None, True, False):
-            opened = xarray.open_zarr(path, consolidated=consolidated)
+            opened = labelled(xarray.open_zarr(path, consolidated=consolidated))
             for site, expected in values.items():
                 np.testing.assert_array_equal(opened[site].values, expected)
                 assert opened[site].dims[0] == "scene"
@@ -61,13 +69,13 @@ def test_xarray_opens_it_labelled_and_without_a_warning(stored):
             assert opened["slots"].values[-2].tolist() == [1, -1, -1]
             assert opened["answers"].values[0].tolist() == ["square", "ball", "cat"]
             np.testing.assert_array_equal(opened["boxes"].sel(edge="left").values[0], np.float32([4, 44, 84]))
-            assert opened.attrs["model"] == MODEL
+            assert json.loads(opened.attrs["model"]) == MODEL
             assert {"boxes", "slots", "answers"} <= set(opened.coords)
 
 
 def test_xarray_coordinates_say_where_each_row_is(stored):
     path, _, described = stored
-    opened = xarray.open_zarr(path)
+    opened = labelled(xarray.open_zarr(path))
     match described.pooling:
         case "cell":
             assert opened["token_row"].values.tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -85,23 +93,64 @@ def test_xarray_coordinates_say_where_each_row_is(stored):
             assert opened["region_tokens"].values[0][-1] == GRID.size
 
 
-def test_tensorstore_reads_it(stored):
+def test_xarray_writes_it_as_netcdf(stored, tmp_path):
+    """netCDF knows no attributes of several parts, and version 3 of it few types."""
+    path, values, described = stored
+    xarray.open_zarr(path).to_netcdf(tmp_path / "store.nc", engine="scipy")
+    with xarray.open_dataset(tmp_path / "store.nc", engine="scipy") as opened:
+        for site, expected in values.items():
+            np.testing.assert_array_equal(opened[site].values, expected)
+        assert labelled(opened)["scene"].values.tolist() == described.scenes["scene_id"].to_list()
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a store, as zarr reads it."""
+    return {name: array[:] for name, array in zarr.open_group(path, mode="r").arrays()}
+
+
+def test_zarr_reads_every_array(stored):
+    path, values, _ = stored
+    read = arrays(path)
+    for site, expected in values.items():
+        np.testing.assert_array_equal(read.pop(site), expected)
+    assert {"scene", "edge", "axis", "split", "variant", "slots", "boxes", "answers"} <= read.keys()
+    assert {array.dtype.kind for array in read.values()} == {"i", "f"}
+
+
+def test_xarray_reads_every_array(stored):
+    path, _, _ = stored
+    opened = xarray.open_zarr(path)
+    for name, expected in arrays(path).items():
+        np.testing.assert_array_equal(opened[name].values, expected)
+
+
+def test_tensorstore_reads_every_array(stored):
     tensorstore = pytest.importorskip("tensorstore")
-    path, values, _ = stored
-    for site, expected in values.items():
-        opened = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / site)}}).result()
+    path, _, _ = stored
+    for name, expected in arrays(path).items():
+        opened = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}).result()
         np.testing.assert_array_equal(opened.read().result(), expected)
-        assert opened.domain.labels == tuple(zarr.open_array(path / site, mode="r").metadata.dimension_names)
+        assert opened.domain.labels == tuple(zarr.open_array(path / name, mode="r").metadata.dimension_names)
 
 
-def test_zarr_reads_it(stored):
-    path, values, _ = stored
-    for site, expected in values.items():
-        np.testing.assert_array_equal(zarr.open_array(path / site, mode="r")[:], expected)
+def test_a_store_of_format_1_is_read(tmp_path):
+    """Text was an array of strings."""
+    described = description()
+    path = written(tmp_path, described, bfloat16_values(described))
+    expected = Store.open(path).scenes
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    for name, array in list(group.arrays()):
+        if "words" in array.attrs:
+            text = np.array(json.loads(array.attrs["words"]), dtype=object)[array[:]]
+            group.create_array(name, shape=text.shape, dtype="string", overwrite=True)[...] = text
+    zarr.consolidate_metadata(path)
+    manifest = default_manifest_path(path)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "format": 1}), encoding="utf-8")
+    assert Store.open(path, verify=False).scenes.equals(expected)
 
 
 @pytest.mark.slow
-def test_zarrita_reads_it_on_node(stored, tmp_path_factory):
+def test_zarrita_reads_every_array_on_node(stored, tmp_path_factory):
     if shutil.which("npm") is None or shutil.which("node") is None:
         pytest.skip("node and npm are not installed")
     path, values, described = stored
@@ -125,22 +174,31 @@ def test_zarrita_reads_it_on_node(stored, tmp_path_factory):
         const root = zarr.root(new FileSystemStore(process.argv[2]));
         const group = await zarr.open.v3(root, { kind: "group" });
         const out = { identity: group.attrs.identity, sites: {} };
-        for (const site of group.attrs.sites) {
+        for (const site of JSON.parse(group.attrs.sites)) {
           const array = await zarr.open.v3(root.resolve(site), { kind: "array" });
           const { data, shape } = await zarr.get(array);
           const bits = new Uint32Array(data.buffer, data.byteOffset, data.length);
           out.sites[site] = { shape, bits: Array.from(bits) };
         }
-        const scene = await zarr.get(await zarr.open.v3(root.resolve("scene"), { kind: "array" }));
-        out.scene = Array.from(scene.data);
+        out.others = {};
+        for (const name of process.argv.slice(3)) {
+          const array = await zarr.open.v3(root.resolve(name), { kind: "array" });
+          const { data, shape } = await zarr.get(array);
+          out.others[name] = { shape, values: Array.from(data, (value) => (Number.isNaN(value) ? null : value)) };
+          if (name === "scene") out.scene = Array.from(data, (number) => JSON.parse(array.attrs.words)[number]);
+        }
         console.log(JSON.stringify(out));
         """
     )
-    done = subprocess.run(["node", str(script), str(path)], capture_output=True, text=True, timeout=60, cwd=folder)
+    others = {name: array for name, array in arrays(path).items() if name not in values}
+    done = subprocess.run(["node", str(script), str(path), *others], capture_output=True, text=True, timeout=60, cwd=folder)
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert read["scene"] == described.scenes["scene_id"].to_list()
     assert read["identity"] == described.identity()
+    for name, expected in others.items():
+        found = np.array(read["others"][name]["values"], dtype=expected.dtype).reshape(read["others"][name]["shape"])
+        np.testing.assert_array_equal(found, expected)
     for site, expected in values.items():
         bits = np.array(read["sites"][site]["bits"], dtype=np.uint32).reshape(read["sites"][site]["shape"])
         np.testing.assert_array_equal(bits.view(np.float32), expected)

@@ -1,5 +1,6 @@
 """What an activation store looks like: its arrays, coordinates and attributes. No values are written here."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,11 @@ from vlm_spatial.tokens import TokenGrid
 
 Pooling = Literal["none", "cell", "token_set"]
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that this version reads. Format 1 had text as arrays of strings, which tensorstore does not open."""
+WORDS = "words"
+"""Attribute of a coordinate of text: its words, as a JSON list. The array holds each word's number in it."""
 CHUNK_BYTES = 1 << 20
 EDGES = ("left", "top", "right", "bottom")
 _DIMENSION_COORDINATES = ("scene", "edge")
@@ -104,28 +109,32 @@ def create_store(
     Args:
         scenes: rows of ``scenes.parquet``, in the order of the ``scene`` dimension.
         patches: vision patches a token.
+        attributes: of the group. What is no text or number becomes JSON text, as netCDF knows nothing else.
     """
     # In memory first: zarr hands every access to a file to another thread, which takes longer than all else.
     files: dict[str, Any] = {}
     store = zarr.storage.MemoryStore(files)
-    group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"format": FORMAT, **attributes})
+    group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"format": FORMAT, **_flat(attributes)})
     named = _coordinates(scenes, grid, patches, {a.row_name for a in arrays})
     for name, (dimensions, values, description) in named.items():
-        with warnings.catch_warnings():
-            # zarr-python warns that v3 strings are not in the core specification; all three readers know them.
-            warnings.filterwarnings("ignore", category=zarr.errors.UnstableSpecificationWarning)
-            text = values.dtype.kind in "OU"
-            coordinate = group.create_array(
-                name,
-                shape=values.shape,
-                dtype="string" if text else values.dtype,
-                chunks=tuple(max(1, n) for n in values.shape),
-                fill_value=None if not text else "",
-                dimension_names=dimensions,
-                attributes={"description": description},
-                config={"write_empty_chunks": True},
-            )
-            coordinate[...] = values.astype(object) if text else values
+        words: dict[str, str] = {}
+        if values.dtype.kind == "O":
+            # Text has no type that zarr, tensorstore, zarrita and netCDF all know.
+            distinct = list(dict.fromkeys(values.ravel().tolist()))
+            numbers = {word: number for number, word in enumerate(distinct)}
+            values = np.vectorize(numbers.__getitem__, otypes=[np.int32])(values)
+            words = {WORDS: json.dumps(distinct)}
+        coordinate = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=tuple(max(1, n) for n in values.shape),
+            fill_value=None,
+            dimension_names=dimensions,
+            attributes={"description": description, **words},
+            config={"write_empty_chunks": True},
+        )
+        coordinate[...] = values
     for array in arrays:
         dimensions = ("scene", array.row_name, array.feature_name)
         known = [
@@ -156,6 +165,10 @@ def create_store(
     # Small files wait for the disk, not for the processor.
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, files))
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True) for name, value in given.items()}
 
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, str]

@@ -1,5 +1,6 @@
 """Reading an activation store, checked against its manifest."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 
 from vlm_spatial.activations.manifest import Manifest, default_manifest_path
 from vlm_spatial.activations.pooling import cell_mean, patch_order, rounded
-from vlm_spatial.activations.schema import FORMAT
+from vlm_spatial.activations.schema import READABLE, WORDS
 from vlm_spatial.activations.shards import damaged, read_rows
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.weights import weights_identity
@@ -48,8 +49,11 @@ class Store:
         if not path.is_dir():
             raise UserError(f"{path}: no such store; run snakemake to make it")
         described = Manifest.read(manifest_path)
-        if described.format != FORMAT:
-            raise UserError(f"{manifest_path}: format {described.format}, this version reads {FORMAT}; delete it and run snakemake again")
+        if described.format not in READABLE:
+            raise UserError(
+                f"{manifest_path}: format {described.format}, this version reads {' and '.join(map(str, READABLE))}; "
+                "run snakemake to extract the activations again, or read it with the version that wrote it"
+            )
         store = cls(path, described)
         if verify:
             for name in described.chunks:
@@ -224,7 +228,9 @@ class Store:
     def _coordinate(self, name: str) -> np.ndarray:
         array = self._group[name]
         assert isinstance(array, zarr.Array)
-        return np.asarray(array[:])
+        values = np.asarray(array[:])
+        words = array.attrs.get(WORDS)
+        return values if words is None else np.array(json.loads(str(words)), dtype=object)[values]
 
     @cached_property
     def _place(self) -> dict[str, int]:

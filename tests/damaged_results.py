@@ -203,7 +203,7 @@ UNSEALED = gone(f"{MINE}/.activations.json.seal")
 REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
     ("inspect: no store", gone(STORE), INSPECT, f"{STORE}: no such store; run snakemake to make it"),
     ("inspect: no manifest", gone(MANIFEST), INSPECT, f"{MANIFEST}: no such manifest; a store without one is not whole"),
-    ("inspect: manifest broken", cut_short(MANIFEST), INSPECT, f"{MANIFEST}: cannot be read as JSON .*; delete it and run snakemake again"),
+    ("inspect: manifest broken", cut_short(MANIFEST), INSPECT, f"{MANIFEST}: line .*: is not JSON .*; delete it and run snakemake again"),
     (
         "inspect: manifest of another version",
         edited(MANIFEST, lambda m: m.update(format=99)),
@@ -230,8 +230,8 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
         (*INSPECT, "--verify"),
         "connector/c/0/0/0: damaged .SHA-256 differs from the manifest's",
     ),
-    ("compare: no findings", gone(FINDINGS), COMPARE, f"{FINDINGS}: cannot be read as JSON .*No such file"),
-    ("compare: findings cut short", cut_short(FINDINGS), COMPARE, f"{FINDINGS}: cannot be read as JSON"),
+    ("compare: no findings", gone(FINDINGS), COMPARE, f"{FINDINGS}: no such file; run snakemake to make it"),
+    ("compare: findings cut short", cut_short(FINDINGS), COMPARE, f"{FINDINGS}: line .*: is not JSON"),
     (
         "compare: findings of another version",
         edited(FINDINGS, lambda found: [record.pop("verdict") for record in found]),
@@ -251,7 +251,7 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
         ("vlm-spatial", "why", CONFLICT),
         f"{CONFLICT}: no such result of workflow_config.yaml; there are",
     ),
-    ("amplify: no probes", gone(PROBES), AMPLIFY, f"{PROBES}: no such file; run the probes stage first"),
+    ("amplify: no probes", gone(PROBES), AMPLIFY, f"{PROBES}: no such file; run snakemake to make it"),
     (
         "amplify: probes cut short",
         cut_short(PROBES),
@@ -287,7 +287,7 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
         "probes: table broken",
         gone("results/scenes/.squares.seal"),
         PROBES_STAGE,
-        "scenes.parquet: cannot be read as a parquet table .*; delete it",
+        "scenes.parquet: is not a whole parquet table .*; delete it",
     ),
     ("probes: manifest altered", bit_flipped(MANIFEST), PROBES_STAGE, f"{MANIFEST} was altered after it was made; run snakemake again"),
     ("probes: settings cut short", UNSEALED, (*PROBES_STAGE, "--settings", "{'a': "), "--settings: not a Python literal"),

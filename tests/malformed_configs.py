@@ -89,8 +89,8 @@ MALFORMED: list[tuple[str, object, str]] = [
 
 # Files that are no configuration at all.
 UNREADABLE: list[tuple[str, bytes | None, str]] = [
-    ("empty", b"", "must be a mapping of sections, found NoneType"),
-    ("a list", b"[1, 2]", "must be a mapping of sections, found list"),
+    ("empty", b"", "must be a mapping of sections, found nothing"),
+    ("a list", b"[1, 2]", "must be a mapping of sections, found a list"),
     ("a bracket left open", b"datasets: [a", "is not YAML"),
     ("a tab", b"seed: 1\n\tresults: x", "line 2: is not YAML .*indent with spaces, not with a tab"),
     ("a key twice", b"seed: 1\nmodels: {a: {}}\nmodels: {b: {}}", "line 3: models: given a second time, the first is in line 2; keep one"),

@@ -288,9 +288,7 @@ def test_bad_inputs_are_named(adapter: Adapter) -> None:
         AnswerReader.of(adapter, ["red", "red"])
     with pytest.raises(UserError, match="answer '': is empty"):
         AnswerReader.of(adapter, ["red", ""])
-    with pytest.raises(
-        UserError, match=r"its tokenizer does not know the answer 'zebra'; leave this dataset out of models\.\*\.datasets, or"
-    ):
+    with pytest.raises(UserError, match=r"its tokenizer does not know the answer 'zebra'; leave this dataset out of the model's datasets"):
         AnswerReader.of(adapter, ["red", "zebra"])
     if adapter.causal_image:
         with pytest.raises(UserError, match="token grids"):

@@ -99,7 +99,7 @@ def test_large_weights_are_sampled_at_both_ends(folder: Path, tmp_path: Path, mo
             r"model-00002-of-00002\.safetensors: missing weight file",
         ),
         (gone("config.json"), r"not a checkpoint folder, it has no config\.json"),
-        (holds("config.json", "{"), r"config\.json: cannot be read as JSON"),
+        (holds("config.json", "{"), r"config\.json: line 1: is not JSON"),
         (
             edited("config.json", lambda config: config.update(architectures=["LlavaForConditionalGeneration"])),
             r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one adapter",

@@ -412,7 +412,7 @@ def test_bad_entries_are_named(small: Path, change: dict, reason: str) -> None:
 
 
 def test_unusable_sets_end_with_one_line(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"controlled_images_dataset.json: cannot be read .*datasets root must be"):
+    with pytest.raises(UserError, match=r"controlled_images_dataset.json: no such file; root must be"):
         run(small, tmp_path / "out", subset="A")
     listing = small / "data/controlled_clevr_dataset.json"
     for path in (small / "data/controlled_clevr").iterdir():

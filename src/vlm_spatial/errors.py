@@ -1,5 +1,15 @@
 """The one exception for anything a user can put right."""
 
+from typing import Any
+
+
+def called(value: Any) -> str:
+    """What people call a value of a YAML or JSON file."""
+    if value is None:
+        return "nothing"
+    names = {dict: "a mapping", list: "a list", tuple: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
+
 
 class UserError(Exception):
     """Bad input, said in one line: the file or key, what was found, what is allowed.

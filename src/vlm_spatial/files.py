@@ -84,9 +84,22 @@ def read_parquet(path: Path) -> pl.DataFrame:
     """
     try:
         return pl.read_parquet(path, glob=False)
-    except (FileNotFoundError, pl.exceptions.PolarsError, OSError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as a parquet table ({reason}); delete it and run snakemake again") from error
+        raise UserError(f"{path}: is not a whole parquet table ({reason}); delete it and run snakemake again") from error
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """For a file that an earlier stage wrote: why it cannot be opened, and what helps. It is not damaged, so nothing is to be deleted."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path}: no such file; run snakemake to make it, or give the path of one that is there")
+    if isinstance(error, PermissionError):
+        return UserError(f"{path}: you may not read it; ask its owner for the right (chmod g+r)")
+    if isinstance(error, IsADirectoryError):
+        return UserError(f"{path}: is a folder; give the path of a file")
+    return UserError(f"{path}: cannot be read ({error.strerror or error})")
 
 
 def write_json(value: Any, target: Path) -> None:
@@ -95,16 +108,30 @@ def write_json(value: Any, target: Path) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that an earlier stage wrote.
+def read_json(path: Path, advice: str = "delete it and run snakemake again") -> Any:
+    """Read a JSON file; by default one that an earlier stage wrote.
+
+    Args:
+        advice: what to do about a file that is not JSON.
 
     Raises:
-        UserError: if the file is missing or not JSON.
+        UserError: if the file is missing or not JSON, with the line of the fault.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); delete it and run snakemake again") from error
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise UserError(f"{path}: {json_fault(error)}; {advice}") from error
+
+
+def json_fault(error: ValueError) -> str:
+    """What is wrong with a text that should be JSON, and in which line."""
+    if not isinstance(error, json.JSONDecodeError):
+        return "is not JSON (not UTF-8 text)"
+    if error.doc[: error.pos].rstrip().endswith(",") and error.doc[error.pos : error.pos + 1] in ("]", "}"):
+        return f"line {error.lineno}: is not JSON (a comma before the closing bracket)"
+    return f"line {error.lineno}: is not JSON ({error.msg}, column {error.colno})"
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from vlm_spatial.config.datasets import allowed_keys, kinds_with
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.config.yaml_files import Source, read_yaml
-from vlm_spatial.errors import UserError
+from vlm_spatial.errors import UserError, called
 from vlm_spatial.scenes.sources.registry import SOURCES, source_of
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 
@@ -104,7 +104,7 @@ def _said_plainly(kind: str, found: Any) -> str | None:
 
 
 def _short(found: Any) -> str:
-    return "a list" if isinstance(found, list | tuple) else "a section" if isinstance(found, dict | BaseModel) else repr(found)
+    return called(found) if isinstance(found, list | tuple | dict) else repr(found)
 
 
 def _unknown_key(location: tuple[int | str, ...], values: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from vlm_spatial.errors import UserError
+from vlm_spatial.errors import UserError, called
 
 
 class Source:
@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {key}")
     values = _parsed(path)
     if not isinstance(values, dict):
-        raise UserError(f"{path}: must be a mapping of sections, found {type(values).__name__}")
+        raise UserError(f"{path}: must be a mapping of sections, found {called(values)}")
     return values
 
 

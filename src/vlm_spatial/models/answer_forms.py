@@ -38,8 +38,8 @@ class AnswerForms:
             found = tuple(form for form in forms if form and self._tokenizer.unk_token_id not in form)
             if not found:
                 raise UserError(
-                    f"its tokenizer does not know the answer {answer!r}; leave this dataset out of models.*.datasets, or train an organism "
-                    "on it (organisms.*.datasets)"
+                    f"its tokenizer does not know the answer {answer!r}; leave this dataset out of the model's datasets. (An organism can "
+                    "learn the words of drawn scenes: organisms.*.datasets; those of photos it cannot.)"
                 )
             self._known[answer, template] = found
         return self._known[answer, template]

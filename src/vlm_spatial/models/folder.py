@@ -1,6 +1,5 @@
 """Checkpoint folders, judged without loading anything (nor torch): architecture, weight files, processor files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def architecture_of(folder: Path) -> str:
         UserError: if there is none.
     """
     config = config_file(folder)
-    contents = read_json(config)
+    contents = read_json(config, _AGAIN)
     architectures = (contents.get("architectures") if isinstance(contents, dict) else None) or ["none"]
     for architecture in ARCHITECTURES:
         if architecture in architectures:
@@ -90,13 +89,13 @@ def check_processor(folder: Path) -> None:
         raise UserError(f"{folder}: the processor has no chat template; an instruction-tuned checkpoint is needed")
 
 
+_AGAIN = "correct it if you edited it, or download or save the checkpoint again"
+
+
 def _json(path: Path) -> Any:
     """What a file holds; ``None`` for a large one, which is only looked at where it begins and ends."""
     if path.stat().st_size < _PARSED_BELOW:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: is not JSON ({error}); download or save the checkpoint again") from error
+        return read_json(path, _AGAIN)
     with path.open("rb") as stream:
         begin = stream.read(1)
         stream.seek(-64, 2)

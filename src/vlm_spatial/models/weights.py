@@ -22,7 +22,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / _INDEX
     if index.is_file():
-        contents = read_json(index)
+        contents = read_json(index, "download or save the checkpoint again")
         if not isinstance(contents, dict) or not isinstance(contents.get("weight_map"), dict):
             raise UserError(f"{index}: has no weight_map; save the checkpoint again with save_pretrained")
         names = sorted(set(contents["weight_map"].values()))

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import written_then_renamed
+from vlm_spatial.files import unreadable, written_then_renamed
 from vlm_spatial.probes.probe import Probe
 
 Key = tuple[str, str]
@@ -64,8 +64,13 @@ def load_probes(path: Path) -> Probes:
         UserError: if the file is missing, is no probes file, or does not hold what was written.
     """
     again = "delete it and run snakemake again"
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; run the probes stage first")
+    try:
+        with Path(path).open("rb") as stream:
+            begin = stream.read(4)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if begin == b"PAR1":
+        raise UserError(f"{path}: is a table; the probes themselves are in probes.safetensors beside it")
     try:
         with safe_open(path, framework="numpy") as stream:
             saved = stream.metadata() or {}

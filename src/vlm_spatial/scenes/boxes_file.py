@@ -1,13 +1,13 @@
 """Boxes of photos from a file: one that the user gives, or that a detector wrote."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlm_spatial.errors import UserError
+from vlm_spatial.errors import UserError, called
+from vlm_spatial.files import read_json
 from vlm_spatial.scenes.photo_boxes import ObjectBoxes, place_factors
 from vlm_spatial.tokens import Box
 
@@ -20,14 +20,11 @@ def read_boxes(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing or not a JSON object.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); datasets boxes must be a JSON file of boxes") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; give a JSON file of boxes, or leave boxes out")
+    values = read_json(path, "correct that line")
     if not isinstance(values, dict):
-        raise UserError(f"{path}: must map image_path to the boxes of its objects, found {type(values).__name__}")
+        raise UserError(f"{path}: must map each image_path to the boxes of its objects, found {called(values)}")
     return values
 
 

@@ -4,7 +4,6 @@ Format: ``{"image_path": "data/controlled_clevr/mug_left_of_plate.jpeg", "captio
 file's name is ``object_relation_reference``. A damaged entry never ends a run: it is set aside with its reason.
 """
 
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vlm_spatial.errors import UserError
+from vlm_spatial.errors import UserError, called
+from vlm_spatial.files import read_json
 from vlm_spatial.scenes.sources.source import SetAside
 
 HEIGHT = 448
@@ -58,16 +58,13 @@ def load_entries(root: Path, subset: Subset) -> tuple[list[Photo], list[SetAside
         UserError: if the JSON file is missing, not JSON, or not a list.
     """
     source = Path(root) / _FILES[subset]
-    try:
-        entries = json.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{source}: cannot be read ({error.strerror}); datasets root must be the folder that holds {_FILES[subset]}"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{source}: is not JSON ({error}); download it again") from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{source}: must be a list of photos with image_path and caption_options, found {type(entries).__name__}")
+    if not source.is_file():
+        raise UserError(f"{source}: no such file; root must be the folder that holds {_FILES[subset]}")
+    entries = read_json(source, "correct that line, or download the list again if you did not write it")
+    if not isinstance(entries, list):
+        raise UserError(f"{source}: must be a list of photos with image_path and caption_options, found {called(entries)}")
+    if not entries:
+        raise UserError(f"{source}: the list is empty; it must hold one entry a photo, with image_path and caption_options")
     photos, set_aside, seen = [], [], set()
     for index, entry in enumerate(entries):
         found = _entry(Path(root), index, entry)

@@ -47,7 +47,7 @@ class Qwen2VLAdapter(Adapter):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         older = Path(folder) / "chat_template.json"
-        template = read_json(older)["chat_template"] if older.is_file() else tokenizer.chat_template
+        template = read_json(older, "save the checkpoint again")["chat_template"] if older.is_file() else tokenizer.chat_template
         return ImageOnlyProcessor(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
 
     @property

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from vlm_spatial.files import write_json, write_parquet
 from vlm_spatial.measures.amplification import METHODS, RANDOM, at, choose
 from vlm_spatial.probes.geometry_table import SCHEMA as GEOMETRY
+from vlm_spatial.stages.measures import measures
 from vlm_spatial.stages.stage import Job
 
 AXES = ("horizontal", "vertical")
@@ -514,6 +515,16 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
     }
 
 
+def write_measures(inputs: dict[str, Path], model: str, dataset: str, path: Path) -> None:
+    """What the measures stage makes of the tables among ``inputs``; adds it to them."""
+    of_it = {name.split(":")[0]: table for name, table in inputs.items() if name.endswith((f":{model}:{dataset}", f":{model}"))}
+    tables = {
+        name: table for name, table in of_it.items() if table.suffix == ".parquet" and name not in ("training", "strip_map", "measures")
+    }
+    measures(Job({"dataset": dataset}, tables, {"table": path}))
+    inputs[f"measures:{model}:{dataset}"] = path
+
+
 def write_results(
     folder: Path, models: dict[str, Planted] | None = None, datasets: tuple[str, ...] = ("shapes", "squares"), title: str | None = None
 ) -> Job:
@@ -540,6 +551,9 @@ def write_results(
                 write_parquet(rows, inputs[f"{table}:{name}"])
         inputs[f"training:{name}"] = folder / "organisms" / name / "training.parquet"
         write_parquet(training(datasets), inputs[f"training:{name}"])
+    for name in models:
+        for dataset in datasets:
+            write_measures(inputs, name, dataset, folder / name / dataset / "measures.parquet")
     settings = {
         "figures": {} if title is None else {"title": title},
         "models": {

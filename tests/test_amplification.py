@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from vlm_spatial.amplification.calibration import calibration
 
 from vlm_spatial.amplification.answers import answered
-from vlm_spatial.amplification.calibration import calibration
 from vlm_spatial.amplification.corrections import (
     NormMatched,
     Oracle,

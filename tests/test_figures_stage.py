@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 import polars as pl
 import pytest
+from vlm_spatial.figures.rates import site_order, with_wilson
 
 import synthetic_results as synthetic
 from vlm_spatial.config.organisms import Mechanism
@@ -19,7 +20,6 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.figures import amplification_detail, correction_transfer, geometry, merge_effect, paper, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
-from vlm_spatial.figures.rates import site_order, with_wilson
 from vlm_spatial.files import read_json
 from vlm_spatial.measures.claims import findings
 from vlm_spatial.report import packing, provenance

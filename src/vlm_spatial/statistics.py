@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 # scipy.stats and statsmodels (with it pandas) are imported where they are used: they take most of a light stage's start.
 
 CONFIDENCE = 0.95
+DRAWS = 2000
+"""Resamples of every bootstrap."""
 
 
 @dataclass(frozen=True)

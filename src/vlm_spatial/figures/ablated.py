@@ -5,56 +5,35 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.figures.accuracy import chance
 from vlm_spatial.figures.chart_layers import intervals
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.interventions.labels import CONTENT, INTACT, LANGUAGE_ERASED, joined
-from vlm_spatial.measures.interventions import accuracy, redundancy
-from vlm_spatial.statistics import EMPTY
+from vlm_spatial.interventions.labels import INTACT, LANGUAGE_ERASED, joined
+from vlm_spatial.measures.table import select
 
 VISION = {INTACT: "vision intact", "erasure": "vision erased", "neutral": "vision neutral"}
 LANGUAGE = ["language intact", "language erased"]
 
 
+_NUMBERS = {name: name for name in ("axis", "condition", "estimate", "low", "high", "n")}
+
+
 def rows(tables: Tables) -> pl.DataFrame:
     """A row an axis and pair of conditions.
 
-    ``beyond``, with its interval, is what both ablations cost beyond the sum of each alone, in rows where both were made, and
-    ``alone_low`` the lower limit of what the worse of the two leaves by itself; ``chance`` is a guess among the candidates of the
-    dataset's main test questions, null without the table that holds them.
+    Where both ablations were made, ``beyond``, with its interval, is what they cost beyond the sum of each alone, and ``reading`` what
+    follows; ``chance`` is a guess among the candidates.
     """
-    table = tables.get("ablation_accuracy")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    run = set(table["condition"])
-    found = []
-    for axis in [BOTH, *sorted(table["axis"].unique())]:
-        guess = _chance(tables.get("behaviour"), axis)
-        limits: dict[str, float] = {}
-        for vision, label in VISION.items():
-            for series, condition in zip(LANGUAGE, (vision, joined(vision, LANGUAGE_ERASED)), strict=True):
-                if condition not in run:
-                    continue
-                got = accuracy(table, condition, axis=None if axis == BOTH else axis)
-                limits[condition] = got.low
-                numbers = {"estimate": got.estimate, "low": got.low, "high": got.high, "n": got.n}
-                whole = vision != INTACT and condition != vision and {INTACT, vision, LANGUAGE_ERASED} <= run
-                more = redundancy(table, vision, axis=None if axis == BOTH else axis) if whole else EMPTY
-                alone = min(limits[vision], limits[LANGUAGE_ERASED]) if whole else None
-                beyond = {"beyond": more.estimate, "beyond_low": more.low, "beyond_high": more.high, "alone_low": alone}
-                found.append({"axis": axis, "condition": label, "series": series, **numbers, **beyond, "chance": guess})
-    return pl.DataFrame(found, infer_schema_length=None).with_columns(
-        pl.col("estimate", "low", "high", "beyond", "beyond_low", "beyond_high").fill_nan(None),
-        pl.col("chance", "alone_low").cast(pl.Float64),
+    shown = select(tables.get("measures"), "ablation", ["accuracy"], _NUMBERS | {"control_estimate": "chance"})
+    if shown.is_empty():
+        return shown
+    names = {"estimate": "beyond", "low": "beyond_low", "high": "beyond_high", "verdict": "reading"}
+    beyond = select(tables["measures"], "ablation", ["beyond_sum"], {"axis": "axis", "condition": "condition"} | names)
+    labels = {joined(vision, LANGUAGE_ERASED): label for vision, label in VISION.items()} | VISION
+    erased = pl.col("condition").str.contains(LANGUAGE_ERASED, literal=True)
+    return shown.join(beyond, on=["axis", "condition"], how="left", maintain_order="left").with_columns(
+        condition=pl.col("condition").replace_strict(labels),
+        series=pl.when(erased).then(pl.lit(LANGUAGE[1])).otherwise(pl.lit(LANGUAGE[0])),
     )
-
-
-def _chance(behaviour: pl.DataFrame | None, axis: str) -> float | None:
-    if behaviour is None or behaviour.is_empty():
-        return None
-    asked = behaviour.filter(pl.col("variant") == "main", pl.col("split") == "test", pl.col("template") != CONTENT)
-    asked = asked if axis == BOTH else asked.filter(axis=axis)
-    return None if asked.is_empty() else chance(asked)
 
 
 def caption(shown: pl.DataFrame) -> str:
@@ -68,23 +47,6 @@ def caption(shown: pl.DataFrame) -> str:
     )
 
 
-REDUNDANT, COMPLEMENTARY, OPEN, NOTHING_LEFT = (
-    "redundant",
-    "complementary",
-    "neither is shown",
-    "one ablation alone leaves no more than a guess",
-)
-
-
-def reading(row: Mapping[str, Any]) -> str:
-    """What the interval of the cost beyond the sum says of the two mechanisms; nothing where there was nothing left to lose."""
-    if row["chance"] is not None and row["alone_low"] <= row["chance"]:
-        return NOTHING_LEFT
-    if row["beyond_low"] > 0:
-        return REDUNDANT
-    return COMPLEMENTARY if row["beyond_high"] < 0 else OPEN
-
-
 def _beyond(shown: pl.DataFrame) -> str:
     """``Cost of both beyond the sum: horizontal, vision neutral: +3.0 points [−1.0, +7.0], neither is shown.``, each axis and dataset."""
     keys = [name for name in ("dataset", "axis", "condition") if name in shown.columns]
@@ -93,7 +55,7 @@ def _beyond(shown: pl.DataFrame) -> str:
     known = known.filter(axis=BOTH) if BOTH in set(known["axis"]) else known
     parts = []
     for row in known.sort(keys).iter_rows(named=True):
-        parts.append(f"{', '.join(row[key] for key in keys)}: {points(row)}, {reading(row)}")
+        parts.append(f"{', '.join(row[key] for key in keys)}: {points(row)}, {row['reading']}")
     return f"Cost of both beyond the sum: {'; '.join(parts)}. " if parts else ""
 
 

@@ -1,25 +1,16 @@
 """Figure: what scaling the slot signal does to errors and accuracy, beside its controls."""
 
+from collections.abc import Mapping
+
 import altair as alt
 import polars as pl
 
-from vlm_spatial.amplification.calibration import calibration
 from vlm_spatial.figures.chart_layers import PERCENT, dashed, estimate_tooltip
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
 from vlm_spatial.figures.theme import CONTROL, DASHES, SHAPES, colours
-from vlm_spatial.measures.amplification import (
-    METHODS,
-    RANDOM,
-    at,
-    choose,
-    control_outcomes,
-    curve,
-    random_calibration_error,
-    random_corrected_share,
-    random_net,
-    spatial,
-)
-from vlm_spatial.statistics import Interval
+from vlm_spatial.measures import corrections
+from vlm_spatial.measures.amplification import METHODS
+from vlm_spatial.measures.table import select
 
 CONTROLS = {
     "random": "control: random subspaces",
@@ -28,9 +19,17 @@ CONTROLS = {
     "oracle_random": "control: random directions",
 }
 SERIES = [*METHODS, *CONTROLS.values()]
-NET, CORRECTED, CALIBRATION = "net accuracy", "errors corrected", "calibration error"
-DRAWS = 1000
-TESTS = ("errors", "corrected", "broken", "p_value", "p_holm")
+NET, CORRECTED, CALIBRATION, BRIER = "net accuracy", "errors corrected", "calibration error", "Brier score"
+MEASURES = {corrections.NET: NET, corrections.CORRECTED: CORRECTED, corrections.CALIBRATION: CALIBRATION, corrections.BRIER: BRIER}
+"""What the page calls each measure."""
+_NAMES = ("axis", "site", "alpha", "measure", "estimate", "low", "high", "n", "errors", "corrected", "broken")
+_COLUMNS = {name: name for name in _NAMES} | {"correction": "series", "p": "p_value", "p_holm": "p_holm"}
+
+
+def read(tables: Tables, experiment: str, more: Mapping[str, str]) -> pl.DataFrame:
+    """Rows of an experiment with corrections, measures and series named as on the page; ``more`` are further columns, with their names."""
+    shown = select(tables.get("measures"), experiment, list(MEASURES), _COLUMNS | dict(more))
+    return shown.with_columns(pl.col("series").replace(CONTROLS), pl.col("measure").replace(MEASURES))
 
 
 def rows(tables: Tables) -> pl.DataFrame:
@@ -38,46 +37,7 @@ def rows(tables: Tables) -> pl.DataFrame:
 
     Rows of the two methods' net accuracy also hold the counts behind it, McNemar's exact p and its Holm adjustment over the method's grid.
     """
-    table = tables.get("amplification")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    choices = {method: choose(table, method) for method in METHODS}
-    found: list[dict[str, object]] = []
-    for axis in [BOTH, *sorted(table["axis"].unique())]:
-        part = spatial(table if axis == BOTH else table.filter(axis=axis)).filter(split="test")
-        for row in curve(part, draws=DRAWS).iter_rows(named=True):
-            method, site, alpha = row["method"], row["site"], row["alpha"]
-            where = {"axis": axis, "site": site, "alpha": alpha, "series": method, "chosen": choices[method] == (site, alpha)}
-            net = {end: row[f"net_{end}"] for end in ("estimate", "low", "high")}
-            share = {end: row[f"share_{end}"] for end in ("estimate", "low", "high")}
-            error = calibration(at(part, "test", method, site, alpha), draws=DRAWS).error_after
-            found += [
-                {**where, "measure": NET, **net, "n": row["n"], **{key: row[key] for key in TESTS}},
-                {**where, "measure": CORRECTED, **share, "n": row["errors"]},
-                {**where, "measure": CALIBRATION, **_numbers(error)},
-            ]
-        settings = part.filter(~pl.col("method").is_in(METHODS)).select("method", "site", "alpha").unique().sort("method", "site", "alpha")
-        for method, site, alpha in settings.iter_rows():
-            where = {"axis": axis, "site": site, "alpha": alpha, "series": CONTROLS[method], "chosen": False}
-            found += [{**where, "measure": measure, **_numbers(number)} for measure, number in _of_control(part, method, site, alpha)]
-    return pl.DataFrame(found, infer_schema_length=None).with_columns(pl.col("estimate", "low", "high").fill_nan(None))
-
-
-def _numbers(interval: Interval) -> dict[str, object]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
-
-
-def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[tuple[str, Interval]]:
-    of_form = next((form for form, control in RANDOM.items() if control == method), None)
-    if of_form is not None:
-        return [
-            (NET, random_net(part, site, alpha, of_form)),
-            (CORRECTED, random_corrected_share(part, site, alpha, of_form)),
-            (CALIBRATION, random_calibration_error(part, site, alpha, of_form)),
-        ]
-    result = control_outcomes(part, method, site, alpha)[0]
-    error = calibration(at(part, "test", method, site, alpha), draws=DRAWS).error_after
-    return [(NET, result.net), (CORRECTED, result.corrected_share), (CALIBRATION, error)]
+    return read(tables, "amplification", {"chosen": "chosen"})
 
 
 def draw(palette: str) -> Layers:

@@ -1,100 +1,26 @@
 """Figures: the chosen corrections by slot and kind of question, and what a setting chosen on one dataset does on another."""
 
-from collections.abc import Iterator
-
 import altair as alt
 import polars as pl
 
-from vlm_spatial.amplification.calibration import calibration
+from vlm_spatial.figures.amplification import CONTROLS, NET, read
 from vlm_spatial.figures.chart_layers import PERCENT, estimate_tooltip
-from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
+from vlm_spatial.figures.figure import INTERVAL, Figure, Layers, Tables, counts
 from vlm_spatial.figures.theme import CONTROL, SHAPES, colours
-from vlm_spatial.measures.amplification import METHODS, at, choose, outcome, random_corrected_share, random_net, spatial
-from vlm_spatial.statistics import Interval
+from vlm_spatial.measures.amplification import METHODS, RANDOM
 
-RANDOM_OF = {"projection": "control: random subspaces", "oracle": "control: random directions"}
+RANDOM_OF = {method: CONTROLS[RANDOM[method]] for method in METHODS}
 SERIES = [*METHODS, *RANDOM_OF.values()]
-NET, CORRECTED, BRIER = "net accuracy", "errors corrected", "Brier score"
-ALL, CONTENT = "all spatial questions", "not spatial: content"
-PRESENT = "not spatial: names what is there"
-DRAWS = 1000
 
 
 def group_rows(tables: Tables) -> pl.DataFrame:
     """A row an axis, group of questions, method and measure: the test split at the site and alpha that validation chose."""
-    table = tables.get("amplification")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    found: list[dict[str, object]] = []
-    for method in METHODS:
-        choice = choose(table, method)
-        if choice is None:
-            continue
-        for axis in [BOTH, *sorted(table["axis"].unique())]:
-            for group, part in _groups(table if axis == BOTH else table.filter(axis=axis)):
-                measured = _measured(part, method, *choice)
-                # Probabilities are those of the spatial answer, not of what is there.
-                found += [{"axis": axis, "group": group, **row} for row in measured if group != PRESENT or row["measure"] == NET]
-    return _frame(found)
+    return read(tables, "amplification_by_group", {"group": "group"})
 
 
 def transfer_rows(tables: Tables) -> pl.DataFrame:
-    """A row a dataset that chose the setting, method and measure: this dataset's test split under that site and alpha.
-
-    The correction's subspace is this dataset's own; only the choice of site and alpha comes from elsewhere.
-    """
-    table, choices = tables.get("amplification"), tables.get("amplification_choices")
-    if table is None or table.is_empty() or choices is None or choices["chosen_on"].n_unique() < 2:
-        return pl.DataFrame()
-    found: list[dict[str, object]] = []
-    for source, method, site, alpha in choices.iter_rows():
-        if not at(table, "test", method, site, alpha).is_empty():
-            found += [{"axis": BOTH, "chosen_on": source, **row} for row in _measured(spatial(table), method, site, alpha)]
-    return _frame(found)
-
-
-def _groups(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    asked = spatial(table)
-    yield ALL, asked
-    for slot in sorted(asked["slot"].unique()):
-        yield f"slot {slot}", asked.filter(slot=slot)
-    for template in sorted(asked["template"].unique()):
-        yield template.replace("_", " "), asked.filter(template=template)
-    naming = asked.drop_nulls("present")
-    if not naming.is_empty():
-        # Among all of the dataset's object words, not only those of the picture: right wherever the object stands.
-        yield PRESENT, naming.with_columns(correct=pl.col("present"), correct_before=pl.col("present_before"))
-    other = table.filter(pl.col("template") == "content")
-    if not other.is_empty():
-        # The outcomes leave out what is not spatial; here that is what is counted.
-        yield CONTENT, other.with_columns(template=pl.lit(CONTENT))
-
-
-def _measured(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[dict[str, object]]:
-    rows = at(part, "test", method, site, alpha)
-    if rows.is_empty():
-        return []
-    result = outcome(rows, draws=DRAWS)
-    where = {"site": site, "alpha": alpha}
-    tested = {"errors": result.errors, "corrected": result.corrected, "broken": result.broken, "p_value": result.p_value}
-    measured = [
-        (method, NET, result.net, tested),
-        (method, CORRECTED, result.corrected_share, {}),
-        (method, BRIER, calibration(rows, draws=DRAWS).brier_change, {}),
-    ]
-    # Each form has random controls of its own, which move tokens as far as it does.
-    random = ((NET, random_net(part, site, alpha, method)), (CORRECTED, random_corrected_share(part, site, alpha, method)))
-    measured += [(RANDOM_OF[method], measure, interval, {}) for measure, interval in random if interval.n]
-    return [{"series": series, "measure": measure, **where, **_numbers(interval), **more} for series, measure, interval, more in measured]
-
-
-def _numbers(interval: Interval) -> dict[str, object]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
-
-
-def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
-    made = pl.DataFrame(rows, infer_schema_length=None)
-    return made if made.is_empty() else made.with_columns(pl.col("estimate", "low", "high").fill_nan(None))
+    """A row a dataset that chose the setting, method and measure: this dataset's test split under that site and alpha."""
+    return read(tables, "choice_transfer", {"fitted_on": "chosen_on"})
 
 
 def dodged(palette: str, column: str) -> Layers:

@@ -5,35 +5,18 @@ import polars as pl
 
 from vlm_spatial.figures.chart_layers import intervals
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Layers, Tables, counts
-from vlm_spatial.measures.interventions import dominance
+from vlm_spatial.measures.flips import BLOCKS
+from vlm_spatial.measures.table import select
 
-BLOCKS = ["strip", "object"]
+_COLUMNS = {name: name for name in ("axis", "estimate", "low", "high", "n", "stay", "move", "set_aside")} | {
+    "token_set": "series",
+    "neither": "other",
+}
 
 
 def rows(tables: Tables) -> pl.DataFrame:
     """A row an axis and kind of block: the index, with the counts of each outcome behind it."""
-    table = tables.get("conflict")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    found = []
-    for axis in [BOTH, *sorted(table["axis"].unique())]:
-        for block in (name for name in BLOCKS if name in set(table["token_set"])):
-            index = dominance(table, block, axis=None if axis == BOTH else axis)
-            chosen = table.filter((pl.col("token_set") == block) & ((pl.col("axis") == axis) | (axis == BOTH)))
-            outcomes = chosen.filter("included")["outcome"]
-            found.append(
-                {
-                    "axis": axis,
-                    "series": block,
-                    "estimate": index.estimate,
-                    "low": index.low,
-                    "high": index.high,
-                    "n": index.n,
-                    **{name: int((outcomes == name).sum()) for name in ("stay", "move", "other")},
-                    "set_aside": int((~chosen["included"]).sum()),
-                }
-            )
-    return pl.DataFrame(found).with_columns(pl.col("estimate", "low", "high").fill_nan(None))
+    return select(tables.get("measures"), "conflict", ["dominance"], _COLUMNS)
 
 
 def draw(palette: str) -> Layers:
@@ -41,7 +24,7 @@ def draw(palette: str) -> Layers:
         "axis",
         [BOTH, "horizontal", "vertical"],
         "series",
-        BLOCKS,
+        list(BLOCKS),
         palette,
         x_title="← place dominance vision code →",
         domain=(-1, 1),

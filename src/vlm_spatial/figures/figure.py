@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
-Tables = Mapping[str, pl.DataFrame]
-"""One model's tables on one dataset, by name (``behaviour``, ``probes``, ...); a table that was not made is absent.
+from vlm_spatial.figures.sites import short_site, site_order
+from vlm_spatial.measures.table import BOTH as BOTH
 
-``training``, an organism's curve, is the same on every dataset; so is ``amplification_choices``, what each dataset's validation chose.
-``carried`` is what corrections of all the model's datasets do on this one."""
+Tables = Mapping[str, pl.DataFrame]
+"""One model's tables on one dataset, by name; a table that was not made is absent. Figures read ``measures``, and ``training``, an
+organism's curve, which is the same on every dataset."""
 
 Layers = alt.LayerChart | alt.FacetChart
 """What :func:`altair.layer` returns."""
 
-BOTH = "both axes"
 EVERY = "every set"
 """Value of a control's column in rows that hold for each of the control's values; the page knows it by this name."""
 DATA = "rows"
@@ -58,8 +58,6 @@ class Figure:
 
 def with_sites(rows: pl.DataFrame) -> pl.DataFrame:
     """Add ``site_index``, the place of ``site`` among the sites present (vision, connector, language), and sort by it."""
-    from vlm_spatial.figures.rates import short_site, site_order
-
     ordered = sorted(rows["site"].unique().to_list(), key=site_order)
     places = pl.DataFrame({"site": ordered, "site_index": range(len(ordered)), "place": [short_site(site) for site in ordered]})
     return rows.join(places.cast({"site_index": pl.Int64}), on="site", how="left", maintain_order="left").sort(

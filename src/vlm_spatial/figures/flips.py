@@ -3,39 +3,20 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
-from vlm_spatial.figures.rates import outcome_rates
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
 from vlm_spatial.figures.theme import TOKEN_SETS
-from vlm_spatial.measures.interventions import compare_sites, compare_token_sets, sweeps
-from vlm_spatial.statistics import holm
+from vlm_spatial.measures.table import select
 
 CONDITIONS = ["intact", "erasure", "neutral"]
 
 
+_COLUMNS = {name: name for name in ("axis", "site", "estimate", "low", "high", "n", "set_aside", "p_holm")}
+
+
 def vision_rows(tables: Tables) -> pl.DataFrame:
     """A row a site, axis, token set and source: how often the answer flips; ``p_holm`` holds it against as many random tokens."""
-    table = tables.get("interchange")
-    table = None if table is None else table.filter((pl.col("experiment") == "vision") & (pl.col("condition") == "intact"))
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
-    found = outcome_rates(both, ["flip"], ["axis", "site", "token_set", "source"])
-    found = found.join(_against_random(both), on=["axis", "site", "token_set", "source"], how="left", maintain_order="left")
-    return with_sites(found).rename({"token_set": "series"}).drop("outcome")
-
-
-def _against_random(table: pl.DataFrame) -> pl.DataFrame:
-    """``p_holm`` of every token set and site against the random set at that site, on the same pairs, within an axis."""
-    schema = {"axis": pl.String, "site": pl.String, "token_set": pl.String, "p": pl.Float64}
-    parts = [pl.DataFrame(schema={**schema, "p_holm": pl.Float64})]
-    for (axis,), group in table.group_by("axis", maintain_order=True):
-        of_sites = [
-            compare_token_sets(group, site=site).select(axis=pl.lit(axis), site=pl.lit(site), token_set="token_set", p="p")
-            for site in group["site"].unique(maintain_order=True)
-        ]
-        tested = pl.concat([pl.DataFrame(schema=schema), *of_sites])
-        parts.append(tested.with_columns(p_holm=pl.Series(holm(tested["p"].to_list()), dtype=pl.Float64)))
-    return pl.concat(parts).drop("p").with_columns(source=pl.lit("counterfactual"))
+    shown = select(tables.get("measures"), "vision", ["flip_rate"], _COLUMNS | {"token_set": "series", "source": "source"})
+    return shown if shown.is_empty() else with_sites(shown)
 
 
 def vision_caption(shown: pl.DataFrame) -> str:
@@ -49,30 +30,9 @@ def vision_caption(shown: pl.DataFrame) -> str:
 
 
 def language_rows(tables: Tables) -> pl.DataFrame:
-    """A row a site, axis, condition and outcome of the language sweep, intact and ablated."""
-    table = sweeps(tables)
-    if table.is_empty():
-        return pl.DataFrame()
-    table = table.filter(experiment="language", token_set="object", source="counterfactual")
-    table = table.select("pair_id", "axis", "condition", "site", "included", "outcome")
-    if table.is_empty():
-        return pl.DataFrame()
-    both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
-    found = outcome_rates(both, ["ordering", "content", "stay", "other"], ["axis", "site", "condition"])
-    found = found.join(_against_connector(both), on=["axis", "condition", "site", "outcome"], how="left", maintain_order="left")
-    return with_sites(found).rename({"condition": "series"})
-
-
-def _against_connector(table: pl.DataFrame) -> pl.DataFrame:
-    """``p_holm`` of every layer's ordering rate against the connector's, on the same pairs, within an axis and condition."""
-    named = table.with_columns(experiment=pl.lit("language"), token_set=pl.lit("object"), source=pl.lit("counterfactual"))
-    schema = {"axis": pl.String, "condition": pl.String, "site": pl.String, "outcome": pl.String, "p_holm": pl.Float64}
-    parts = [pl.DataFrame(schema=schema)]
-    for (axis, condition), group in named.group_by("axis", "condition", maintain_order=True):
-        tested = compare_sites(group, condition=str(condition)).select("site", "p_holm")
-        marks = {"axis": pl.lit(axis), "condition": pl.lit(condition), "outcome": pl.lit("ordering")}
-        parts.append(tested.with_columns(**marks).select(list(schema)))
-    return pl.concat(parts)
+    """A row a site, axis, condition and outcome of the language sweep."""
+    shown = select(tables.get("measures"), "language", ["outcome_rate"], _COLUMNS | {"condition": "series", "outcome": "outcome"})
+    return shown if shown.is_empty() else with_sites(shown)
 
 
 def language_caption(shown: pl.DataFrame) -> str:

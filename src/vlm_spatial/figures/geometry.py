@@ -5,46 +5,22 @@ import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
 from vlm_spatial.figures.figure import BOTH, EVERY, Figure, Layers, Tables, counts, with_sites
-from vlm_spatial.figures.rates import short_site, site_order
+from vlm_spatial.figures.sites import short_site, site_order
+from vlm_spatial.measures.probe_scores import OVERLAPS
+from vlm_spatial.measures.table import select
 
 SERIES = ["other axis", "decorrelated training", "other dataset", "content"]
-MEASURES = {"between_axes": SERIES[0], "between_training": SERIES[1], "between_datasets": SERIES[2], "content": SERIES[3]}
+_COLUMNS = {name: name for name in ("axis", "site", "subspace", "other", "estimate", "n")} | {"note": "angles"}
 
 
 def overlap_rows(tables: Tables) -> pl.DataFrame:
     """A row an axis, site, subspace and comparison; ``against`` names the other dataset of the comparisons that have one."""
-    table = tables["geometry"].filter(pl.col("measure").is_in(list(MEASURES))).drop_nulls("estimate") if "geometry" in tables else None
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    of_dataset = pl.col("measure") == "between_datasets"
-    shown = table.with_columns(
-        series=pl.col("measure").replace_strict(MEASURES),
-        against=pl.when(of_dataset).then(pl.col("other")).otherwise(pl.lit(EVERY)),
-    )
-    # The comparison of the two axes has one row for both of them.
-    between = shown.filter(pl.col("measure") == "between_axes")
-    shown = pl.concat([shown.filter(pl.col("measure") != "between_axes"), *(between.with_columns(axis=pl.lit(a)) for a in _axes(shown))])
-    shown = shown.with_columns(angles=_written("angles"), n=pl.col("angles").list.len().cast(pl.Int64))
-    keys = ["site", "subspace", "series", "against"]
-    both = shown.group_by(keys, maintain_order=True).agg(
-        pl.col("estimate", "chance").mean(), pl.col("angles").str.join("; "), _total("n"), axis=pl.lit(BOTH)
-    )
-    columns = ["axis", *keys, "estimate", "chance", "angles", "n"]
-    empty = {"low": pl.lit(None, pl.Float64), "high": pl.lit(None, pl.Float64)}
-    return with_sites(pl.concat([shown.select(columns), both.select(columns)]).with_columns(**empty))
-
-
-def _axes(table: pl.DataFrame) -> list[str]:
-    return sorted(table["axis"].unique().to_list())
-
-
-def _total(column: str) -> pl.Expr:
-    """Sum, null where every value is: a site compared with itself has no angles to count."""
-    return pl.when(pl.col(column).is_not_null().any()).then(pl.col(column).sum())
-
-
-def _written(column: str) -> pl.Expr:
-    return pl.col(column).list.eval(pl.element().round(1).cast(pl.String)).list.join("°, ") + "°"
+    more = {"condition": "series", "control_estimate": "chance", "low": "low", "high": "high", "other": "against"}
+    shown = select(tables.get("measures"), "geometry", ["overlap"], _COLUMNS | more)
+    if shown.is_empty():
+        return shown
+    names = dict(zip(OVERLAPS, SERIES, strict=True))
+    return with_sites(shown.with_columns(pl.col("series").replace(names), pl.col("against").fill_null(EVERY)))
 
 
 def overlap_caption(shown: pl.DataFrame) -> str:
@@ -60,29 +36,14 @@ def overlap_caption(shown: pl.DataFrame) -> str:
 
 def angle_rows(tables: Tables) -> pl.DataFrame:
     """A row an axis, subspace and ordered pair of sites of one space: mean principal angle in degrees."""
-    table = tables.get("geometry")
-    table = None if table is None else table.filter(pl.col("measure") == "between_sites").drop_nulls("angles")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    one_way = table.select("axis", "subspace", "site", "other", "angles")
-    sites = sorted({*one_way["site"], *one_way["other"]}, key=site_order)
-    diagonal = pl.DataFrame({"site": sites, "other": sites}).join(
-        one_way.select("axis", "subspace").unique(maintain_order=True), how="cross"
-    )
-    there = one_way.with_columns(
-        estimate=pl.col("angles").list.mean(), n=pl.col("angles").list.len().cast(pl.Int64), angles=_written("angles")
-    )
-    same = diagonal.with_columns(estimate=pl.lit(0.0), n=pl.lit(None, pl.Int64), angles=pl.lit("0°")).select(there.columns)
-    back = there.with_columns(site=pl.col("other"), other=pl.col("site"))
-    all_pairs = pl.concat([there, back, same])
-    both = all_pairs.group_by("subspace", "site", "other", maintain_order=True).agg(
-        pl.col("estimate").mean(), _total("n"), pl.col("angles").unique(maintain_order=True).str.join("; "), axis=pl.lit(BOTH)
-    )
-    all_pairs = pl.concat([all_pairs, both.select(all_pairs.columns)])
+    shown = select(tables.get("measures"), "geometry", ["angle"], _COLUMNS)
+    if shown.is_empty():
+        return shown
+    sites = sorted(shown["site"].unique(), key=site_order)
     places = {site: index for index, site in enumerate(sites)}
-    names = {site: short_site(site) for site in sites}
-    return with_sites(all_pairs).with_columns(
-        other_index=pl.col("other").replace_strict(places, return_dtype=pl.Int64), other_place=pl.col("other").replace_strict(names)
+    return with_sites(shown).with_columns(
+        other_index=pl.col("other").replace_strict(places, return_dtype=pl.Int64),
+        other_place=pl.col("other").map_elements(short_site, return_dtype=pl.String),
     )
 
 

@@ -10,62 +10,27 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from vlm_spatial.figures.accuracy import DRAWS, accuracy, chance
 from vlm_spatial.figures.chart_layers import PERCENT, intervals
 from vlm_spatial.figures.figure import INTERVAL, Figure, Layers, Tables, counts
+from vlm_spatial.measures.behaviour import ALL_TEMPLATES, MERGING_ALONE, PICTURES
+from vlm_spatial.measures.table import select
 from vlm_spatial.scenes.sources.settings import TEMPLATES
-from vlm_spatial.statistics import Interval, paired_difference
 
-VARIANTS = {"photo": "photo as taken", "self_merge": "photo merged with itself", "main": "two photos merged"}
+VARIANTS = dict(zip(PICTURES, ("photo as taken", "photo merged with itself", "two photos merged"), strict=True))
 SERIES = list(VARIANTS.values())
 DIFFERENCE = "merged with itself − as taken"
-ALL = "asked of all three"
-_KEY = ("photo", "template", "slot")
+ALL = ALL_TEMPLATES
+_COLUMNS = {name: name for name in ("axis", "template", "estimate", "low", "high", "n")} | {
+    "variant": "series",
+    "clusters": "pictures",
+    "control_estimate": "chance",
+}
 
 
 def rows(tables: Tables) -> pl.DataFrame:
-    """A row a template and kind of picture, and one for the paired difference; test split, none for datasets without photos."""
-    table = tables.get("behaviour")
-    if table is None or table.filter(variant="photo").is_empty():
-        return pl.DataFrame()
-    asked = table.filter(pl.col("split") == "test", pl.col("variant").is_in(list(VARIANTS)), pl.col("template") != "content")
-    if asked.is_empty():
-        return pl.DataFrame()
-    # Relations are asked of three objects only; what is compared must be asked of every kind of picture.
-    templates = set.intersection(*(set(part["template"]) for part in asked.partition_by("variant")))
-    found = []
-    for template, part in [
-        (ALL, asked.filter(pl.col("template").is_in(list(templates)))),
-        *((name, asked.filter(template=name)) for name in sorted(asked["template"].unique())),
-    ]:
-        for variant, series in VARIANTS.items():
-            of_variant = part.filter(variant=variant)
-            if not of_variant.is_empty():
-                got = accuracy(of_variant)
-                found.append(_row(template, series, got, of_variant.height, got.n, chance(of_variant)))
-        change, questions, photos = paired(part)
-        if questions:
-            found.append(_row(template, DIFFERENCE, change, questions, photos, 0.0))
-    return pl.DataFrame(found)
-
-
-def _row(template: str, series: str, interval: Interval, questions: int, pictures: int, guess: float) -> dict[str, str | float | int]:
-    numbers = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-    counted = {"n": questions, "pictures": pictures}
-    return {"axis": "horizontal", "template": template, "series": series, **numbers, **counted, "chance": guess}
-
-
-def paired(asked: pl.DataFrame) -> tuple[Interval, int, int]:
-    """Accuracy on self-merges less that on the same photos, the same questions; how many questions, and about how many photos.
-
-    A photo and its self-merge have the same number in their scene ids; photos without a self-merge are left out. The interval
-    resamples photos.
-    """
-    numbered = asked.with_columns(photo=pl.col("scene_id").str.split("-").list.last())
-    both = numbered.filter(variant="photo").join(numbered.filter(variant="self_merge"), on=_KEY, suffix="_merged").sort(_KEY)
-    before, after = both["correct"].to_numpy(), both["correct_merged"].to_numpy()
-    change = paired_difference(before, after, both["photo"].to_list(), draws=DRAWS, seed=0)
-    return change, both.height, both["photo"].n_unique()
+    """A row a template and kind of picture, and one for the paired difference; none for datasets without photos."""
+    found = select(tables.get("measures"), "merging", ["accuracy", "change"], _COLUMNS)
+    return found if found.is_empty() else found.with_columns(pl.col("series").replace(VARIANTS | {MERGING_ALONE: DIFFERENCE}))
 
 
 def points(row: Mapping[str, Any]) -> str:

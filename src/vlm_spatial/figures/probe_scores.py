@@ -3,11 +3,11 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import BOTH, EVERY, INTERVAL, Figure, Tables, counts, with_sites
-from vlm_spatial.statistics import Interval, mean_of_independent
+from vlm_spatial.figures.figure import EVERY, INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.measures.probe_scores import CELL_SITE
+from vlm_spatial.measures.table import select
 
 SETS = ["object", "strip", "rim", "background", "all"]
-CELL_SITE, PIXEL_SITE = "cell", "pixels"
 BLANK = "control: blank canvas at the site"
 CONTROLS = {
     "shuffled": "control: shuffled labels",
@@ -19,57 +19,28 @@ CONTROLS = {
 SERIES = [*SETS, *CONTROLS.values(), BLANK]
 
 
-def over_axes(table: pl.DataFrame) -> pl.DataFrame:
-    """``table`` with rows ``both axes`` added: the mean of the axes' scores, whose scenes are independent."""
-    keys = ["site", "kind", "trained_on", "scored_on", "token_set"]
-    added = []
-    for values, part in table.partition_by(keys, as_dict=True, maintain_order=True).items():
-        scores = part.drop_nulls(["accuracy", "low", "high"])
-        found = mean_of_independent([Interval(*score) for score in scores.select("accuracy", "low", "high", "n").iter_rows()])
-        numbers = {"accuracy": found.estimate, "low": found.low, "high": found.high, "n": found.n, "chance": part["chance"].mean()}
-        added.append(dict(zip(keys, values, strict=True)) | {"axis": BOTH} | numbers)
-    columns = [*keys, "axis", "accuracy", "low", "high", "n", "chance"]
-    both = pl.DataFrame(added, schema={name: table.schema[name] for name in columns}).fill_nan(None)
-    return pl.concat([table.select(columns), both])
+_COLUMNS = {name: name for name in ("variant", "trained_on", "axis", "site", "token_set", "condition", "estimate", "low", "high", "n")} | {
+    "control_estimate": "chance"
+}
+_ORDER = ("variant", "trained_on", "axis", "site", "place", "site_index", "series", "control_for", "estimate", "low", "high", "n", "chance")
 
 
 def rows(tables: Tables) -> pl.DataFrame:
     """A row a site, axis, training and scored variant, and series: logistic scores of each token set, and controls for each token set."""
-    table = tables.get("probes")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    if "generalisation" in tables:
-        where = pl.format("{} of {}", "trained_on", "trained_dataset")
-        table = pl.concat([table, tables["generalisation"].with_columns(trained_on=where).drop("trained_dataset")])
-    own = table.filter((pl.col("split") == "test") & pl.col("kind").is_in(["logistic", *CONTROLS]))
-    shown = over_axes(own).drop_nulls("accuracy")
-    if shown.filter(pl.col("kind") == "logistic").is_empty():
-        return pl.DataFrame()
-    of_blank = (pl.col("kind") == "position") & (pl.col("site") != CELL_SITE)
+    shown = select(tables.get("measures"), "probes", ["accuracy"], _COLUMNS)
+    if shown.is_empty():
+        return shown
+    of_probe = pl.col("condition") == "logistic"
+    of_blank = (pl.col("condition") == "position") & (pl.col("site") != CELL_SITE)
     shown = shown.with_columns(
-        series=pl.when(pl.col("kind") == "logistic")
+        series=pl.when(of_probe)
         .then(pl.col("token_set"))
         .when(of_blank)
         .then(pl.lit(BLANK))
-        .otherwise(pl.col("kind").replace(CONTROLS)),
-        control_for=pl.when(pl.col("kind") == "logistic").then(pl.lit(EVERY)).otherwise(pl.col("token_set")),
-    ).rename({"accuracy": "estimate", "scored_on": "variant"})
-    columns = [
-        "variant",
-        "trained_on",
-        "axis",
-        "site",
-        "place",
-        "site_index",
-        "series",
-        "control_for",
-        "estimate",
-        "low",
-        "high",
-        "n",
-        "chance",
-    ]
-    return with_sites(_at_every_site(shown)).select(columns)
+        .otherwise(pl.col("condition").replace(CONTROLS)),
+        control_for=pl.when(of_probe).then(pl.lit(EVERY)).otherwise(pl.col("token_set")),
+    )
+    return with_sites(_at_every_site(shown)).select(_ORDER)
 
 
 def _at_every_site(shown: pl.DataFrame) -> pl.DataFrame:

@@ -3,34 +3,19 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
-from vlm_spatial.statistics import Interval, mean_of_independent
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.measures.table import select
 
 SERIES = ["main", "decorrelated", "mirror", "control: blank"]
 
 
+_COLUMNS = {name: name for name in ("axis", "site", "estimate", "low", "high", "n")} | {"variant": "series"}
+
+
 def rows(tables: Tables) -> pl.DataFrame:
     """A row an axis, site and kind of scenes; the blank canvas is the control, whose strips come from position alone."""
-    table = tables.get("geometry")
-    table = None if table is None else table.filter(pl.col("measure") == "strip_index").drop_nulls("estimate")
-    if table is None or table.is_empty():
-        return pl.DataFrame()
-    shown = table.with_columns(series=pl.col("other").replace({"blank": SERIES[3]}))
-    columns = ["axis", "site", "series", "estimate", "low", "high", "n"]
-    return with_sites(pl.concat([shown.select(columns), _both_axes(shown).select(columns)], how="vertical_relaxed"))
-
-
-def _both_axes(shown: pl.DataFrame) -> pl.DataFrame:
-    """The mean of the axes' indices; the blank canvas has no interval on either axis, and none here."""
-    rows = []
-    for (site, series), part in shown.partition_by("site", "series", as_dict=True, maintain_order=True).items():
-        row = {"axis": BOTH, "site": site, "series": series, "estimate": part["estimate"].mean(), "low": None, "high": None, "n": None}
-        known = part.drop_nulls(["low", "high"])
-        if known.height == part.height:
-            mean = mean_of_independent([Interval(*scores) for scores in known.select("estimate", "low", "high", "n").iter_rows()])
-            row |= {"low": mean.low, "high": mean.high, "n": mean.n}
-        rows.append(row)
-    return pl.DataFrame(rows, schema_overrides={"low": pl.Float64, "high": pl.Float64, "n": pl.Int64})
+    shown = select(tables.get("measures"), "geometry", ["strip_index"], _COLUMNS)
+    return shown if shown.is_empty() else with_sites(shown.with_columns(pl.col("series").replace({"blank": SERIES[3]})))
 
 
 def caption(shown: pl.DataFrame) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 from PIL import Image
 
 from vlm_spatial.figures.figure import Layers, Tables
-from vlm_spatial.figures.rates import site_order
+from vlm_spatial.figures.sites import site_order
 from vlm_spatial.figures.theme import SLOT_COLOURS
 from vlm_spatial.scenes.dataset import Dataset
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from vlm_spatial.statistics import EMPTY, Interval, calibration_error, holm, mcnemar_exact, paired_difference, wilson_clustered
+from vlm_spatial.statistics import DRAWS, EMPTY, Interval, calibration_error, holm, mcnemar_exact, paired_difference, wilson_clustered
 
 METHODS = ("projection", "oracle")
 NEUTRAL = {"projection": 1.0, "oracle": 0.0}
@@ -41,7 +41,7 @@ class Outcome:
     p_value: float
 
 
-def outcome(rows: pl.DataFrame, *, draws: int = 2000, seed: int = 0) -> Outcome:
+def outcome(rows: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Outcome:
     """Summarise rows that share method, site and alpha: one row a question."""
     before = rows["correct_before"].to_numpy()
     after = rows["correct"].to_numpy()
@@ -82,7 +82,7 @@ def choose(table: pl.DataFrame, method: str) -> tuple[str, float] | None:
     return None if scores.is_empty() else (scores["site"][0], float(scores["alpha"][0]))
 
 
-def chosen_outcome(table: pl.DataFrame, method: str, *, draws: int = 2000, seed: int = 0) -> Outcome | None:
+def chosen_outcome(table: pl.DataFrame, method: str, *, draws: int = DRAWS, seed: int = 0) -> Outcome | None:
     """The test-split outcome at the site and alpha that validation chose; None if either split has no rows."""
     choice = choose(table, method)
     if choice is None:
@@ -129,7 +129,7 @@ def _range(values: list[float]) -> Interval:
     return Interval(float(np.mean(values)), float(low), float(high), len(values))
 
 
-def curve(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> pl.DataFrame:
+def curve(table: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
     """One row a split, site, method and alpha: counts, intervals, and McNemar's p Holm-adjusted over a method's whole grid."""
     rows: list[dict[str, object]] = []
     grouped = spatial(table).filter(pl.col("method").is_in(METHODS)).partition_by("split", "site", "method", "alpha", as_dict=True)

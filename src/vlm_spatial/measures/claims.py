@@ -10,19 +10,34 @@ from typing import Any, Literal
 
 import polars as pl
 
-from vlm_spatial.figures import accuracy as accuracies
-from vlm_spatial.figures.figure import Tables
-from vlm_spatial.figures.probe_scores import PIXEL_SITE
 from vlm_spatial.interventions.labels import CONNECTOR, LANGUAGE_ERASED
+from vlm_spatial.measures import behaviour
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.amplification import chosen_outcome, random_corrected_share, random_net
-from vlm_spatial.measures.verdicts import NET_MARGIN, Measured, Verdict, above, gains, reliably, sign, within
+from vlm_spatial.measures.probe_scores import PIXEL_SITE
+from vlm_spatial.measures.table import numbers, select, tidy
+from vlm_spatial.measures.verdicts import (
+    ACCURACY_MARGIN,
+    BACKUP_MARGIN,
+    CORRECTED_MARGIN,
+    DROP_MARGIN,
+    MINIMUM,
+    NET_MARGIN,
+    PEAK_MARGIN,
+    PROBE_MARGIN,
+    Measured,
+    Verdict,
+    above,
+    gains,
+    reliably,
+    sign,
+    within,
+)
 from vlm_spatial.statistics import EMPTY, Interval, mean_of_independent
 
-MINIMUM = 10
-"""Fewer units bear no verdict: with a handful, resamples hardly differ and intervals are too narrow."""
 ZERO = Interval(0.0, 0.0, 0.0, 0)
-
+Tables = Mapping[str, pl.DataFrame]
+"""One model's tables on one dataset, by name."""
 
 NOTHING = Measured(EMPTY, EMPTY, "")
 
@@ -56,8 +71,8 @@ def _accuracy(tables: Tables) -> Measured:
     table = tables["behaviour"].filter((pl.col("split") == "test") & (pl.col("variant") == "main") & (pl.col("template") != "content"))
     if table.is_empty():
         return NOTHING
-    guess = accuracies.chance(table)
-    return Measured(accuracies.accuracy(table, draws=2000), Interval(guess, guess, guess, table.height), "a guess among the candidates")
+    guess = behaviour.chance(table)
+    return Measured(behaviour.accuracy(table), Interval(guess, guess, guess, table.height), behaviour.GUESS)
 
 
 def _slot_probe_background(tables: Tables) -> Measured:
@@ -165,10 +180,6 @@ def _net_accuracy(tables: Tables) -> Measured:
         return NOTHING
     random = random_net(tables["amplification"], found.site, found.alpha)
     return Measured(found.net, random, f"random subspaces, alpha {found.alpha:g} at {found.site}")
-
-
-ACCURACY_MARGIN, PROBE_MARGIN, PEAK_MARGIN, DROP_MARGIN, BACKUP_MARGIN, CORRECTED_MARGIN = 0.1, 0.05, 0.1, 0.05, 0.1, 0.05
-"""Smallest effect over the control that counts; an interval that excludes it refutes the claim."""
 
 
 def _above_rule(margin: float) -> str:
@@ -321,34 +332,55 @@ CLAIMS: tuple[Claim, ...] = (
 BY_NAME: Mapping[str, Claim] = {claim.name: claim for claim in CLAIMS}
 
 
-def findings(model: str, dataset: str, tables: Tables) -> list[dict[str, Any]]:
-    """One record a claim, in the order of :data:`CLAIMS`; plain builtins, null where a number is not known.
+def judged(tables: Tables) -> pl.DataFrame:
+    """One row a claim, in the order of :data:`CLAIMS`, in the columns of the table of measures.
 
-    A record whose table is missing or empty, whose estimate rests on fewer than :data:`MINIMUM` units, or whose control is not known
+    A claim whose table is missing or empty, whose estimate rests on fewer than :data:`MINIMUM` units, or whose control is not known
     is ``inconclusive``.
     """
-    return [_record(model, dataset, claim, tables) for claim in CLAIMS]
+    return tidy([_row(claim, tables) for claim in CLAIMS], "claims")
 
 
-def _record(model: str, dataset: str, claim: Claim, tables: Tables) -> dict[str, Any]:
+def _row(claim: Claim, tables: Tables) -> dict[str, object]:
     needed = tables.get(claim.needs)
     found = NOTHING if needed is None or needed.is_empty() else claim.measure(tables)
-    known = found.estimate.n >= MINIMUM and all(math.isfinite(x) for x in (*_numbers(found.estimate), *_numbers(found.control)))
+    known = found.estimate.n >= MINIMUM and all(math.isfinite(x) for x in (*_limits(found.estimate), *_limits(found.control)))
     return {
-        "model": model,
-        "dataset": dataset,
-        "claim": claim.name,
-        **_plain(found.estimate),
-        "control": {"name": found.control_name or claim.control, **_plain(found.control)},
+        "measure": claim.name,
+        **numbers(found.estimate),
+        **{f"control_{name}": value for name, value in numbers(found.control).items()},
+        "control": found.control_name or claim.control,
+        "counted": claim.counted,
+        "method": claim.estimate,
         "verdict": claim.judge(found) if known else "inconclusive",
     }
 
 
-def _numbers(interval: Interval) -> tuple[float, float, float]:
+def _limits(interval: Interval) -> tuple[float, float, float]:
     return interval.estimate, interval.low, interval.high
 
 
-def _plain(interval: Interval) -> dict[str, Any]:
-    numbers = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+def findings(model: str, dataset: str, measures: pl.DataFrame) -> list[dict[str, Any]]:
+    """``findings.json``: one record a claim of ``measures.parquet``; plain builtins, null where a number is not known."""
+    columns = ("measure", "estimate", "low", "high", "n", "control", *(f"control_{name}" for name in _NUMBERS), "verdict")
+    rows = select(measures, "claims", [claim.name for claim in CLAIMS], {name: name for name in columns})
+    return [_record(model, dataset, row) for row in rows.iter_rows(named=True)]
+
+
+_NUMBERS = ("estimate", "low", "high", "n")
+
+
+def _record(model: str, dataset: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "dataset": dataset,
+        "claim": row["measure"],
+        **{name: _plain(row[name]) for name in _NUMBERS},
+        "control": {"name": row["control"], **{name: _plain(row[f"control_{name}"]) for name in _NUMBERS}},
+        "verdict": row["verdict"],
+    }
+
+
+def _plain(value: float | int | None) -> float | int | None:
     # Twelve digits: the last ones of a double may differ between machines.
-    return {name: float(f"{value:.12g}") if math.isfinite(value) else None for name, value in numbers.items()} | {"n": interval.n}
+    return float(f"{value:.12g}") if isinstance(value, float) else value

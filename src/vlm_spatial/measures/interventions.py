@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED, joined
 from vlm_spatial.statistics import (
+    DRAWS,
     EMPTY,
     Interval,
     bootstrap,
@@ -23,8 +24,6 @@ from vlm_spatial.statistics import (
     resample_counts,
     wilson,
 )
-
-DRAWS = 2000
 
 
 def sweeps(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

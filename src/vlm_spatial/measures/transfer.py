@@ -3,10 +3,10 @@
 import polars as pl
 
 from vlm_spatial.measures.amplification import METHODS, Outcome, outcome, random_corrected_share, random_net, spatial
-from vlm_spatial.statistics import holm
+from vlm_spatial.statistics import DRAWS, holm
 
 
-def pairs(table: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> pl.DataFrame:
+def pairs(table: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
     """One row an ordered pair of datasets and method, in the test questions of ``applied_to``.
 
     Columns: ``fitted_on, applied_to, method, site, alpha, n, errors, corrected, broken, p_value``; ``p_holm``, adjusted over all pairs of

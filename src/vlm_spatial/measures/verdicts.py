@@ -8,6 +8,10 @@ from vlm_spatial.statistics import Interval
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
 
+MINIMUM = 10
+"""Fewer units bear no verdict: with a handful, resamples hardly differ and intervals are too narrow."""
+ACCURACY_MARGIN, PROBE_MARGIN, PEAK_MARGIN, DROP_MARGIN, BACKUP_MARGIN, CORRECTED_MARGIN = 0.1, 0.05, 0.1, 0.05, 0.1, 0.05
+"""Smallest effect over the control that counts; an interval that excludes it refutes the claim."""
 RELIABLE = 0.5
 """A patch changes answers reliably if it changes most of them."""
 NET_MARGIN = 0.01

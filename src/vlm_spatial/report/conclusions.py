@@ -6,8 +6,9 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.figures import merge_effect
-from vlm_spatial.figures.ablated import COMPLEMENTARY, NOTHING_LEFT, OPEN, REDUNDANT, VISION, points, reading
+from vlm_spatial.figures.ablated import VISION, points
 from vlm_spatial.figures.figure import BOTH
+from vlm_spatial.measures.flips import COMPLEMENTARY, NOTHING_LEFT, OPEN, REDUNDANT
 from vlm_spatial.report.numbers import shown, with_interval
 
 Records = Mapping[str, dict[str, Any]]
@@ -38,7 +39,7 @@ def two_by_two(ablated: pl.DataFrame) -> str:
                 COMPLEMENTARY: "the two mechanisms are needed at once",
                 OPEN: "whether the two mechanisms are redundant or complementary stays open",
                 NOTHING_LEFT: "one alone leaves no more than a guess, so that it cannot be told whether one stands in for the other",
-            }[reading(row)]
+            }[row["reading"]]
             cost = f"Both ablations together ({VISION[vision]}, ordering erased in the language model) cost {points(row)}"
             return f"{cost} beyond the sum of each alone (n = {row['n']} scenes): {words}."
     return ""

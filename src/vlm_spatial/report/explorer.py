@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.figures.rates import site_order
+from vlm_spatial.figures.sites import site_order
 from vlm_spatial.figures.strip_maps import picture
 from vlm_spatial.report.packing import digits, levels
 from vlm_spatial.report.results import Results

@@ -13,8 +13,8 @@ from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import ablated, comparison, correction_transfer, merge_effect, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
-from vlm_spatial.figures.rates import site_order
 from vlm_spatial.figures.screen import named, specification
+from vlm_spatial.figures.sites import site_order
 from vlm_spatial.figures.theme import DARK, SLOT_COLOURS, config
 from vlm_spatial.measures.claims import BY_NAME, CLAIMS
 from vlm_spatial.report import conclusions, numbers, provenance

@@ -14,7 +14,7 @@ from vlm_spatial.stages import registry
 from vlm_spatial.workflow.provenance import Seal, read_seal
 
 TABLES = tuple(registry.tables("model and dataset"))
-# Of a model, if it has several datasets.
+# Of a model with several datasets: what made them is shown; their numbers are in the measures.
 ACROSS = tuple(registry.tables("model"))
 
 
@@ -35,7 +35,6 @@ class Results:
     Attributes:
         tables: by (model, dataset), then by name; a table that was not made is absent.
         missing: tables that no input names, as ``{model}/{dataset}/{table}``.
-        across: by model, then by name: tables about all datasets of a model; what of them is about one dataset is in ``tables``, too.
         seals: what made each input, by the input's name; results without a seal are left out.
         set_aside: by dataset, the files that could not be used, and why.
     """
@@ -49,7 +48,6 @@ class Results:
     missing: tuple[str, ...] = ()
     seals: Mapping[str, Seal] = field(default_factory=dict)
     set_aside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    across: Mapping[str, Mapping[str, pl.DataFrame]] = field(default_factory=dict)
 
 
 def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Path]) -> Results:
@@ -69,15 +67,10 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
     tables: dict[tuple[str, str], dict[str, pl.DataFrame]] = {(m.name, d): {} for m in known for d in m.datasets}
     manifests: dict[tuple[str, str], dict[str, Any]] = {}
     training, benchmarks = {}, {}
-    across: dict[str, dict[str, pl.DataFrame]] = {model.name: {} for model in known}
     for name, path in sorted(inputs.items()):
         kind, *of = name.split(":")
         if kind in TABLES and len(of) == 2 and tuple(of) in tables:
             tables[of[0], of[1]][kind] = read_parquet(path)
-        elif kind in ACROSS and len(of) == 1 and of[0] in across:
-            # A model may have had more datasets before.
-            if path.is_file() and sum(model == of[0] for model, _ in tables) > 1:
-                across[of[0]][kind] = read_parquet(path)
         elif kind == "manifest" and len(of) == 2:
             manifests[of[0], of[1]] = read_json(path)
         elif kind == "training" and len(of) == 1:
@@ -88,21 +81,17 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
             # Times are shown where they are known; results copied from elsewhere have none.
             if path.is_file():
                 benchmarks[":".join(of)] = _benchmark(path)
-        elif kind != "scenes" or len(of) != 1:
+        elif kind not in ("scenes", *ACROSS) or len(of) != 1:
             raise UserError(f"input {name}: is not known; see the list in vlm_spatial.stages.figures")
     for (model, dataset), there in tables.items():
-        of_model = across[model]
-        if "generalisation" in of_model:
-            there["generalisation"] = of_model["generalisation"].filter(pl.col("scored_dataset") == dataset).drop("scored_dataset")
-        if "geometry" in there and "between_datasets" in of_model:
-            between = of_model["between_datasets"].filter(pl.col("dataset") == dataset).drop("dataset")
-            there["geometry"] = pl.concat([there["geometry"], between])
+        if "measures" not in there:
+            raise UserError(f"input measures:{model}:{dataset}: is missing; give the table that the measures stage wrote")
     missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)
     datasets = {dataset: Dataset.open(inputs[f"scenes:{dataset}"]) for dataset in wanted}
     seals = {name: seal for name, path in sorted(inputs.items()) if (seal := read_seal(path)) is not None}
     # Scenes that were not made by the stage (a hand-made dataset) have no such list.
     set_aside = {name: read_parquet(path) for name, opened in datasets.items() if (path := opened.folder / "set_aside.parquet").is_file()}
-    return Results(known, datasets, tables, manifests, training, benchmarks, missing, seals, set_aside, across)
+    return Results(known, datasets, tables, manifests, training, benchmarks, missing, seals, set_aside)
 
 
 def _benchmark(path: Path) -> pl.DataFrame:

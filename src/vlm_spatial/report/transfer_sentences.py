@@ -5,13 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from vlm_spatial.figures.amplification_detail import CORRECTED, NET, RANDOM_OF
+from vlm_spatial.figures.amplification import CORRECTED, NET
+from vlm_spatial.figures.amplification_detail import RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.measures.amplification import NEUTRAL
-from vlm_spatial.measures.claims import CORRECTED_MARGIN, MINIMUM
-from vlm_spatial.measures.verdicts import Measured, above
 from vlm_spatial.report.numbers import shown
-from vlm_spatial.statistics import Interval
 
 
 def carried(rows: pl.DataFrame, dataset: str) -> list[str]:
@@ -33,18 +31,13 @@ def _carried(source: str, part: pl.DataFrame) -> str:
     head = f"The correction fitted on {source} (α = {net['alpha']:g} at {net['site']})"
     if not net["errors"]:
         return f"{head} finds no errors here to correct: {change}."
-    verdict = above(CORRECTED_MARGIN)(Measured(_as_interval(share), _as_interval(random), "")) if share["n"] >= MINIMUM else "inconclusive"
     words = {
         "supported": "corrects errors here that random pushes do not",
         "refuted": "corrects no more errors here than random pushes do",
         "inconclusive": "leaves open whether it corrects errors here",
-    }[verdict]
+    }[share["verdict"]]
     by_chance = f"random subspaces {shown(random['estimate'], 'share')}"
     return f"{head} {words}: {_interval(share, 'share')} of {share['n']} errors ({by_chance}), {change}."
-
-
-def _as_interval(row: Mapping[str, Any]) -> Interval:
-    return Interval(row["estimate"], row["low"], row["high"], row["n"])
 
 
 def _interval(row: Mapping[str, Any], unit: str) -> str:

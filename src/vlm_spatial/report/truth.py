@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_spatial.figures.figure import Tables
-from vlm_spatial.measures import interventions as summaries
+from vlm_spatial.interventions.labels import CONNECTOR
+from vlm_spatial.measures.table import BOTH, select
 from vlm_spatial.report.results import Results
 
 Measure = Callable[[dict[str, dict[str, Any]], Tables], float | None]
@@ -29,9 +30,10 @@ def _claim(name: str) -> Measure:
 
 def _flips(token_set: str) -> Measure:
     def measure(_found: dict[str, dict[str, Any]], tables: Tables) -> float | None:
-        table = tables.get("interchange")
-        rate = None if table is None else summaries.flip_rate(table, token_set)
-        return rate.estimate if rate is not None and rate.n else None
+        columns = {name: name for name in ("axis", "site", "token_set", "source", "estimate")}
+        rows = select(tables.get("measures"), "vision", ["flip_rate"], columns)
+        chosen = rows.filter(axis=BOTH, site=CONNECTOR, token_set=token_set, source="counterfactual")["estimate"]
+        return None if chosen.is_empty() else chosen.item()
 
     return measure
 

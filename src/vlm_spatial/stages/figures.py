@@ -6,10 +6,11 @@ Settings (one dict of plain builtins)::
      "models": {name: {"datasets": [...], "checkpoint": str, "mechanism": str | None}},
      "datasets": {name: {...}}, "seed": int}
 
-Inputs, by name; a name's parts are joined by ``:``. Scenes are needed, everything else may be missing (a claim without its
-table is ``inconclusive`` with n = 0, and the report says which file was not there)::
+Inputs, by name; a name's parts are joined by ``:``. Scenes and measures are needed, everything else may be missing (the report says
+which file was not there)::
 
     scenes:{dataset}=folder
+    measures:{model}:{dataset}=measures.parquet
     behaviour:{model}:{dataset}=behaviour.parquet
     probes:{model}:{dataset}=probes.parquet
     strip_map:{model}:{dataset}=strip_map.parquet
@@ -43,10 +44,9 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, correction_transfer, paper, strip_maps
+from vlm_spatial.figures import comparison, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
-from vlm_spatial.measures.amplification import choices
 from vlm_spatial.measures.claims import CLAIMS, findings
 from vlm_spatial.progress import progress
 from vlm_spatial.report.page import page
@@ -63,7 +63,7 @@ def figures(job: Job) -> None:
     """Findings of every model and dataset, figures for paper, and the page that shows them."""
     settings = section(job, FiguresSettings, "figures")
     results = open_results(job.settings["models"], job.inputs)
-    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables)]
+    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables["measures"])]
     truth = truth_table(results, records)
     rows = {model.name: figure_rows(results, model) for model in results.models}
     cells = {model.name: strip_cells(results, model) for model in results.models}
@@ -84,22 +84,11 @@ def figure_rows(results: Results, model: Model) -> dict[str, pl.DataFrame]:
     """Rows of every figure, with a column ``dataset`` unless they are of the model alone."""
     found = {}
     of_model = {"training": results.training[model.name]} if model.name in results.training else {}
-    swept = {name: results.tables[model.name, name].get("amplification") for name in model.datasets}
-    chosen = choices({name: table for name, table in swept.items() if table is not None})
-    carried = correction_transfer.carried_rows(results.across[model.name].get("transfer"))
-    of_datasets = [
-        {
-            **results.tables[model.name, dataset],
-            "amplification_choices": chosen,
-            "carried": carried if carried.is_empty() else carried.filter(pl.col("applied_to") == dataset).drop("applied_to"),
-        }
-        for dataset in model.datasets
-    ]
     for figure in FIGURES:
         if figure.of_model:
             found[figure.name] = figure.rows(of_model)
             continue
-        parts = [figure.rows(tables) for tables in of_datasets]
+        parts = [figure.rows(results.tables[model.name, dataset]) for dataset in model.datasets]
         named = [part.with_columns(dataset=pl.lit(name)) for part, name in zip(parts, model.datasets, strict=True) if not part.is_empty()]
         found[figure.name] = pl.concat(named, how="diagonal") if named else pl.DataFrame()
     return found

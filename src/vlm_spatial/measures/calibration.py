@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from vlm_spatial.statistics import EMPTY, Interval, calibration_error, cluster_bootstrap, percentile_interval, resample_counts
+from vlm_spatial.statistics import DRAWS, EMPTY, Interval, calibration_error, cluster_bootstrap, percentile_interval, resample_counts
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Calibration:
     brier_change: Interval
 
 
-def calibration(rows: pl.DataFrame, *, draws: int = 1000, seed: int = 0) -> Calibration:
+def calibration(rows: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Calibration:
     """Rows of ``amplification.parquet`` that share method, draw, site and alpha: one row a question."""
     if rows.is_empty():
         return Calibration(EMPTY, EMPTY, EMPTY, EMPTY)

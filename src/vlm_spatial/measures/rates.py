@@ -1,12 +1,10 @@
-"""Grouped estimates with their intervals: rows of the stages' tables in, one row a group out."""
+"""Shares of pairs with each outcome, with Wilson intervals."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
 from vlm_spatial.statistics import wilson_limits
-
-ESTIMATE = {"estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}
 
 
 def with_wilson(counts: pl.DataFrame) -> pl.DataFrame:
@@ -37,15 +35,3 @@ def outcome_rates(table: pl.DataFrame, outcomes: Sequence[str], by: Sequence[str
         for outcome in outcomes
     ]
     return with_wilson(pl.concat(parts)).sort([*by, "outcome"], nulls_last=False)
-
-
-def site_order(site: str) -> tuple[int, int]:
-    """Sort key: vision layers, the connector, language layers."""
-    place, _, layer = site.partition(".")
-    return {"vision": 0, "connector": 1, "language": 2}.get(place, 3), int(layer) if layer.isdigit() else 0
-
-
-def short_site(site: str) -> str:
-    """``v3``, ``conn.`` or ``l5``: what an axis has room for."""
-    place, _, layer = site.partition(".")
-    return f"{place[0]}{layer}" if layer else {"connector": "conn."}.get(site, site)

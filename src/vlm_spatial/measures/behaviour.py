@@ -1,0 +1,87 @@
+"""How often the untouched model answers right, by template and slot; and what merging photos does to that."""
+
+import polars as pl
+
+from vlm_spatial.interventions.labels import CONTENT
+from vlm_spatial.measures.table import BOTH, numbers, tidy
+from vlm_spatial.statistics import DRAWS, Interval, clustered_share, paired_difference
+
+ALL_SLOTS = "all slots"
+GUESS = "a guess among the candidates"
+METHOD = "bootstrap over scenes; Wilson over scenes where all answers are alike"
+PICTURES = ("photo", "self_merge", "main")
+"""Kinds of picture that the measures of merging compare: a photo, the photo merged with itself, two photos merged."""
+MERGING_ALONE = "self_merge − photo"
+ALL_TEMPLATES = "asked of all three"
+_KEY = ("photo", "template", "slot")
+
+
+def accuracy(table: pl.DataFrame) -> Interval:
+    """Share of right answers, interval over scenes (questions of one scene are not independent); n counts scenes."""
+    return clustered_share(table["correct"].to_numpy(), table["scene_id"].to_list(), draws=DRAWS, seed=0)
+
+
+def chance(table: pl.DataFrame) -> float:
+    """Accuracy of a guess among the candidates, mean over questions.
+
+    The object that a relation question names is never its answer, so one candidate less is left to guess from.
+    """
+    left = table["candidates"].list.len().cast(pl.Int64) - (table["template"] == "relation_to_object").cast(pl.Int64)
+    return float((1 / left).mean() or 0.0)  # type: ignore[arg-type]
+
+
+def accuracies(table: pl.DataFrame | None) -> pl.DataFrame:
+    """``behaviour.parquet`` → a row a variant, axis, template and slot, test split."""
+    if table is None or table.is_empty():
+        return tidy([], "behaviour")
+    test = table.filter(pl.col("split") == "test")
+    both = pl.concat([test, test.with_columns(axis=pl.lit(BOTH))])
+    by_slot = pl.concat([both.with_columns(of=pl.lit(ALL_SLOTS)), both.with_columns(of="slot " + pl.col("slot").cast(pl.String))])
+    rows = []
+    for (variant, axis, template, slot), part in sorted(by_slot.partition_by("variant", "axis", "template", "of", as_dict=True).items()):
+        where = {"variant": variant, "axis": axis, "template": template, "slot": slot}
+        rows.append({**where, **_answers(accuracy(part), part.height, chance(part))})
+    return tidy(rows, "behaviour", measure="accuracy", counted="questions", method=METHOD, control=GUESS)
+
+
+def _answers(interval: Interval, questions: int, guess: float) -> dict[str, object]:
+    return {**numbers(interval), "n": questions, "clusters": interval.n, "control_estimate": guess}
+
+
+def merging(table: pl.DataFrame | None) -> pl.DataFrame:
+    """A row a template and kind of picture, and one for the paired difference; test split, none for datasets without photos."""
+    if table is None or table.filter(variant="photo").is_empty():
+        return tidy([], "merging")
+    asked = table.filter(pl.col("split") == "test", pl.col("variant").is_in(PICTURES), pl.col("template") != CONTENT)
+    if asked.is_empty():
+        return tidy([], "merging")
+    # Relations are asked of three objects only; what is compared must be asked of every kind of picture.
+    templates = set.intersection(*(set(part["template"]) for part in asked.partition_by("variant")))
+    rows = []
+    for template, part in [
+        (ALL_TEMPLATES, asked.filter(pl.col("template").is_in(list(templates)))),
+        *((name, asked.filter(template=name)) for name in sorted(asked["template"].unique())),
+    ]:
+        for variant in PICTURES:
+            of_variant = part.filter(variant=variant)
+            if not of_variant.is_empty():
+                found = _answers(accuracy(of_variant), of_variant.height, chance(of_variant))
+                rows.append({"measure": "accuracy", "template": template, "variant": variant, "control": GUESS, **found})
+        change, questions, photos = merging_alone(part)
+        if questions:
+            found = {**numbers(change), "n": questions, "clusters": photos, "control_estimate": 0.0}
+            rows.append({"measure": "change", "template": template, "variant": MERGING_ALONE, "control": "no change", **found})
+    return tidy(rows, "merging", axis="horizontal", counted="questions", method=METHOD.replace("scenes", "pictures"))
+
+
+def merging_alone(asked: pl.DataFrame) -> tuple[Interval, int, int]:
+    """Accuracy on self-merges less that on the same photos, the same questions; how many questions, and about how many photos.
+
+    A photo and its self-merge have the same number in their scene ids; photos without a self-merge are left out. The interval
+    resamples photos.
+    """
+    numbered = asked.with_columns(photo=pl.col("scene_id").str.split("-").list.last())
+    both = numbered.filter(variant="photo").join(numbered.filter(variant="self_merge"), on=_KEY, suffix="_merged").sort(_KEY)
+    before, after = both["correct"].to_numpy(), both["correct_merged"].to_numpy()
+    change = paired_difference(before, after, both["photo"].to_list(), draws=DRAWS, seed=0)
+    return change, both.height, both["photo"].n_unique()

@@ -1,0 +1,43 @@
+"""Every measure of one model on one dataset, from the tables of the stages."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from vlm_spatial.measures import behaviour, claims, corrections, flips, probe_scores
+
+
+def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
+    """``measures.parquet``: columns :data:`vlm_spatial.measures.table.SCHEMA`.
+
+    Args:
+        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it. Of a model with
+            several datasets also ``generalisation``, ``between_datasets`` and ``transfer``, whole.
+        dataset: the dataset's name in those last three.
+    """
+    generalisation, between = tables.get("generalisation"), tables.get("between_datasets")
+    geometry = tables.get("geometry")
+    if generalisation is not None:
+        generalisation = generalisation.filter(pl.col("scored_dataset") == dataset).drop("scored_dataset")
+    if geometry is not None and between is not None:
+        geometry = pl.concat([geometry, between.filter(pl.col("dataset") == dataset).drop("dataset")])
+    amplified, transfer = tables.get("amplification"), tables.get("transfer")
+    return pl.concat(
+        [
+            claims.judged(tables),
+            behaviour.accuracies(tables.get("behaviour")),
+            behaviour.merging(tables.get("behaviour")),
+            probe_scores.probe_scores(tables.get("probes"), generalisation),
+            probe_scores.strip_indices(geometry),
+            probe_scores.overlaps(geometry),
+            probe_scores.angles(geometry),
+            flips.vision_flips(tables.get("interchange")),
+            flips.language_outcomes(tables),
+            flips.dominances(tables.get("conflict")),
+            flips.ablated_accuracies(tables.get("ablation_accuracy"), tables.get("behaviour")),
+            corrections.sweep(amplified),
+            corrections.by_group(amplified),
+            corrections.choices_carried(amplified, transfer),
+            corrections.carried(transfer, dataset),
+        ]
+    )

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from vlm_spatial.amplification.calibration import calibration
 
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.corrections import (
@@ -22,6 +21,7 @@ from vlm_spatial.amplification.corrections import (
 from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.errors import UserError
 from vlm_spatial.measures import amplification as outcomes
+from vlm_spatial.measures.calibration import calibration
 from vlm_spatial.statistics import calibration_error, wilson
 
 VALUES = arrays(np.float64, (5, 1, 6), elements=st.floats(-10, 10))

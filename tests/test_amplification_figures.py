@@ -4,9 +4,12 @@ import polars as pl
 import pytest
 
 from vlm_spatial.figures import amplification, amplification_detail
-from vlm_spatial.figures.amplification_detail import ALL, BRIER, CONTENT, CORRECTED, NET, PRESENT, RANDOM_OF
+from vlm_spatial.figures.amplification import BRIER, CORRECTED, NET
+from vlm_spatial.figures.amplification_detail import RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
-from vlm_spatial.measures.amplification import choices
+from vlm_spatial.measures import corrections
+from vlm_spatial.measures.amplification import at, choose
+from vlm_spatial.measures.corrections import ALL, NOT_SPATIAL, PRESENT
 
 
 def table(best: float) -> pl.DataFrame:
@@ -60,7 +63,7 @@ def values(rows: pl.DataFrame, column: str, **where: str) -> dict[str, float]:
 
 
 def test_groups_tell_slots_templates_and_cost_apart() -> None:
-    rows = amplification_detail.group_rows({"amplification": table(4.0)})
+    rows = amplification_detail.group_rows({"measures": corrections.by_group(table(4.0))})
     net = values(rows, "group", series="projection", measure=NET, axis=BOTH)
     assert net == pytest.approx(
         {
@@ -71,7 +74,7 @@ def test_groups_tell_slots_templates_and_cost_apart() -> None:
             "object to slot": -1 / 8,
             "slot to object": 0.5,
             PRESENT: -0.25,
-            CONTENT: 0.0,
+            NOT_SPATIAL: 0.0,
         }
     )
     corrected = rows.filter(series="projection", measure=CORRECTED, axis=BOTH, group=ALL).row(0, named=True)
@@ -85,19 +88,24 @@ def test_groups_tell_slots_templates_and_cost_apart() -> None:
     assert "n = 4 to 24 questions" in amplification_detail.group_caption(shown)
 
 
+def carried(tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """What of ``transfer.parquet`` says which setting each dataset chose."""
+    return pl.concat(
+        at(table, "test", "projection", *choose(table, "projection")).select(pl.lit(name).alias("fitted_on"), pl.all())
+        for name, table in tables.items()
+    )
+
+
 def test_transfer_reads_the_own_curve_at_the_others_choice() -> None:
     tables = {"easy": table(4.0), "hard": table(8.0)}
-    chosen = choices(tables)
-    assert chosen.filter(method="projection")["alpha"].to_list() == [4.0, 8.0]
-    rows = amplification_detail.transfer_rows({"amplification": tables["hard"], "amplification_choices": chosen})
+    rows = amplification_detail.transfer_rows({"measures": corrections.choices_carried(tables["hard"], carried(tables))})
+    assert rows.filter(series="projection", measure=NET)["alpha"].to_list() == [4.0, 8.0]
     net = values(rows, "chosen_on", series="projection", measure=NET)
     assert net == pytest.approx({"easy": 0.0, "hard": 7 / 24})
-    alone = choices({"hard": tables["hard"]})
-    assert amplification_detail.transfer_rows({"amplification": tables["hard"], "amplification_choices": alone}).is_empty()
 
 
 def test_the_curve_states_counts_and_exact_tests() -> None:
-    rows = amplification.rows({"amplification": table(4.0)}).with_columns(dataset=pl.lit("squares"))
+    rows = amplification.rows({"measures": corrections.sweep(table(4.0))}).with_columns(dataset=pl.lit("squares"))
     chosen = rows.filter(pl.col("chosen") & (pl.col("measure") == NET) & (pl.col("axis") == BOTH)).row(0, named=True)
     assert (chosen["corrected"], chosen["broken"], chosen["errors"]) == (8, 1, 8)
     assert chosen["p_value"] == pytest.approx(2 * (1 + 9) / 2**9)
@@ -114,4 +122,4 @@ def test_the_curve_states_counts_and_exact_tests() -> None:
 def test_nothing_to_show_without_a_table() -> None:
     assert amplification.rows({}).is_empty()
     assert amplification_detail.group_rows({}).is_empty()
-    assert amplification_detail.transfer_rows({"amplification": table(4.0)}).is_empty()
+    assert corrections.choices_carried(table(4.0), None).is_empty()

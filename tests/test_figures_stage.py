@@ -12,7 +12,6 @@ from typing import get_args
 import numpy as np
 import polars as pl
 import pytest
-from vlm_spatial.figures.rates import site_order, with_wilson
 
 import synthetic_results as synthetic
 from vlm_spatial.config.organisms import Mechanism
@@ -20,8 +19,11 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.figures import amplification_detail, correction_transfer, geometry, merge_effect, paper, strip_maps, training
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
+from vlm_spatial.figures.sites import site_order
 from vlm_spatial.files import read_json
+from vlm_spatial.measures import probe_scores
 from vlm_spatial.measures.claims import findings
+from vlm_spatial.measures.rates import with_wilson
 from vlm_spatial.report import packing, provenance
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
@@ -89,7 +91,8 @@ def test_findings_file(finished: Job) -> None:
 
 
 def test_geometry_shows_the_planted_angles() -> None:
-    tables = {"geometry": pl.concat([synthetic.geometry(synthetic.STRIP), synthetic.between_datasets().drop("dataset")])}
+    table = pl.concat([synthetic.geometry(synthetic.STRIP), synthetic.between_datasets().drop("dataset")])
+    tables = {"measures": pl.concat([probe_scores.overlaps(table), probe_scores.angles(table)])}
     overlap = geometry.overlap_rows(tables).filter((pl.col("subspace") == "means") & (pl.col("axis") == "vertical"))
     at_connector = dict(overlap.filter(site="connector").select("series", "estimate").iter_rows())
     planted = {"other axis": 80, "decorrelated training": 20, "other dataset": 40, "content": 30}
@@ -141,9 +144,9 @@ def test_the_report_says_whom_amplification_must_help_and_whom_not(tmp_path: Pat
     models = {"weak": replace(synthetic.STRIP, mechanism="faint"), "blind": replace(synthetic.STRIP, mechanism="language")}
     job = synthetic.write_results(tmp_path, models, ("squares",))
     results = open_results(
-        job.settings["models"], {name: path for name, path in job.inputs.items() if name.startswith(("scenes:", "amplification:"))}
+        job.settings["models"], {name: path for name, path in job.inputs.items() if name.startswith(("scenes:", "measures:"))}
     )
-    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables)]
+    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables["measures"])]
     truth = truth_table(results, records)
     assert on_amplification(truth, "weak", "squares") == [
         "Planted with a slot signal that is there but weak, so amplification must correct errors "
@@ -159,7 +162,7 @@ def test_a_truth_that_is_not_found_is_told(tmp_path: Path) -> None:
     """A natural model that is said to be a strip organism: the table is computed from what it does."""
     job = synthetic.write_results(tmp_path, {"liar": replace(synthetic.NATURAL, mechanism="strip")}, ("squares",))
     results = open_results(job.settings["models"], job.inputs)
-    records = findings("liar", "squares", results.tables["liar", "squares"])
+    records = findings("liar", "squares", results.tables["liar", "squares"]["measures"])
     rows = {row["expected"]: row for row in truth_table(results, records)}
     assert set(rows) >= {"rim flips − object flips > 0", "dominance > 0"}
     assert rows["rim flips − object flips > 0"]["measured"] == pytest.approx(-1.0)
@@ -178,6 +181,7 @@ def test_two_runs_are_identical(finished: Job, tmp_path: Path) -> None:
 def test_scenes_alone_make_a_report(finished: Job, tmp_path: Path) -> None:
     """A run with every table missing still ends in a report that says so."""
     inputs = {name: path for name, path in finished.inputs.items() if name.startswith("scenes:")}
+    synthetic.write_measures(inputs, "strip-organism", "squares", tmp_path / "measures.parquet")
     job = Job(finished.settings, inputs, {name: tmp_path / path.name for name, path in finished.outputs.items()})
     figures(job)
     text = job.outputs["report"].read_text()
@@ -191,6 +195,7 @@ def test_empty_tables_make_a_report(finished: Job, tmp_path: Path) -> None:
         if path.suffix == ".parquet":
             inputs[name] = tmp_path / f"{name.replace(':', '-')}.parquet"
             pl.read_parquet(path).head(0).write_parquet(inputs[name])
+    synthetic.write_measures(inputs, "strip-organism", "squares", tmp_path / "measures.parquet")
     job = Job(finished.settings, inputs, {name: tmp_path / path.name for name, path in finished.outputs.items()})
     figures(job)
     assert {record["n"] for record in read_json(job.outputs["findings"])} == {0}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 import synthetic_results as synthetic
-from vlm_spatial.measures.claims import BY_NAME, CLAIMS, Measured, findings
+from vlm_spatial.measures.claims import BY_NAME, CLAIMS, Measured, findings, judged
 from vlm_spatial.report.findings_page import document
 from vlm_spatial.statistics import Interval
 
@@ -39,12 +39,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def strip(scenes: Path) -> dict[str, dict]:
-    return {record["claim"]: record for record in findings("strip", "squares", synthetic.tables(scenes, synthetic.STRIP))}
+    return {record["claim"]: record for record in findings("strip", "squares", judged(synthetic.tables(scenes, synthetic.STRIP)))}
 
 
 @pytest.fixture(scope="module")
 def natural(scenes: Path) -> dict[str, dict]:
-    return {record["claim"]: record for record in findings("natural", "squares", synthetic.tables(scenes, synthetic.NATURAL))}
+    return {record["claim"]: record for record in findings("natural", "squares", judged(synthetic.tables(scenes, synthetic.NATURAL)))}
 
 
 def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> None:
@@ -102,7 +102,7 @@ def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: 
 def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
     whole = synthetic.tables(scenes, synthetic.STRIP)
     for tables in ({}, {name: table.head(0) for name, table in whole.items()}):
-        for record in findings("m", "d", tables):
+        for record in findings("m", "d", judged(tables)):
             assert (record["verdict"], record["n"], record["estimate"], record["low"]) == ("inconclusive", 0, None, None), record["claim"]
 
 
@@ -112,7 +112,7 @@ def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
 def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     del tables[missing]
-    for record in findings("m", "d", tables):
+    for record in findings("m", "d", judged(tables)):
         # The gain is that of the ablated sweep over the intact one.
         needed = BY_NAME[record["claim"]].needs == missing or (record["claim"], missing) == ("backup_gain", "interchange")
         assert (record["n"] == 0) == needed, record["claim"]
@@ -121,7 +121,7 @@ def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
 def test_nothing_included_is_inconclusive(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     tables = {name: t.with_columns(included=False) if "included" in t.columns else t for name, t in tables.items()}
-    found = {record["claim"]: record for record in findings("m", "d", tables)}
+    found = {record["claim"]: record for record in findings("m", "d", judged(tables))}
     for name in ("strip_flip", "object_flip", "dominance", "language_ordering_peak", "language_peak_layer", "backup_gain"):
         assert (found[name]["verdict"], found[name]["n"], found[name]["estimate"]) == ("inconclusive", 0, None), name
 
@@ -129,7 +129,7 @@ def test_nothing_included_is_inconclusive(scenes: Path) -> None:
 def test_no_errors_to_correct(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     tables["amplification"] = tables["amplification"].with_columns(correct=True, correct_before=True)
-    found = {record["claim"]: record for record in findings("m", "d", tables)}
+    found = {record["claim"]: record for record in findings("m", "d", judged(tables))}
     assert (found["errors_corrected"]["verdict"], found["errors_corrected"]["n"]) == ("inconclusive", 0)
     assert (found["net_accuracy"]["estimate"], found["net_accuracy"]["verdict"]) == (None, "inconclusive")
 
@@ -139,7 +139,7 @@ def test_no_peak_has_no_layer(scenes: Path) -> None:
     flat = tables["interchange"].with_columns(
         outcome=pl.when(pl.col("experiment") == "language").then(pl.lit("stay")).otherwise(pl.col("outcome"))
     )
-    found = {record["claim"]: record for record in findings("m", "d", tables | {"interchange": flat})}
+    found = {record["claim"]: record for record in findings("m", "d", judged(tables | {"interchange": flat}))}
     assert found["language_ordering_peak"]["verdict"] == "refuted"
     assert (found["language_peak_layer"]["verdict"], found["language_peak_layer"]["estimate"]) == ("inconclusive", None)
 
@@ -153,7 +153,7 @@ def test_the_best_control_counts(scenes: Path) -> None:
         low=pl.when(known_by_place).then(0.85).otherwise(pl.col("low")),
         high=pl.when(known_by_place).then(0.93).otherwise(pl.col("high")),
     )
-    record = next(r for r in findings("m", "d", tables) if r["claim"] == "slot_probe_background")
+    record = next(r for r in findings("m", "d", judged(tables)) if r["claim"] == "slot_probe_background")
     assert record["control"]["name"] == "the probe's answers for the same cells of other scenes"
     assert record["verdict"] == "refuted"
 
@@ -161,7 +161,7 @@ def test_the_best_control_counts(scenes: Path) -> None:
 def test_findings_are_the_same_every_time_and_plain_json(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     shuffled = {name: table.sample(fraction=1.0, shuffle=True, seed=3) for name, table in tables.items()}
-    first, again, other = (json.dumps(findings("m", "d", t), allow_nan=False) for t in (tables, tables, shuffled))
+    first, again, other = (json.dumps(findings("m", "d", judged(t)), allow_nan=False) for t in (tables, tables, shuffled))
     assert first == again
     # The order of rows in a table carries no meaning: estimates agree, resampled limits nearly.
     for one, two in zip(json.loads(first), json.loads(other), strict=True):

@@ -9,6 +9,7 @@ import pytest
 from vlm_spatial.figures import merge_effect
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import export, on_paper, printed
+from vlm_spatial.measures.behaviour import merging
 
 
 def table(split: str = "test") -> pl.DataFrame:
@@ -36,8 +37,13 @@ def table(split: str = "test") -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def shown_of(answers: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the figure, from ``behaviour.parquet`` by way of the measures."""
+    return merge_effect.rows({"measures": merging(answers)})
+
+
 def test_the_three_kinds_of_picture_stand_side_by_side() -> None:
-    rows = merge_effect.rows({"behaviour": table()})
+    rows = shown_of(table())
     every = {row["series"]: row for row in rows.filter(template=merge_effect.ALL).iter_rows(named=True)}
     assert every["photo as taken"]["estimate"] == 1
     assert every["photo merged with itself"]["estimate"] == pytest.approx(29 / 39)
@@ -48,7 +54,7 @@ def test_the_three_kinds_of_picture_stand_side_by_side() -> None:
 
 
 def test_merging_alone_is_a_paired_difference_over_the_photos_that_have_a_self_merge() -> None:
-    rows = merge_effect.rows({"behaviour": table()})
+    rows = shown_of(table())
     change = rows.filter(template=merge_effect.ALL, series=merge_effect.DIFFERENCE).row(0, named=True)
     assert change["estimate"] == pytest.approx(-10 / 39)
     assert (change["n"], change["pictures"]) == (39 * 4, 39)
@@ -57,14 +63,14 @@ def test_merging_alone_is_a_paired_difference_over_the_photos_that_have_a_self_m
 
 def test_only_held_out_photos_count_and_other_datasets_have_no_such_figure() -> None:
     assert merge_effect.rows({}).is_empty()
-    assert merge_effect.rows({"behaviour": table().filter(variant="main")}).is_empty()
+    assert shown_of(table().filter(variant="main")).is_empty()
     both = pl.concat([table(), table("validation").with_columns(correct=pl.lit(False))])
-    assert merge_effect.rows({"behaviour": both}).equals(merge_effect.rows({"behaviour": table()}))
+    assert shown_of(both).equals(shown_of(table()))
 
 
 def test_it_is_in_the_report_and_says_its_numbers(tmp_path: Path) -> None:
     assert merge_effect.FIGURE in FIGURES
-    rows = merge_effect.rows({"behaviour": table()}).with_columns(dataset=pl.lit("photos"))
+    rows = shown_of(table()).with_columns(dataset=pl.lit("photos"))
     shown = on_paper(merge_effect.FIGURE, rows)
     text = merge_effect.caption(shown)
     assert "Merging alone (photos): −25.6 points [" in text

@@ -11,6 +11,7 @@ import pytest
 from vlm_spatial.figures import ablated
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.flips import language_rows, vision_rows
+from vlm_spatial.measures import flips
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.report.conclusions import two_by_two
 from vlm_spatial.statistics import wilson_limits
@@ -291,10 +292,11 @@ def test_the_report_can_use_it_without_torch() -> None:
 def test_the_figure_of_the_layers_gives_their_corrected_p_values() -> None:
     """Layer 1 orders 8 pairs that the connector does not, layer 0 none; the other axis has nothing to tell."""
     table = language({"connector": [], "language.0": [], "language.1": range(8)})
-    shown = language_rows({"interchange": table}).filter(pl.col("axis") == "horizontal", pl.col("outcome") == "ordering")
+    measures = {"measures": flips.language_outcomes({"interchange": table})}
+    shown = language_rows(measures).filter(pl.col("axis") == "horizontal", pl.col("outcome") == "ordering")
     found = dict(shown.select("site", "p_holm").iter_rows())
     assert found == {"connector": None, "language.0": 1.0, "language.1": pytest.approx(2 * 2 * 0.5**8)}
-    others = language_rows({"interchange": table}).filter(pl.col("outcome") != "ordering")
+    others = language_rows(measures).filter(pl.col("outcome") != "ordering")
     assert others["p_holm"].null_count() == others.height
 
 
@@ -307,7 +309,7 @@ def test_the_figure_of_the_token_sets_holds_each_against_random_tokens() -> None
         for name, outcomes in {"strip": ["flip"] * 8 if site == "connector" else one, "object": one, "random": ["stay"] * 8}.items()
     )
     unrelated = rows("vision", ["flip"] * 8, token_set="object", source="unrelated")
-    shown = vision_rows({"interchange": pl.concat([table, unrelated])}).filter(axis="horizontal")
+    shown = vision_rows({"measures": flips.vision_flips(pl.concat([table, unrelated]))}).filter(axis="horizontal")
     found = {(row["site"], row["series"], row["source"]): row["p_holm"] for row in shown.iter_rows(named=True)}
     assert found == {
         ("connector", "strip", "counterfactual"): pytest.approx(4 * 2 * 0.5**8),
@@ -347,7 +349,7 @@ def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
     behaviour = pl.DataFrame(
         {"variant": "main", "split": "test", "axis": "horizontal", "template": "slot_to_object", "candidates": [["a", "b", "c"]]}
     )
-    shown = ablated.rows({"ablation_accuracy": table, "behaviour": behaviour})
+    shown = ablated.rows({"measures": flips.ablated_accuracies(table, behaviour)})
     assert shown.filter(axis=BOTH).height == 4
     assert shown["chance"].to_list() == pytest.approx([1 / 3] * 8)
     [drawn] = shown.filter(axis=BOTH).drop_nulls("beyond").iter_rows(named=True)
@@ -360,7 +362,8 @@ def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
     assert sentence.startswith(f"Both ablations together (vision neutral, ordering erased in the language model) cost {cost}")
     assert " beyond the sum of each alone (n = 20 scenes): " in sentence
     assert sentence.endswith(words)
-    assert two_by_two(ablated.rows({"ablation_accuracy": table.filter(pl.col("condition") != "neutral+ordering_erased")})) == ""
+    alone = flips.ablated_accuracies(table.filter(pl.col("condition") != "neutral+ordering_erased"), None)
+    assert two_by_two(ablated.rows({"measures": alone})) == ""
     assert two_by_two(pl.DataFrame()) == ""
 
 

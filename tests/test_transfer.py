@@ -14,7 +14,8 @@ from vlm_spatial.amplification.corrections import Oracle, Projection, probe_basi
 from vlm_spatial.amplification.transfer import SCHEMA
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.figures import correction_transfer
-from vlm_spatial.figures.amplification_detail import CORRECTED, NET, RANDOM_OF
+from vlm_spatial.figures.amplification import CORRECTED, NET
+from vlm_spatial.figures.amplification_detail import RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.measures.amplification import RANDOM, at, choose

@@ -49,6 +49,7 @@ include: "rules/conflict.smk"
 include: "rules/ablation.smk"
 include: "rules/amplification.smk"
 include: "rules/transfer.smk"
+include: "rules/measures.smk"
 include: "rules/figures.smk"
 
 

@@ -517,11 +517,10 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
 
 def write_measures(inputs: dict[str, Path], model: str, dataset: str, path: Path) -> None:
     """What the measures stage makes of the tables among ``inputs``; adds it to them."""
-    of_it = {name.split(":")[0]: table for name, table in inputs.items() if name.endswith((f":{model}:{dataset}", f":{model}"))}
-    tables = {
-        name: table for name, table in of_it.items() if table.suffix == ".parquet" and name not in ("training", "strip_map", "measures")
-    }
-    measures(Job({"dataset": dataset}, tables, {"table": path}))
+    endings = (f"scenes:{dataset}", f":{model}:{dataset}", f":{model}")
+    of_it = {name.split(":")[0]: table for name, table in inputs.items() if name.endswith(endings)}
+    given = {name: table for name, table in of_it.items() if name not in ("training", "measures", "manifest")}
+    measures(Job({}, given, {"table": path}))
     inputs[f"measures:{model}:{dataset}"] = path
 
 

@@ -26,7 +26,8 @@ FIGURES = {"figures"}
 
 
 def of(model: str, *stages: str, dataset: str = "squares") -> set[str]:
-    return {f"{stage}:{model}:{dataset}" for stage in stages or ANALYSES}
+    """Jobs of a model on a dataset: the stages named, or all of them; the measures are made of every table, so they always follow."""
+    return {f"{stage}:{model}:{dataset}" for stage in (*(stages or ANALYSES), "measures")}
 
 
 def of_both(*stages: str) -> set[str]:
@@ -236,7 +237,7 @@ CASES = [
         of_both("conflict") | FIGURES,
     ),
     Case("code of a figure", append(f"{SRC}/figures/accuracy.py", "\nNEW = 1\n"), FIGURES),
-    Case("code of the findings", append(f"{SRC}/report/findings.py", "\nNEW = 1\n"), FIGURES),
+    Case("code of the claims", append(f"{SRC}/measures/claims.py", "\nNEW = 1\n"), of_both("measures") | FIGURES),
     Case("code of a command", append(f"{SRC}/commands/inspect.py", "\nNEW = 1\n"), NOTHING),
     Case("version of this package", edit(f"{SRC}/__init__.py", '"0.1.0"', '"0.2.0"'), NOTHING),
     Case("shell command of a rule", edit("rules/conflict.smk", "tee {log:q}", "tee -i {log:q}"), of_both("conflict") | FIGURES),
@@ -260,7 +261,9 @@ CASES = [
     Case("amplification: random_draws", configure("amplification.random_draws", 3), of_both("amplification") | FIGURES),
     Case("figures: title", configure("figures.title", "Where?"), FIGURES),
     Case("figures: palette", configure("figures.palette", "viridis"), FIGURES),
-    Case("a dataset more", second_dataset, {"scenes:shapes"} | of("folder", dataset="shapes") | ACROSS | FIGURES),
+    Case(
+        "a dataset more", second_dataset, {"scenes:shapes"} | of("folder", dataset="shapes") | ACROSS | of("folder", "measures") | FIGURES
+    ),
     Case("a model more", configure("models.again", {"checkpoint": "checkpoint"}), of("again") | FIGURES),
     Case("a model less", configure("models.small", None), FIGURES),
     # how it is run

@@ -33,7 +33,7 @@ _METHOD = "bootstrap over scenes, paired (changes); Wilson with the design effec
 
 
 def _tidy(rows: list[dict[str, object]], experiment: str) -> pl.DataFrame:
-    return tidy(rows, experiment, counted="questions, errors or draws", method=_METHOD)
+    return tidy(rows, experiment, counted="questions (errors_corrected: errors; random controls: draws)", method=_METHOD)
 
 
 def sweep(table: pl.DataFrame | None) -> pl.DataFrame:

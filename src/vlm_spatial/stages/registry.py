@@ -204,15 +204,22 @@ _EXPERIMENTS = (
     ),
 )
 
+_MEASURES = Stage(
+    "measures",
+    "model and dataset",
+    _files(_ON_DATASET, table="measures.parquet"),
+    {**_SCENES, **_every_table(_EXPERIMENTS)},
+)
+
 _FIGURES = Stage(
     "figures",
     "all",
     {"figures": Output("figures", folder=True), "report": Output("report.html"), "findings": Output("findings.json")},
-    {**_SCENES, "manifest": "activations.manifest", **_every_table(_EXPERIMENTS)},
+    {**_SCENES, "manifest": "activations.manifest", **_every_table((*_EXPERIMENTS, _MEASURES))},
     settings=FiguresSettings,
 )
 
-STAGES = {stage.name: stage for stage in (*_EXPERIMENTS, _FIGURES)}
+STAGES = {stage.name: stage for stage in (*_EXPERIMENTS, _MEASURES, _FIGURES)}
 """Every stage by name, each after those whose outputs it reads."""
 
 

@@ -172,9 +172,8 @@ def _verdict(row: dict[str, Any]) -> Verdict:
     """Whether a carried correction corrects more of the errors than random subspaces, by the rule of the claim ``errors_corrected``."""
     if row["errors"] < MINIMUM:
         return "inconclusive"
-    share, random = (
-        Interval(*(row[f"{name}_{end}"] for end in ("estimate", "low", "high")), row["errors"]) for name in ("share", "random_share")
-    )
+    share = Interval(row["share_estimate"], row["share_low"], row["share_high"], row["errors"])
+    random = Interval(row["random_share_estimate"], row["random_share_low"], row["random_share_high"], row["controls"])
     return above(CORRECTED_MARGIN)(Measured(share, random, ""))
 
 

@@ -39,17 +39,18 @@ from vlm_spatial.activations.writer import Description, write_arrays
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.families.gemma3 import RECIPE
 from vlm_spatial.models.load import load_adapter
-from vlm_spatial.models.organisms.checkpoint import Family, Size, new_checkpoint
-from vlm_spatial.models.organisms.organism import SIZES
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.models.recipe import Size
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import vocabulary
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
-MODELS: dict[str, tuple[Family, Size]] = {
-    "organism": ("gemma3", SIZES["gemma3"]),
+MODELS: dict[str, tuple[str, Size]] = {
+    "organism": ("gemma3", RECIPE.organism.size if RECIPE.organism else Size()),
     "qwen2_vl": (
         "qwen2_vl",
         Size(text_layers=16, text_width=768, text_heads=12, text_key_value_heads=4, vision_layers=8, vision_width=512, vision_heads=8),

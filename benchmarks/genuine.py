@@ -12,16 +12,17 @@ import torch
 from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
 
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
-from vlm_spatial.models.load import FAMILIES, load_adapter
-from vlm_spatial.models.organisms.checkpoint import Family, new_checkpoint
+from vlm_spatial.models.families import family as family_named
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 
 WORDS = ["which object is on the left right middle top bottom of ?", "red green blue yellow square circle"]
-LAYERS: dict[Family, tuple[int, int]] = {"qwen2_vl": (28, 32), "gemma3": (34, 27)}
+LAYERS: dict[str, tuple[int, int]] = {"qwen2_vl": (28, 32), "gemma3": (34, 27)}
 """Layers of the language model and of the vision encoder."""
 
 
 def genuine_adapter(
-    family: Family, layers: int | None = None, vision_layers: int | None = None, device: torch.device | str = "cpu", dtype: str = "bfloat16"
+    family: str, layers: int | None = None, vision_layers: int | None = None, device: torch.device | str = "cpu", dtype: str = "bfloat16"
 ) -> Adapter:
     """The published model of ``family`` with random weights; ``layers`` and ``vision_layers`` cut its depth down."""
     text, vision = LAYERS[family]
@@ -30,7 +31,7 @@ def genuine_adapter(
     make = _qwen2_vl_7b if family == "qwen2_vl" else _gemma3_4b
     config = make(processor, layers or text, vision_layers or vision)
     config._attn_implementation = "sdpa"
-    kind = next(kind for kind in FAMILIES if kind.family == family)
+    kind = family_named(family)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     try:

@@ -7,8 +7,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
-from vlm_spatial.models.load import FAMILIES, load_adapter
-from vlm_spatial.models.organisms.checkpoint import Family, Size, _new_model, new_checkpoint, word_tokenizer
+from vlm_spatial.models.families import family as family_named
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint, word_tokenizer
+from vlm_spatial.models.recipe import Size
 
 # Image side in pixels for a patch side of 8 and 16 × 16 visual tokens, as published models have for a 448-pixel canvas.
 SIDES = {"gemma3": 512, "qwen2_vl": 256, "qwen2_5_vl": 256}
@@ -42,20 +44,21 @@ SEVEN_B = MidSize(28, 3584, 28, 4, vision_layers=32, vision_width=1280, vision_h
 SIZES = {"quick": QUICK, "mid": MidSize(), "7b": SEVEN_B}
 
 
-def side_of(family: Family, size: MidSize) -> int:
+def side_of(family: str, size: MidSize) -> int:
     """Pixels along one side of an image that gives the model's grid."""
     return SIDES[family] * size.grid // 16
 
 
-def midsize_adapter(family: Family, size: MidSize, device: torch.device | str = "cpu", dtype: str = "float32") -> Adapter:
+def midsize_adapter(family: str, size: MidSize, device: torch.device | str = "cpu", dtype: str = "float32") -> Adapter:
     """A model of ``size`` with random weights, made on ``device``."""
     side = side_of(family, size)
     with TemporaryDirectory() as scratch:
         processor = load_adapter(new_checkpoint(Path(scratch) / family, family, WORDS), device="cpu").processor
+    kind = family_named(family)
     given = {name: value for name, value in vars(size).items() if name not in ("text_mlp_width", "grid")}
     # Without memory: only its configuration is wanted.
     with torch.device("meta"):
-        config = _new_model(family, word_tokenizer(WORDS, family), Size(**given, initializer_range=0.02)).config
+        config = kind.recipe.model(word_tokenizer(WORDS, kind.recipe), Size(**given, initializer_range=0.02)).config
     if size.text_mlp_width is not None:
         config.text_config.intermediate_size = size.text_mlp_width
     if family == "gemma3":
@@ -71,7 +74,6 @@ def midsize_adapter(family: Family, size: MidSize, device: torch.device | str = 
         processor.full_image_sequence = f"\n\n{tokenizer.boi_token}{tokenizer.image_token * 256}{tokenizer.eoi_token}\n\n"
     else:
         processor.image_processor.size = {"shortest_edge": 256, "longest_edge": side * side}
-    kind = next(kind for kind in FAMILIES if kind.family == family)
     torch.manual_seed(0)
     config._attn_implementation = "sdpa"
     before = torch.get_default_dtype()

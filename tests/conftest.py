@@ -18,7 +18,8 @@ import damaged_results
 from quick_commands import Commands
 from tiny_workflow import Workflow
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.families import NAMES
+from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 
 # A slow machine is no failure, and a run that cannot be repeated is no test.
@@ -56,7 +57,7 @@ def adapter_of(checkpoint: Callable[[str], Path]) -> Callable[[str], Adapter]:
     return adapter
 
 
-@pytest.fixture(scope="session", params=[family.family for family in FAMILIES])
+@pytest.fixture(scope="session", params=NAMES)
 def adapter(request: pytest.FixtureRequest, adapter_of: Callable[[str], Adapter]) -> Adapter:
     """The tiny model of each family in turn."""
     return adapter_of(request.param)

@@ -23,7 +23,8 @@ from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
-from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.families import NAMES
+from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.ablation import ordering_sites
@@ -105,7 +106,7 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
 
 
-@pytest.fixture(scope="module", params=[family.family for family in FAMILIES])
+@pytest.fixture(scope="module", params=NAMES)
 def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 

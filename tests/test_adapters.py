@@ -14,12 +14,12 @@ from PIL import Image
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
 from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.models.inputs import _Latest, image_key
-from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.load import load_adapter
 
-NAMES = [family.family for family in FAMILIES]
 QWEN = ["qwen2_vl", "qwen2_5_vl"]
 PROMPT = "which object is on the left ?"
 LONGER = "what is on the left or right of the red square ?"
@@ -126,7 +126,7 @@ def test_what_is_written_is_read_and_nothing_else_changes(
     generator = torch.Generator().manual_seed(seed)
     prepared = adapter.prepare([noise(seed % 100)] * batch, [PROMPT, LONGER, PROMPT][:batch])
     values = torch.randn((batch, 36, *adapter.site_shape(site)), generator=generator)
-    packed = adapter.family != "gemma3" and not site.startswith("language")
+    packed = adapter.family in QWEN and not site.startswith("language")
     shape = {
         True: (batch * values.shape[1] * values.shape[2], values.shape[-1]),
         False: (batch, values.shape[1] * values.shape[2], values.shape[-1]),
@@ -171,8 +171,8 @@ def test_image_attention_is_as_the_family_says(adapter: Adapter) -> None:
         return adapter.run(inputs, edits=edits, capture=["language.1"])[1]["language.1"][0, 0]
 
     reached = not torch.equal(first_token(prepared, {"connector": change_last}), first_token(prepared, None))
-    assert reached is not adapter.causal_image
-    if not adapter.causal_image:
+    assert reached is (adapter.reach != "causal")
+    if adapter.reach == "image":
         silent = Prepared({k: v for k, v in prepared.inputs.items() if k != "token_type_ids"}, prepared.visual_positions, prepared.grid)
         assert torch.equal(first_token(silent, {"connector": change_last}), first_token(silent, None))
 
@@ -290,7 +290,7 @@ def test_bad_inputs_are_named(adapter: Adapter) -> None:
         AnswerReader.of(adapter, ["red", ""])
     with pytest.raises(UserError, match=r"its tokenizer does not know the answer 'zebra'; leave this dataset out of the model's datasets"):
         AnswerReader.of(adapter, ["red", "zebra"])
-    if adapter.causal_image:
+    if adapter.family in QWEN:
         with pytest.raises(UserError, match="token grids"):
             adapter.prepare([noise(21), noise(22, 128, 64)], [PROMPT, PROMPT])
 

@@ -16,7 +16,6 @@ import torch
 from activation_stores import scenes_folder
 from vlm_spatial.activations import extraction
 from vlm_spatial.activations.batching import AHEAD, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
-from vlm_spatial.activations.capture import Capture, capture
 from vlm_spatial.activations.extraction import PROMPT, extract, reducer
 from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
 from vlm_spatial.activations.pooling import REGIONS
@@ -24,7 +23,9 @@ from vlm_spatial.activations.store import Store
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.ablation import GridScenes, check_store
-from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.families import NAMES
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.plain import Hooks, capture
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.activations import activations
 from vlm_spatial.stages.stage import Job
@@ -61,7 +62,7 @@ def plainly_captured(adapter, dataset, scenes, sites, batch=5, shard=8):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", [family.family for family in FAMILIES])
+@pytest.mark.parametrize("family", NAMES)
 def test_stored_values_are_bit_equal_to_the_models(family, dtype, checkpoint, dataset, scenes, tmp_path):
     adapter = load_adapter(checkpoint(family), dtype=dtype, device="cpu")
     store = stored(adapter, dataset, scenes, tmp_path, pooling="none")
@@ -181,7 +182,7 @@ def test_no_scene_and_no_such_site_are_refused(adapter_of, dataset, scenes, tmp_
 
 def test_out_of_memory_halves_the_batch(adapter_of, dataset, scenes, tmp_path, monkeypatch, capsys):
     sizes = []
-    whole = Capture.__call__
+    whole = Hooks.reduced
 
     def small_device(captured, prepared, reduce):
         sizes.append(prepared.batch)
@@ -189,13 +190,13 @@ def test_out_of_memory_halves_the_batch(adapter_of, dataset, scenes, tmp_path, m
             raise torch.OutOfMemoryError
         return whole(captured, prepared, reduce)
 
-    monkeypatch.setattr(Capture, "__call__", small_device)
+    monkeypatch.setattr(Hooks, "reduced", small_device)
     store = stored(adapter_of("gemma3"), dataset, scenes, tmp_path, batch=8)
     assert [size for size in dict.fromkeys(sizes) if size > 1] == [8, 4, 2]
     assert store.manifest.config["batch"] == 2
     assert list(store.verify())
     assert "going on with batches of 2" in capsys.readouterr().err
-    monkeypatch.setattr(Capture, "__call__", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(Hooks, "reduced", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(UserError, match=r"out of memory with one image"):
         stored(adapter_of("gemma3"), dataset, scenes, tmp_path / "other")
 

@@ -15,7 +15,8 @@ from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.measures.claims import findings
-from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.families import NAMES
+from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.organisms.evaluation import Score
 from vlm_spatial.models.organisms.lessons import lesson_words
@@ -41,7 +42,7 @@ def main_scenes(count: int) -> list[Scene]:
     return [sample_scene(SQUARES, axis, "main", generator) for axis in ("horizontal", "vertical") for _ in range(count)]
 
 
-@pytest.mark.parametrize("family", [family.family for family in FAMILIES])
+@pytest.mark.parametrize("family", NAMES)
 def test_amplification_by_one_over_s_undoes_the_construction(family: str, tmp_path: Path) -> None:
     adapter = load_adapter(new_checkpoint(tmp_path / "c", family, lesson_words([SQUARES]), seed=3), device="cpu")
     scenes = main_scenes(4)

@@ -12,7 +12,8 @@ from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import SCHEMA
-from vlm_spatial.models.load import FAMILIES, load_adapter
+from vlm_spatial.models.families import NAMES
+from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.behaviour import behaviour
 from vlm_spatial.stages.conflict import conflict
@@ -24,7 +25,7 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
 
 
-@pytest.fixture(scope="module", params=[family.family for family in FAMILIES])
+@pytest.fixture(scope="module", params=NAMES)
 def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from damaged_files import Harm, cut_short, edited, gone, holds, renamed
 from vlm_spatial.errors import UserError
 from vlm_spatial.models import load, weights
-from vlm_spatial.models.folder import ARCHITECTURES
+from vlm_spatial.models.families import ARCHITECTURES, family_of
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.weights import weights_identity
 
@@ -102,7 +102,7 @@ def test_large_weights_are_sampled_at_both_ends(folder: Path, tmp_path: Path, mo
         (holds("config.json", "{"), r"config\.json: line 1: is not JSON"),
         (
             edited("config.json", lambda config: config.update(architectures=["LlavaForConditionalGeneration"])),
-            r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one adapter",
+            r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one module",
         ),
         (
             lambda folder: edit_weights(folder, lambda tensors: tensors.pop(next(name for name in tensors if "1.mlp.up_proj" in name))),
@@ -197,7 +197,7 @@ def test_too_little_memory_is_one_clear_line(folder: Path, error: Exception, mon
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(load.Qwen2VLAdapter.model_class, "from_pretrained", fail)
+    monkeypatch.setattr(family_of("Qwen2VLForConditionalGeneration").model_class, "from_pretrained", fail)
     with pytest.raises(UserError, match="does not fit into the memory of cpu; set dtype to bfloat16") as raised:
         load_adapter(folder, device="cpu")
     one_line(raised)
@@ -207,8 +207,10 @@ def test_a_module_of_another_class_is_refused(folder: Path) -> None:
     adapter = load_adapter(folder, device="cpu")
     adapter.language_blocks[1] = torch.nn.Identity()  # type: ignore[index]
     with pytest.raises(UserError, match="language block 1 is a Identity, expected Qwen2VLDecoderLayer"):
-        adapter.verify()
+        adapter.check_classes()
 
 
 def test_folders_are_judged_by_the_architectures_of_all_families() -> None:
-    assert tuple(family.architecture for family in load.FAMILIES) == ARCHITECTURES
+    for architecture, name in ARCHITECTURES.items():
+        assert family_of(architecture).architecture == architecture
+        assert family_of(architecture).family == name

@@ -14,6 +14,7 @@ from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms import evaluation, training
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -21,10 +22,11 @@ from vlm_spatial.models.organisms.conversations import IGNORED, answer_mask, mod
 from vlm_spatial.models.organisms.evaluation import evaluate
 from vlm_spatial.models.organisms.lessons import Lesson, lesson_words, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
-from vlm_spatial.models.organisms.organism import TEACHING, make_organism
+from vlm_spatial.models.organisms.organism import make_organism
 from vlm_spatial.models.organisms.planted import MECHANISMS, Language, Mechanism, Moment, Object, Strip, Vision, object_mask, strip_masks
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.organisms.training import Course, train
+from vlm_spatial.models.recipe import Teaching
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.tokens import TokenGrid
@@ -32,6 +34,12 @@ from vlm_spatial.tokens import TokenGrid
 SQUARES = dataset_settings(kind="squares")
 OBJECTS = dataset_settings(kind="objects")
 GRID = TokenGrid(6, 6)
+
+
+def teaching_of(family: str) -> Teaching:
+    recipe = family_named(family).recipe.organism
+    assert recipe is not None
+    return recipe.teaching
 
 
 def adapter_of(folder: Path, family: str = "gemma3", seed: int = 0) -> Adapter:
@@ -47,7 +55,7 @@ def moment(count: int, share: float = 0.0) -> Moment:
 
 def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> None:
     words = set(lesson_words([SQUARES]))
-    teaching = replace(TEACHING["gemma3"], captions_only=0.1, captions_later=0.5)
+    teaching = replace(teaching_of("gemma3"), captions_only=0.1, captions_later=0.5)
     datasets = {"squares": SQUARES}
     first = sample_lessons(datasets, 12, 3, 7, 0.2, teaching, {})
     assert first == sample_lessons(datasets, 12, 3, 7, 0.2, teaching, {})
@@ -63,7 +71,7 @@ def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> Non
 def test_what_is_answered_wrong_is_asked_more_often_and_nothing_is_forgotten() -> None:
     datasets = {"squares": SQUARES, "objects": OBJECTS}
     kinds = [(name, axis, template) for name, of in datasets.items() for axis in of.axes for template in of.templates]
-    teaching = replace(TEACHING["qwen2_vl"], questions=1, captions_later=0.0)
+    teaching = replace(teaching_of("qwen2_vl"), questions=1, captions_later=0.0)
     # Relations on vertical scenes of objects are wrong half the time, 11 other kinds never (which counts as 2%).
     accuracy = dict.fromkeys(kinds, 1.0) | {("objects", "vertical", "relation_to_object"): 0.5}
     lessons = sample_lessons(datasets, 1000, 0, 0, 0.99, teaching, accuracy)
@@ -79,10 +87,11 @@ def test_what_is_answered_wrong_is_asked_more_often_and_nothing_is_forgotten() -
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
 def test_exactly_the_answers_are_learned(family: str, tmp_path: Path) -> None:
-    processor = adapter_of(tmp_path / "c", family).processor
-    teaching = TEACHING[family]
+    adapter = adapter_of(tmp_path / "c", family)
+    processor = adapter.processor
+    teaching = teaching_of(family)
     lessons = sample_lessons({"squares": SQUARES}, 8, 0, 0, 0.99, teaching, {})
-    inputs = model_inputs(lessons, processor)
+    inputs = model_inputs(lessons, processor, adapter.recipe.turns)
     end = "<end_of_turn>" if family == "gemma3" else "<|im_end|>"
     assert {lesson.caption for lesson in lessons} == {True, False}
     for lesson, ids, labels in zip(lessons, inputs["input_ids"], inputs["labels"], strict=True):
@@ -97,21 +106,21 @@ def test_exactly_the_answers_are_learned(family: str, tmp_path: Path) -> None:
 def test_turns_set_apart_are_answered_as_each_alone(share: float, tmp_path: Path) -> None:
     """The same model on every turn's own conversation is the truth; turns that follow one another are answered otherwise."""
     adapter = adapter_of(tmp_path / "c", "qwen2_vl")
-    processor, model = adapter.processor, adapter.model
-    lessons = sample_lessons({"squares": SQUARES, "objects": OBJECTS}, 6, 0, 0, share, TEACHING["qwen2_vl"], {})
-    together = model_inputs(lessons, processor)
-    apart = set_apart(together, processor.tokenizer, model)
-    numbers = turn_numbers(apart["input_ids"], processor.tokenizer)
+    processor, model, turns = adapter.processor, adapter.model, adapter.recipe.turns
+    lessons = sample_lessons({"squares": SQUARES, "objects": OBJECTS}, 6, 0, 0, share, teaching_of("qwen2_vl"), {})
+    together = model_inputs(lessons, processor, turns)
+    apart = set_apart(together, processor.tokenizer, adapter)
+    numbers = turn_numbers(apart["input_ids"], processor.tokenizer, turns)
 
     def answers(inputs: dict[str, torch.Tensor], row: int, number: int) -> torch.Tensor:
         """Logits from which the turn's answer is predicted."""
-        learned = (inputs["labels"][row] != IGNORED) & (turn_numbers(inputs["input_ids"], processor.tokenizer)[row] == number)
+        learned = (inputs["labels"][row] != IGNORED) & (turn_numbers(inputs["input_ids"], processor.tokenizer, turns)[row] == number)
         return model(**inputs, use_cache=False).logits[row, learned.nonzero()[:, 0] - 1]
 
     asked, differs = 0, 0.0
     for row, lesson in enumerate(lessons):
         for number, turn in enumerate(lesson.turns):
-            alone = model_inputs([Lesson(lesson.scene, (turn,))], processor)
+            alone = model_inputs([Lesson(lesson.scene, (turn,))], processor, turns)
             learned = apart["labels"][row][numbers[row] == number]
             assert torch.equal(learned[learned != IGNORED], alone["labels"][alone["labels"] != IGNORED])
             expected = answers(alone, 0, 0)
@@ -126,7 +135,7 @@ def test_answer_mask_by_hand(tmp_path: Path) -> None:
     tokenizer = adapter_of(tmp_path / "c").processor.tokenizer
     text = "<start_of_turn>user red <end_of_turn><start_of_turn>model left blue <end_of_turn><start_of_turn>user red"
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    assert answer_mask(ids, tokenizer)[0].tolist() == [False] * 6 + [True] * 3 + [False] * 3
+    assert answer_mask(ids, tokenizer, family_named("gemma3").recipe.turns)[0].tolist() == [False] * 6 + [True] * 3 + [False] * 3
 
 
 def test_rate_warms_up_and_ends_at_zero() -> None:
@@ -176,7 +185,7 @@ class KilledError(Exception):
 def test_a_killed_training_ends_with_the_same_bits(mechanism: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 2)
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)
-    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, teaching=TEACHING[family])
+    course = Course({"squares": SQUARES}, steps=6, batch=4, seed=5, teaching=teaching_of(family))
 
     def run(name: str, savepoint: Savepoint, kill_at: int | None = None) -> tuple[dict[str, torch.Tensor], list]:
         adapter = adapter_of(tmp_path / name, family)

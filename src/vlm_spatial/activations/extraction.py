@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from vlm_spatial.activations.batching import LARGEST_BATCH, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
-from vlm_spatial.activations.capture import Capture, Reduce, Reduced
 from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
 from vlm_spatial.activations.pooling import cell_mean, patch_order
@@ -24,6 +23,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
 from vlm_spatial.models.finite import finite_values
 from vlm_spatial.models.inputs import SHOWN_ONCE
+from vlm_spatial.models.plain import Hooks, Reduce, Reduced
 from vlm_spatial.progress import progress
 from vlm_spatial.tokens import TokenGrid
 
@@ -144,7 +144,7 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
         return adapter.prepare(images, [PROMPT] * len(images))
 
     def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
-        return capture(prepared, reducer(described.pooling, described.grid, item.scenes))
+        return hooks.reduced(prepared, reducer(described.pooling, described.grid, item.scenes))
 
     def store(item: _Batch, captured: dict[Site, Reduced]) -> None:
         for site in sites:
@@ -153,7 +153,7 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
             writer.commit(item.shard)
 
     items = list(_batches(writer, batch))
-    with Capture(adapter, sites) as capture, side_by_side(adapter.device) as workers:
+    with Hooks(adapter, sites) as hooks, side_by_side(adapter.device) as workers:
         for _ in progress(overlapped(items, load, compute, store, workers), "activations", total=len(items)):
             pass
 
@@ -218,8 +218,8 @@ def _try(adapter: Adapter, image: Callable[[str], Image.Image], described: Descr
     """A forward pass over the first scenes, as many as ``images`` if there are."""
     scenes = described.scenes.head(images)
     prepared = adapter.prepare([image(scene) for scene in scenes["scene_id"]], [PROMPT] * scenes.height)
-    with Capture(adapter, tuple(described.shapes)) as capture:
-        return capture(prepared, reducer(described.pooling, described.grid, scenes))
+    with Hooks(adapter, tuple(described.shapes)) as hooks:
+        return hooks.reduced(prepared, reducer(described.pooling, described.grid, scenes))
 
 
 def _processor_identity(processor: Any) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vlm_spatial.amplification.corrections import Basis, Projection
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import written_then_renamed
+from vlm_spatial.models.families import family_of
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,20 @@ class Correction:
         architecture = type(model).__name__
         if architecture != self.architecture:
             raise UserError(f"correction for {self.architecture} cannot be applied to {architecture}")
-        handle = model.get_submodule(self.module).register_forward_hook(self._hook)
+        # Before transformers' own hooks, which some models collect their vision features with.
+        handle = model.get_submodule(self.module).register_forward_hook(self._hook, prepend=True)
         try:
             yield
         finally:
             handle.remove()
 
-    def _hook(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        if output.shape[-1] != self.basis.shape[1]:
-            raise UserError(f"correction of width {self.basis.shape[1]} at {self.module}, whose output has width {output.shape[-1]}")
-        return Projection(self.basis, self.alpha)(output)
+    def _hook(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        return family_of(self.architecture).changed(self.site, output, self._change)
+
+    def _change(self, values: Tensor) -> Tensor:
+        if values.shape[-1] != self.basis.shape[1]:
+            raise UserError(f"correction of width {self.basis.shape[1]} at {self.module}, whose output has width {values.shape[-1]}")
+        return Projection(self.basis, self.alpha)(values)
 
     def describe(self) -> str:
         """One line for people."""

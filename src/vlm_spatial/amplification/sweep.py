@@ -1,7 +1,7 @@
 """The sweep over corrections: many settings and questions for each image, every shared computation done once.
 
-The vision encoder runs once an image. A visual token attends to nothing after the image, so what the language model makes of a
-corrected image serves every question about it: its keys and values are computed once a setting, up to where the questions
+The vision encoder runs once an image. In most families a visual token attends to nothing after the image, so what the language
+model makes of a corrected image serves every question about it: its keys and values are computed once a setting, up to where the questions
 begin to differ, and each question adds its own few tokens to them. Equal to a full forward pass with a hook for every question and
 setting, within the rounding of float32.
 """
@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_spatial.interventions.clean_runs import Vision, run_vision
-from vlm_spatial.interventions.decoder import Decoder, KeysValues, Layout
+from vlm_spatial.interventions.clean_runs import Vision, resumed, run_vision
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.models.inputs import Prompt
 
 # Model inputs that hold one value a token, in their last dimension.
@@ -83,15 +83,16 @@ class Sweep:
         """
         shared = self._shared(image, questions)
         if shared is None:
-            # A chat template that puts the question before the image: nothing is shared between questions.
+            # Image tokens that see the question: nothing is shared between questions.
             return [self.scores(image, scene_id, [question], settings)[0] for question in questions]
         active = [number for number, setting in enumerate(settings) if not setting.changes_nothing]
         rows = [None, *(settings[number] for number in active)] if len(active) < len(settings) else [settings[n] for n in active]
         sites = sorted({setting.site for setting in settings if setting.site.startswith("vision.")})
         vision = run_vision(self.adapter, [image], sites, self._memory)
         # Beside the batch that is running, the keys and values of every block are kept.
-        kept = self._memory.pairs(self.adapter, shared, self.adapter.grid(*image.image.size), 1, 0)
-        size = min(kept, self._memory.rows(self.adapter, shared, shared))
+        computed = shared or self._layout(image, questions[0]).length
+        kept = self._memory.pairs(self.adapter, computed, self.adapter.grid(*image.image.size), 1, 0)
+        size = min(kept, self._memory.rows(self.adapter, computed, computed))
         parts = [
             self._answers(self._connectors(vision, image, scene_id, rows[start : start + size]), image, questions, shared)
             for start in range(0, len(rows), size)
@@ -107,7 +108,9 @@ class Sweep:
         differing = (torch.stack([row[:longest] for row in ids]) != ids[0][:longest]).any(dim=0).nonzero()
         shared = int(differing[0]) if len(differing) else longest
         layout = self._layout(image, questions[0])
-        return shared if shared >= layout.first + layout.cells else None
+        if self.adapter.reach == "prompt":
+            return 0 if len(questions) == 1 else None
+        return shared if shared >= layout.end else None
 
     def _connectors(self, vision: Vision, image: Run, scene_id: str, settings: Sequence[Setting | None]) -> SiteValues:
         """What enters the language model under each setting (None: untouched)."""
@@ -124,14 +127,16 @@ class Sweep:
         for layer, members in by_layer.items():
             for start in range(0, len(members), size):
                 part = members[start : start + size]
-                resumed = self.adapter.resume_vision(layer, torch.cat([made[number] for number in part]), grid)
-                made.update(zip(part, resumed.split(1), strict=True))
+                changed = torch.cat([made[number] for number in part])
+                made.update(zip(part, resumed(self.adapter, layer, changed, vision, [image] * len(part)).split(1), strict=True))
         return torch.cat([made[number] for number in range(len(settings))])
 
     def _answers(
         self, connectors: SiteValues, image: Run, questions: Sequence[Asked], shared: int
     ) -> list[Float[Tensor, "settings tokens"]]:
         """Log-probabilities of the wanted tokens of each question for some settings."""
+        if shared == 0:
+            return [self._whole(connectors, image, question) for question in questions]
         known = self._until(shared, connectors, image, questions[0])
         by_length: dict[Layout, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
@@ -156,22 +161,34 @@ class Sweep:
     def _until(self, shared: int, connectors: SiteValues, image: Run, question: Asked) -> list[KeysValues]:
         """Keys and values of every block for the first ``shared`` positions, a row a setting."""
         layout = self._layout(image, question)
-        decoder = self._decoder(Layout(shared, layout.first, layout.rows, layout.cols), image, question, shared)
-        ids = self._ids(image, question)[:shared].expand(len(connectors), -1).to(self.adapter.device)
-        positions = torch.arange(layout.first, layout.first + layout.cells).expand(len(connectors), -1).to(self.adapter.device)
+        decoder = self._decoder(Layout(shared, layout.positions, layout.grid), image, question, shared)
+        known: list[KeysValues] = []
+        last = decoder.answer(self._last_input(decoder, connectors, image, question, known))[1]
+        return [*known, last]
+
+    def _whole(self, connectors: SiteValues, image: Run, question: Asked) -> Float[Tensor, "settings tokens"]:
+        """Log-probabilities of the wanted tokens, nothing shared with other questions."""
+        layout = self._layout(image, question)
+        decoder = self._decoder(layout, image, question, layout.length)
+        logits = decoder.answer(self._last_input(decoder, connectors, image, question, []))[0]
+        return (logits[:, list(question.tokens)].double() - logits.logsumexp(-1).double()[:, None]).cpu()
+
+    def _last_input(self, decoder: Decoder, connectors: SiteValues, image: Run, question: Asked, known: list[KeysValues]) -> Tensor:
+        """What the last block gets at the decoder's positions, a row a setting; earlier blocks' keys and values are put into ``known``."""
+        length, count, device = decoder.layout.length, len(connectors), self.adapter.device
+        ids = self._ids(image, question)[:length].expand(count, -1).to(device)
+        positions = torch.as_tensor(decoder.layout.positions).expand(count, -1).to(device)
         hidden = self.adapter.embed(ids, positions, connectors)
-        known = []
         for layer in range(decoder.depth - 1):
-            hidden, made = decoder.block(layer, hidden)
+            hidden, made = decoder.block(layer, decoder.entering(layer, hidden, connectors))
             known.append(made)
-        return [*known, decoder.answer(hidden)[1]]
+        return decoder.entering(decoder.depth - 1, hidden, connectors)
 
     def _ids(self, image: Run, question: Asked) -> Int[Tensor, " positions"]:
-        return self.adapter.cache.rows([image.image], [question.prompt]).ids[0]
+        return self.adapter.tokens(image.image, question.prompt)[0][0]
 
     def _layout(self, image: Run, question: Asked) -> Layout:
-        visual = self.adapter.cache.rows([image.image], [question.prompt]).visual[0]
-        return Layout.of(visual, self.adapter.grid(*image.image.size))
+        return Layout.of(self.adapter, image.image, question.prompt)
 
     def _decoder(self, layout: Layout, image: Run, question: Asked, length: int) -> Decoder:
         if layout not in self._decoders:

@@ -6,29 +6,33 @@ import numpy as np
 import torch
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch
-from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, in_language, patches_of
+from vlm_spatial.models.adapter import EMBEDDING, Adapter
 from vlm_spatial.tokens import TokenGrid
 
 
-def check(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> None:
-    """Refuse pairs whose runs differ in token grid or prompt, and patches that do not fit their pair or the model.
+def check(adapter: Adapter, pairs: Sequence[PairRuns], interventions: Sequence[Intervention]) -> None:
+    """Refuse pairs whose runs differ in token grid, and patches that do not fit their pair or the model.
 
     Raises:
         UserError: naming the pair and the rule.
     """
     grids = [_check_pair(adapter, pair) for pair in pairs]
     fitting: set[tuple[object, ...]] = set()
-    for index, patch in enumerate(patches):
-        if not 0 <= patch.pair < len(pairs):
-            raise UserError(f"patch {index}: pair number {patch.pair}; there are {len(pairs)} pairs")
-        name = f"pair {pairs[patch.pair].pair_id}, patch at {patch.site}"
-        _check_patch(adapter, name, pairs[patch.pair], patch, grids[patch.pair])
-        # One transform serves many patches of equal size; trying it once for each size is enough.
-        key = (id(patch.transform), patch.site, len(patch.to_cells))
-        if patch.transform is not None and key not in fitting:
-            _check_transform(adapter, name, patch)
-            fitting.add(key)
+    for index, intervention in enumerate(interventions):
+        patches = patches_of(intervention)
+        if len({patch.pair for patch in patches}) != 1:
+            raise UserError(f"intervention {index}: needs patches of one pair, found {len(patches)} of pairs {[p.pair for p in patches]}")
+        for patch in patches:
+            if not 0 <= patch.pair < len(pairs):
+                raise UserError(f"patch {index}: pair number {patch.pair}; there are {len(pairs)} pairs")
+            name = f"pair {pairs[patch.pair].pair_id}, patch at {patch.site}"
+            _check_patch(adapter, name, pairs[patch.pair], patch, grids[patch.pair])
+            # One transform serves many patches of equal size; trying it once for each size is enough.
+            key = (id(patch.transform), patch.site, patch.size)
+            if patch.transform is not None and key not in fitting:
+                _check_transform(adapter, name, patch)
+                fitting.add(key)
 
 
 def _check_pair(adapter: Adapter, pair: PairRuns) -> TokenGrid:
@@ -36,8 +40,6 @@ def _check_pair(adapter: Adapter, pair: PairRuns) -> TokenGrid:
     for source, run in pair.sources.items():
         if source == CLEAN:
             raise UserError(f"pair {pair.pair_id}: no source may be called {CLEAN!r}, the name of the clean run itself")
-        if run.prompt != pair.clean.prompt:
-            raise UserError(f"pair {pair.pair_id}: the prompts of the clean run and of {source!r} differ; they must be the same")
         found = adapter.grid(*run.image.size)
         if found != grid:
             raise UserError(
@@ -48,24 +50,51 @@ def _check_pair(adapter: Adapter, pair: PairRuns) -> TokenGrid:
 
 
 def _check_patch(adapter: Adapter, name: str, pair: PairRuns, patch: Patch, grid: TokenGrid) -> None:
-    if patch.site not in adapter.sites:
+    if patch.site not in (*adapter.sites, EMBEDDING):
         raise UserError(f"{name}: the model has no such site; it has {adapter.sites[0]} … {adapter.sites[-1]} and connector")
     if patch.source != CLEAN and patch.source not in pair.sources:
         raise UserError(f"{name}: no source {patch.source!r}; this pair has {', '.join([CLEAN, *pair.sources])}")
-    if len(patch.to_cells) == 0:
+    if (patch.to_cells is None) == (patch.to_positions is None):
+        raise UserError(f"{name}: give either to_cells or to_positions")
+    if patch.of_text:
+        if not in_language(patch.site):
+            raise UserError(f"{name}: prompt positions exist at {', '.join(adapter.text_sites)} only; give to_cells here")
+        if patch.from_cells is not None:
+            raise UserError(f"{name}: to_positions goes with from_positions, not from_cells")
+        source = pair.clean if patch.source == CLEAN else pair.sources[patch.source]
+        _check_indices(name, "position", patch.to_positions, patch.from_positions, _length(adapter, pair.clean), _length(adapter, source))
+    else:
+        if patch.site == EMBEDDING:
+            raise UserError(f"{name}: cells enter at connector; give to_positions here, or the site connector")
+        if patch.from_positions is not None:
+            raise UserError(f"{name}: to_cells goes with from_cells, not from_positions")
+        _check_indices(name, "cell", patch.to_cells, patch.from_cells, grid.size, grid.size)
+
+
+def _check_indices(name: str, what: str, to: np.ndarray | None, taken: np.ndarray | None, size: int, source_size: int) -> None:
+    """Whole numbers in range, as many to read as to write; each is written once. Positions may count from the end."""
+    assert to is not None
+    if len(to) == 0:
         raise UserError(f"{name}: the token set is empty; leave such a patch out")
-    if patch.from_cells is not None and len(patch.from_cells) != len(patch.to_cells):
-        raise UserError(f"{name}: {len(patch.from_cells)} cells to copy from and {len(patch.to_cells)} to write to; they must be as many")
-    if len(np.unique(patch.to_cells)) != len(patch.to_cells):
-        raise UserError(f"{name}: a cell is written twice; name each cell once")
-    for cells in (patch.to_cells, patch.from_cells):
-        if cells is not None and not (np.issubdtype(cells.dtype, np.integer) and cells.min() >= 0 and cells.max() < grid.size):
-            raise UserError(f"{name}: cells must be whole numbers from 0 to {grid.size - 1}, found {cells.min()} to {cells.max()}")
+    if taken is not None and len(taken) != len(to):
+        raise UserError(f"{name}: {len(taken)} {what}s to copy from and {len(to)} to write to; they must be as many")
+    for indices, limit in ((to, size), (to if taken is None else taken, source_size)):
+        lowest = -limit if what == "position" else 0
+        if indices.dtype == bool:
+            raise UserError(f"{name}: {what}s must be whole numbers, found a mask; give np.flatnonzero(mask)")
+        if not (np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1 and indices.min() >= lowest and indices.max() < limit):
+            raise UserError(f"{name}: {what}s must be whole numbers from {lowest} to {limit - 1}, found {indices.min()} to {indices.max()}")
+    if len(np.unique(np.where(to < 0, to + size, to))) != len(to):
+        raise UserError(f"{name}: a {what} is written twice; name each {what} once")
+
+
+def _length(adapter: Adapter, run: Run) -> int:
+    return adapter.tokens(run.image, run.prompt)[0].shape[1]
 
 
 def _check_transform(adapter: Adapter, name: str, patch: Patch) -> None:
     assert patch.transform is not None
-    shape = (len(patch.to_cells), *adapter.site_shape(patch.site))
+    shape = (patch.size, *adapter.site_shape(patch.site))
     blank = torch.zeros(shape, dtype=adapter.dtype, device=adapter.device)
     try:
         found = tuple(patch.transform(blank, blank.clone()).shape)

@@ -1,43 +1,43 @@
 """Many interventions on a model at once: next-token logits of every patched run, each computation done once.
 
-What a plain run of every patch would do again and again is done once: the vision encoder for each image, the language
-model for each untouched run. A patched run starts after the patched block, computes only the positions the patch can
+What a plain run of every intervention would do again and again is done once: the vision encoder for each image, the language
+model for each untouched run. A patched run starts after the first patched block, computes only the positions its patches can
 reach (see :mod:`vlm_spatial.interventions.plan`), and only the last one in the last block. Runs of many pairs, sites
 and token sets share batches; a batch grows as it passes the blocks at which its runs enter.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vlm_spatial.interventions.check import check
-from vlm_spatial.interventions.clean_runs import States, Vision, run_language, run_vision
-from vlm_spatial.interventions.decoder import Decoder, Layout
+from vlm_spatial.interventions.clean_runs import States, Vision, resumed, run_language, run_vision
 from vlm_spatial.interventions.memory import Memory
-from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
-from vlm_spatial.interventions.plan import Row, batches, changes_nothing, is_copy, plan
-from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, boundary, in_language, patches_of
+from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, plan
+from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site, SiteValues
+from vlm_spatial.models.decoder import Decoder, Layout
+from vlm_spatial.models.plain import Hooks
 from vlm_spatial.progress import progress
 
-Entry = Callable[[Row, int], Float[Tensor, "positions features"]]
-"""A row's first input, from a position on."""
+Connectors = dict[int, Float[Tensor, "cells 1 features"]]
+"""The connector's values of patched runs, by the intervention's number."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Pairs of one layout that are computed together, with all their patches, by number."""
+    """Pairs of one layout that are computed together, with all their interventions, by number."""
 
     pairs: list[int]
-    patches: list[int]
+    numbers: list[int]
 
 
 class PatchEngine:
-    """Runs patches exactly as the plain full forward pass with hooks does, only faster.
+    """Runs interventions exactly as the plain full forward pass with hooks does, only faster.
 
     Equal to :func:`vlm_spatial.interventions.reference.run_plain` within 1e-5 of the largest logit in float32.
 
@@ -48,7 +48,7 @@ class PatchEngine:
 
     def __init__(self, adapter: Adapter, memory_gb: float = 4.0) -> None:
         self.adapter = adapter
-        self._memory = Memory(memory_gb)
+        self.memory = Memory(memory_gb)
         self._decoders: dict[Layout, Decoder] = {}
 
     @torch.inference_mode()
@@ -62,176 +62,252 @@ class PatchEngine:
         logits = torch.empty(len(pairs), self.adapter.vocabulary)
         for layout, job in self._jobs(pairs, []):
             runs = [pairs[pair].clean for pair in job.pairs]
-            vision = run_vision(self.adapter, runs, [], self._memory)
-            states = run_language(self.adapter, self._decoder(layout, runs[0]), runs, vision, self._memory, keep=False)
+            vision = run_vision(self.adapter, runs, [], self.memory)
+            states = run_language(self.adapter, self.decoder(layout, runs[0]), runs, vision, self.memory, keep=False)
             for pair, run in zip(job.pairs, runs, strict=True):
                 logits[pair] = states.logits[states.row[id(run)]]
         return logits
 
     @torch.inference_mode()
-    def run(self, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
-        """Last-position logits of every patched run, float32 on the CPU, in the order of ``patches``.
+    def run(self, pairs: Sequence[PairRuns], interventions: Sequence[Intervention]) -> Float[Tensor, "runs vocabulary"]:
+        """Last-position logits of every patched run, float32 on the CPU, in the order of ``interventions``.
+
+        Args:
+            interventions: each a patch, or several patches of one pair that are made in one run.
 
         Raises:
             UserError: for pairs or patches that do not fit, before anything runs.
         """
-        check(self.adapter, pairs, patches)
-        logits = torch.empty(len(patches), self.adapter.vocabulary)
-        jobs = [(layout, job) for layout, job in self._jobs(pairs, patches) if job.patches]
+        check(self.adapter, pairs, interventions)
+        asked = [patches_of(intervention) for intervention in interventions]
+        logits = torch.empty(len(asked), self.adapter.vocabulary)
+        jobs = [(layout, job) for layout, job in self._jobs(pairs, asked) if job.numbers]
         for layout, job in progress(jobs, "patched runs") if len(jobs) > 8 else jobs:
-            _Chunk(self.adapter, self._memory, self._decoder(layout, pairs[job.pairs[0]].clean), pairs, patches, job).fill(logits)
+            _Chunk(self, layout, pairs, asked, job).fill(logits)
         return logits
 
-    def _decoder(self, layout: Layout, run: Run) -> Decoder:
+    def decoder(self, layout: Layout, run: Run) -> Decoder:
+        """The language model for prompts of a layout, such as that of ``run``."""
         if layout not in self._decoders:
             self._decoders[layout] = Decoder(self.adapter, layout, self.adapter.prepare([run.image], [run.prompt]))
         return self._decoders[layout]
 
-    def _jobs(self, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Iterable[tuple[Layout, _Job]]:
+    def layout(self, run: Run) -> Layout:
+        """The layout of a run's prompt."""
+        return Layout.of(self.adapter, run.image, run.prompt)
+
+    def _jobs(self, pairs: Sequence[PairRuns], asked: Sequence[Sequence[Patch]]) -> Iterable[tuple[Layout, _Job]]:
         """Pairs by layout, in portions whose untouched states fit into memory."""
         by_pair: dict[int, list[int]] = defaultdict(list)
-        for number, patch in enumerate(patches):
-            by_pair[patch.pair].append(number)
+        for number, patches in enumerate(asked):
+            by_pair[patches[0].pair].append(number)
         by_layout: dict[Layout, list[int]] = defaultdict(list)
         for index, pair in enumerate(pairs):
-            visual = self.adapter.cache.rows([pair.clean.image], [pair.clean.prompt]).visual[0]
-            by_layout[Layout.of(visual, self.adapter.grid(*pair.clean.image.size))].append(index)
-        vision_sites = len({patch.site for patch in patches if patch.site.startswith("vision.")})
-        runs = 1 + max((len(pair.sources) for pair in pairs), default=0) if patches else 1
+            by_layout[self.layout(pair.clean)].append(index)
+        vision_sites = len({patch.site for patches in asked for patch in patches if patch.site.startswith("vision.")})
+        runs = 1 + max((len(pair.sources) for pair in pairs), default=0) if asked else 1
         for layout, members in by_layout.items():
-            grid = self.adapter.grid(*pairs[members[0]].clean.image.size)
-            size = self._memory.pairs(self.adapter, layout.length, grid, runs, vision_sites)
+            size = self.memory.pairs(self.adapter, layout.length, layout.grid, runs, vision_sites)
             for begin in range(0, len(members), size):
                 part = members[begin : begin + size]
                 yield layout, _Job(part, [number for pair in part for number in by_pair[pair]])
 
 
 class _Chunk:
-    """The patches of some pairs of one layout."""
+    """The interventions on some pairs of one layout."""
 
-    def __init__(
-        self, adapter: Adapter, memory: Memory, decoder: Decoder, pairs: Sequence[PairRuns], patches: Sequence[Patch], job: _Job
-    ) -> None:
-        self.adapter, self.memory, self.decoder = adapter, memory, decoder
-        self.pairs, self.patches, self.job = pairs, patches, job
-        used = {number: patches[number] for number in job.patches}
-        runs = [run for patch in used.values() for run in (self._clean(patch), self._source(patch))]
-        sites = sorted({patch.site for patch in used.values() if patch.site.startswith("vision.")})
-        self.vision: Vision = run_vision(adapter, runs, sites, memory)
-        self.states: States = run_language(adapter, decoder, runs, self.vision, memory, keep=True)
+    def __init__(self, engine: PatchEngine, layout: Layout, pairs: Sequence[PairRuns], asked: Sequence[Sequence[Patch]], job: _Job) -> None:
+        self.adapter, self.memory, self.layout = engine.adapter, engine.memory, layout
+        self.pairs, self.job = pairs, job
+        self.decoder = engine.decoder(layout, pairs[job.pairs[0]].clean)
+        self.last_site = f"language.{self.decoder.depth - 1}"
+        self._pair_of = {number: asked[number][0].pair for number in job.numbers}
+        # By number: what matters of each intervention.
+        self.asked = {number: self._simplified(asked[number]) for number in job.numbers}
+        used = [patch for patches in self.asked.values() for patch in patches]
+        # By number and by the block before which they are made.
+        self.in_language: dict[int, dict[int, list[Patch]]] = defaultdict(dict)
+        for number, patches in self.asked.items():
+            for patch in patches:
+                if in_language(patch.site):
+                    self.in_language[number].setdefault(boundary(patch.site), []).append(patch)
+        # Clean runs of interventions without any effect are answered, too.
+        runs = [self.pairs[asked[number][0].pair].clean for number in job.numbers] + [self._source(patch) for patch in used]
+        sites = sorted({patch.site for patch in used if patch.site.startswith("vision.")})
+        self.vision: Vision = run_vision(self.adapter, runs, sites, self.memory)
+        # Sources may ask something else: their states are kept by layout.
+        by_layout: dict[Layout, list[Run]] = defaultdict(list)
+        self.layout_of: dict[int, Layout] = {}
+        for run in runs:
+            if id(run) not in self.layout_of:
+                self.layout_of[id(run)] = engine.layout(run)
+            by_layout[self.layout_of[id(run)]].append(run)
+        keep_last = any(patch.site == self.last_site for patch in used)
+        self.states: dict[Layout, States] = {
+            of: run_language(self.adapter, engine.decoder(of, alike[0]), alike, self.vision, self.memory, keep=True, keep_last=keep_last)
+            for of, alike in by_layout.items()
+        }
+        self.attention = Attention(self.adapter.reach, self.adapter.late_entries)
 
-    def fill(self, logits: Float[Tensor, "patches vocabulary"]) -> None:
-        """Put the logits of this portion's patches into their rows."""
-        rows, in_vision = [], []
-        for number in self.job.patches:
-            patch = self._simplified(self.patches[number])
-            if changes_nothing(patch, self.decoder.depth):
-                logits[number] = self.states.logits[self._row(self._clean(patch))]
-            elif patch.site.startswith("vision."):
-                in_vision.append(number)
+    def fill(self, logits: Float[Tensor, "runs vocabulary"]) -> None:
+        """Put the logits of this portion's interventions into their rows."""
+        rows = []
+        in_vision: dict[int, list[int]] = defaultdict(list)
+        for number, patches in self.asked.items():
+            layers = [int(patch.site.split(".")[1]) for patch in patches if patch.site.startswith("vision.")]
+            if is_clean(patches):
+                clean = self._clean(number)
+                logits[number] = self._states(clean).logits[self._row(clean)]
+            elif layers:
+                in_vision[min(layers)].append(number)
             else:
-                rows.append(plan(number, patch, self.decoder.layout, self.adapter.causal_image))
+                rows.append(self._plan(number))
         for batch in self._batches(rows):
-            logits[[row.patch for row in batch]] = self._answers(batch, self._language_entry)
-        self._fill_vision(in_vision, logits)
-
-    def _fill_vision(self, numbers: Sequence[int], logits: Float[Tensor, "patches vocabulary"]) -> None:
-        by_layer: dict[int, list[int]] = defaultdict(list)
-        for number in numbers:
-            by_layer[int(self.patches[number].site.split(".")[1])].append(number)
-        first = self.decoder.layout.first
-        for layer, members in sorted(by_layer.items()):
-            grid = self.adapter.grid(*self._clean(self.patches[members[0]]).image.size)
-            size = self.memory.images(self.adapter, grid)
+            logits[[row.number for row in batch]] = self._answers(batch, {})
+        size = self.memory.images(self.adapter, self.layout.grid)
+        for layer, members in sorted(in_vision.items()):
             for begin in range(0, len(members), size):
                 part = members[begin : begin + size]
-                patched = torch.stack([self._patched_vision(self.patches[number]) for number in part])
-                connector = self.adapter.resume_vision(layer, patched, grid)
-                entering = {number: self._edited(number, connector[row]) for row, number in enumerate(part)}
-                entry = partial(self._vision_entry, entering)
-                # A change anywhere in the vision encoder reaches every visual token.
-                rows = [Row(number, 0, first, follows_source=False) for number in part]
-                for batch in self._batches(rows):
-                    logits[[row.patch for row in batch]] = self._answers(batch, entry)
+                connectors = self._resumed(layer, part)
+                for batch in self._batches([self._plan(number) for number in part]):
+                    logits[[row.number for row in batch]] = self._answers(batch, connectors)
+
+    def _plan(self, number: int) -> Row:
+        patches = self.asked[number]
+        same_prompt = self._source(patches[0]).prompt == self._clean(number).prompt
+        return plan(number, patches, self.layout, self.attention, same_prompt)
 
     def _batches(self, rows: Sequence[Row]) -> Iterable[list[Row]]:
-        layout = self.decoder.layout
-        return batches(rows, layout, lambda positions: self.memory.rows(self.adapter, positions, layout.length))
+        return batches(rows, self.layout, lambda positions: self.memory.rows(self.adapter, positions, self.layout.length))
 
-    def _answers(self, batch: Sequence[Row], entry: Entry) -> Float[Tensor, "batch vocabulary"]:
-        """Run a batch, sorted by entry, to the end; rows join it at their entry block."""
+    def _answers(self, batch: Sequence[Row], resumed_connectors: Connectors) -> Float[Tensor, "batch vocabulary"]:
+        """Run a batch, sorted by entry, to the end; rows join it at their entry block, and are patched as they pass."""
         start = min(row.start for row in batch)
         bases = torch.tensor([self._row(self._base(row)) for row in batch])
+        # What enters later than block 0 is needed of every row; otherwise only rows whose connector is patched have any.
+        late = self.adapter.late_entries > 0
+        connectors = [self._connector(row.number, resumed_connectors, late) for row in batch]
+        of_rows = torch.stack([connector for connector in connectors if connector is not None]) if late else None
+        whole_last = any(patch.site == self.last_site for row in batch for patch in self.asked[row.number])
+        states = self.states[self.layout]
         active: Tensor | None = None
-        for layer in range(batch[0].entry, self.decoder.depth):
-            joining = [entry(row, start) for row in batch if row.entry == layer]
+        for layer in range(batch[0].entry, self.decoder.depth + 1):
+            joining = [states.hidden[layer][self._row(self._clean(row.number)), start:] for row in batch if row.entry == layer]
             if joining:
                 new = torch.stack(joining)
                 active = new if active is None else torch.cat([active, new.to(active.device)])
             assert active is not None
-            keys, values = self.states.keys_values[layer]
+            for place, row in enumerate(batch[: len(active)]):
+                if layer == 0 or layer in self.in_language[row.number]:
+                    self._patch(row, layer, active[place], start, connectors[place])
+            if layer == self.decoder.depth:
+                return self.adapter.head(active[:, -1]).cpu()
+            entering = self.decoder.entering(layer, active, None if of_rows is None else of_rows[: len(active)], start)
+            keys, values = states.keys_values[layer]
             used = bases[: len(active)].to(keys.device)
             prefix = (keys[used, :, :start], values[used, :, :start]) if start else None
-            if layer == self.decoder.depth - 1:
-                return self.decoder.answer(active, start, prefix)[0].cpu()
-            active, _ = self.decoder.block(layer, active, start, prefix)
+            if layer == self.decoder.depth - 1 and not whole_last:
+                return self.decoder.answer(entering, start, prefix)[0].cpu()
+            active, _ = self.decoder.block(layer, entering, start, prefix)
         raise AssertionError("a model without language blocks")
 
-    def _language_entry(self, row: Row, start: int) -> Float[Tensor, "positions features"]:
-        """The input of the row's entry block, from ``start`` on."""
-        patch = self.patches[row.patch]
-        hidden = self.states.hidden[row.entry]
-        first = self.decoder.layout.first
-        clean = hidden[self._row(self._clean(patch))]
-        to_places = torch.as_tensor(patch.to_cells, device=hidden.device) + first
-        from_places = to_places if patch.from_cells is None else torch.as_tensor(patch.from_cells, device=hidden.device) + first
-        new = hidden[self._row(self._source(patch)), from_places]
-        if patch.transform is not None:
-            new = patch.transform(clean[to_places].unsqueeze(1), new.unsqueeze(1)).to(new).squeeze(1)
-        entering = clean[start:].clone()
-        reached = to_places >= start
-        entering[to_places[reached] - start] = new[reached]
-        return entering
+    def _patch(self, row: Row, layer: int, hidden: Float[Tensor, "positions features"], start: int, connector: Tensor | None) -> None:
+        """Change a row's values before block ``layer``, at the positions from ``start`` on, in place."""
+        if layer == 0 and connector is not None:
+            cells = torch.as_tensor(self.layout.positions, device=hidden.device)
+            reached = cells >= start
+            hidden[cells[reached] - start] = connector[:, 0, : self.adapter.width].to(hidden)[reached]
+        for patch in self.in_language[row.number].get(layer, []):
+            source = self._source(patch)
+            layout = self.layout_of[id(source)]
+            held = self._states(source).hidden[layer][self._row(source)]
+            from_places = torch.as_tensor(patch.from_places(layout.length, layout.cells_at), device=held.device)
+            to_places = torch.as_tensor(patch.to_places(self.layout.length, self.layout.cells_at), device=hidden.device) - start
+            new = held[from_places].to(hidden)
+            if patch.transform is not None:
+                new = patch.transform(hidden[to_places].unsqueeze(1), new.unsqueeze(1)).squeeze(1).to(new)
+            # Positions before the start follow the source.
+            reached = to_places >= 0
+            hidden[to_places[reached]] = new[reached]
 
-    def _vision_entry(self, connectors: dict[int, Tensor], row: Row, start: int) -> Float[Tensor, "positions features"]:
-        layout = self.decoder.layout
-        entering = self.states.hidden[0][self._row(self._clean(self.patches[row.patch]))].clone()
-        entering[layout.first : layout.first + layout.cells] = connectors[row.patch].to(entering)
-        return entering[start:]
+    def _connector(self, number: int, resumed_connectors: Connectors, always: bool) -> Float[Tensor, "cells 1 features"] | None:
+        """The connector's values of a patched run; None where they are the clean run's and not asked for ``always``."""
+        clean = self._clean(number)
+        patches = [patch for patch in self.asked[number] if patch.site == "connector"]
+        if number in resumed_connectors:
+            values = resumed_connectors[number]
+            values = values if clean.connector is None else clean.connector(values[None])[0]
+        elif patches or always:
+            values = self.vision.connector(clean)[0]
+        else:
+            return None
+        for patch in patches:
+            values = patched(patch, values, self.vision.connector(self._source(patch))[0])
+        return values
 
-    def _patched_vision(self, patch: Patch) -> Float[Tensor, "cells patches features"]:
-        clean = self.vision.at(self._clean(patch), patch.site)
-        source = self.vision.at(self._source(patch), patch.site)
-        to_cells = torch.as_tensor(patch.to_cells, device=clean.device)
-        new = source[to_cells if patch.from_cells is None else torch.as_tensor(patch.from_cells, device=clean.device)]
-        if patch.transform is not None:
-            new = patch.transform(clean[to_cells], new).to(new)
-        patched = clean.clone()
-        patched[to_cells] = new
-        return patched
+    def _resumed(self, layer: int, numbers: Sequence[int]) -> Connectors:
+        """The connector's values of runs that are patched at vision block ``layer`` and perhaps behind it, before the runs' own edits."""
+        rows = torch.stack([self.vision.at(self._clean(number), f"vision.{layer}") for number in numbers])
+        by_site: dict[Site, dict[int, list[Patch]]] = defaultdict(lambda: defaultdict(list))
+        for row, number in enumerate(numbers):
+            for patch in self.asked[number]:
+                if patch.site.startswith("vision."):
+                    by_site[patch.site][row].append(patch)
+        edits = {site: self._vision_edit(of_rows) for site, of_rows in by_site.items()}
+        first = edits.pop(f"vision.{layer}")
+        with Hooks(self.adapter, edits) as hooks:
+            runs = [self._clean(number) for number in numbers]
+            made = hooks.around(
+                lambda: resumed(self.adapter, layer, first(rows), self.vision, runs), Prepared.layout(len(rows), self.layout.grid), edits
+            )
+        return dict(zip(numbers, made, strict=True))
 
-    def _edited(self, number: int, connector: Float[Tensor, "cells 1 features"]) -> Float[Tensor, "cells features"]:
-        """What enters the language model after the clean run's own edit."""
-        edit = self._clean(self.patches[number]).connector
-        return (connector if edit is None else edit(connector[None])[0]).squeeze(1)
+    def _vision_edit(self, by_row: dict[int, list[Patch]]) -> Edit:
+        def edit(values: SiteValues) -> SiteValues:
+            edited = values.clone()
+            for row, patches in by_row.items():
+                for patch in patches:
+                    edited[row] = patched(patch, edited[row], self.vision.at(self._source(patch), patch.site))
+            return edited
 
-    def _simplified(self, patch: Patch) -> Patch:
-        """A copy of a whole image in the vision encoder is a copy of the whole connector, where nothing edits that."""
-        whole = patch.site.startswith("vision.") and is_copy(patch) and len(patch.to_cells) == self.decoder.layout.cells
-        if whole and self._clean(patch).connector is None and self._source(patch).connector is None:
-            return Patch(patch.pair, "connector", patch.to_cells, patch.source)
-        return patch
+        return edit
+
+    def _simplified(self, patches: Sequence[Patch]) -> tuple[Patch, ...]:
+        """Without patches that no answer depends on; a copy of a whole image in the vision encoder is one of the whole connector, where
+        the cells are all that the connector sees, and nothing edits it.
+        """
+        depth = len(self.adapter.language_blocks)
+        kept = tuple(patch for patch in patches if not is_idle(patch, self.layout, depth))
+        if len(kept) != 1 or not self.adapter.whole_state or self._source(kept[0]).connector or self.pairs[kept[0].pair].clean.connector:
+            return kept
+        patch = kept[0]
+        if patch.site.startswith("vision.") and is_copy(patch) and patch.size == self.layout.cells:
+            return (Patch(patch.pair, "connector", patch.to_cells, patch.source),)
+        return kept
 
     def _base(self, row: Row) -> Run:
-        patch = self.patches[row.patch]
-        return self._source(patch) if row.follows_source else self._clean(patch)
+        return self._source(self.asked[row.number][0]) if row.follows_source else self._clean(row.number)
 
-    def _clean(self, patch: Patch) -> Run:
-        return self.pairs[patch.pair].clean
+    def _clean(self, number: int) -> Run:
+        return self.pairs[self._pair_of[number]].clean
 
     def _source(self, patch: Patch) -> Run:
         pair = self.pairs[patch.pair]
         return pair.clean if patch.source == CLEAN else pair.sources[patch.source]
 
+    def _states(self, run: Run) -> States:
+        return self.states[self.layout_of[id(run)]]
+
     def _row(self, run: Run) -> int:
-        return self.states.row[id(run)]
+        return self._states(run).row[id(run)]
+
+
+def patched(patch: Patch, values: Float[Tensor, "cells patches features"], source: Float[Tensor, "cells patches features"]) -> Tensor:
+    """A copy of a vision site's or the connector's values with a patch made."""
+    to_cells = torch.as_tensor(patch.to_cells, device=values.device)
+    new = source[to_cells if patch.from_cells is None else torch.as_tensor(patch.from_cells, device=values.device)].to(values)
+    if patch.transform is not None:
+        new = patch.transform(values[to_cells], new).to(values)
+    edited = values.clone()
+    edited[to_cells] = new
+    return edited

@@ -1,7 +1,6 @@
 """How much fits into one batch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.tokens import TokenGrid
@@ -20,9 +19,8 @@ class Memory:
 
     def rows(self, adapter: Adapter, positions: int, length: int) -> int:
         """Language-model rows that fit into one batch, each computing ``positions`` of its ``length`` positions."""
-        text = adapter.model.config.get_text_config()
-        width = 3 * text.intermediate_size + 8 * text.hidden_size
-        row = (positions * width + 2 * length * _key_value_width(adapter)) * adapter.dtype.itemsize + 4 * adapter.vocabulary
+        width = 3 * adapter.mlp_width + 8 * adapter.width
+        row = (positions * width + 2 * length * adapter.key_value_width) * adapter.dtype.itemsize + 4 * adapter.vocabulary
         fitting = int(self.gib * _GIB / 2 / row)
         if adapter.device.type == "cpu":
             fitting = min(fitting, max(_CPU_ROWS, _CPU_POSITIONS // positions))
@@ -40,12 +38,6 @@ class Memory:
         """Pairs, of ``runs`` runs each, whose untouched states fit."""
         patches, features = adapter.vision_shape
         depth = len(adapter.language_blocks)
-        language = length * depth * (adapter.model.config.get_text_config().hidden_size + 2 * _key_value_width(adapter))
+        language = length * depth * (adapter.width + 2 * adapter.key_value_width)
         vision = grid.size * patches * features * vision_sites
         return max(1, int(self.gib * _GIB / 2 / (runs * (language + vision) * adapter.dtype.itemsize)))
-
-
-def _key_value_width(adapter: Adapter) -> int:
-    """Features of one position's keys in one block."""
-    block: Any = adapter.language_blocks[0]
-    return int(block.self_attn.k_proj.out_features)

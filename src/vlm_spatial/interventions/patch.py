@@ -1,6 +1,6 @@
-"""What an intervention is: which run, which site, which cells, which values."""
+"""What an intervention is: which run, which site, which cells or prompt positions, which values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,13 +8,15 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.models.adapter import Edit, Site
+from vlm_spatial.models.adapter import EMBEDDING, Edit, Site
 from vlm_spatial.models.inputs import Prompt
 
 CLEAN = "clean"
 
 Transform = Callable[[Float[Tensor, "cells patches features"], Float[Tensor, "cells patches features"]], Tensor]
-"""``(clean values at to_cells, source values at from_cells) -> values written at to_cells``."""
+"""``(values at to_cells, source values at from_cells) -> values written at to_cells``. At prompt positions: cells = positions, 1 patch."""
+
+Indices = Int[np.ndarray, " indices"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Run:
 
 @dataclass(frozen=True)
 class PairRuns:
-    """A clean run and the named runs that values may be taken from, such as ``counterfactual`` and ``unrelated``."""
+    """A clean run and the named runs that values may be taken from, such as ``counterfactual`` and ``unrelated``.
+
+    All images give one token grid; prompts may differ.
+    """
 
     pair_id: str
     clean: Run
@@ -42,17 +47,77 @@ class PairRuns:
 
 @dataclass(frozen=True)
 class Patch:
-    """Replace the values of ``to_cells`` at ``site`` in the clean run of pair number ``pair``.
+    """Replace values at ``site`` in the clean run of pair number ``pair``: those of some cells, or of some prompt positions.
 
     Attributes:
+        to_cells: row-major cells to write to, at any site but ``embedding``.
         source: key of the pair's sources, or ``clean`` for the clean run itself.
         from_cells: the source's cells, as many as ``to_cells``; the same cells if None.
-        transform: how clean and source values make the new ones; the source's values as they are if None.
+        transform: how the values that are there and the source's make the new ones; the source's as they are if None.
+        to_positions: instead of cells, positions in the prompt's tokens, at ``embedding`` or a language site. Negative ones count
+            from the end: -1 is where the answer is read.
+        from_positions: the source's positions, as many; the same numbers if None, in the source's own prompt.
     """
 
     pair: int
     site: Site
-    to_cells: Int[np.ndarray, " cells"]
+    to_cells: Indices | None = None
     source: str = "counterfactual"
-    from_cells: Int[np.ndarray, " cells"] | None = None
+    from_cells: Indices | None = None
     transform: Transform | None = None
+    to_positions: Indices | None = None
+    from_positions: Indices | None = None
+
+    def __post_init__(self) -> None:
+        # Torch takes small unsigned integers for masks, so all whole numbers become one type.
+        for name in ("to_cells", "from_cells", "to_positions", "from_positions"):
+            given = getattr(self, name)
+            if given is not None:
+                array = np.asarray(given)
+                object.__setattr__(self, name, array.astype(np.int64) if np.issubdtype(array.dtype, np.integer) else array)
+
+    @property
+    def of_text(self) -> bool:
+        """Whether prompt positions are written, not cells."""
+        return self.to_positions is not None
+
+    @property
+    def size(self) -> int:
+        """Number of cells or positions written."""
+        written = self.to_positions if self.to_cells is None else self.to_cells
+        return 0 if written is None else len(written)
+
+    def to_places(self, length: int, cells: Indices) -> Indices:
+        """Positions written, in a prompt of ``length`` tokens whose cells stand at ``cells``."""
+        return _places(self.to_positions, self.to_cells, length, cells)
+
+    def from_places(self, length: int, cells: Indices) -> Indices:
+        """Positions read, in the source's prompt of ``length`` tokens whose cells stand at ``cells``."""
+        positions = self.to_positions if self.from_positions is None else self.from_positions
+        return _places(positions, self.to_cells if self.from_cells is None else self.from_cells, length, cells)
+
+
+Intervention = Patch | Sequence[Patch]
+"""One run: a patch, or several of one pair, done in the order of computation and, at one site, in the order given."""
+
+
+def patches_of(intervention: Intervention) -> tuple[Patch, ...]:
+    """The patches of one run."""
+    return (intervention,) if isinstance(intervention, Patch) else tuple(intervention)
+
+
+def boundary(site: Site) -> int:
+    """The first language block whose input a site's values are part of."""
+    return int(site.split(".")[1]) + 1 if site.startswith("language.") else 0
+
+
+def in_language(site: Site) -> bool:
+    """Whether prompt positions can be addressed at the site."""
+    return site == EMBEDDING or site.startswith("language.")
+
+
+def _places(positions: Indices | None, chosen: Indices | None, length: int, cells: Indices) -> Indices:
+    if positions is not None:
+        return np.where(positions < 0, positions + length, positions)
+    assert chosen is not None
+    return cells[chosen]

@@ -1,10 +1,12 @@
-"""Which positions a patch makes necessary to compute again, and which patches are computed together.
+"""Which positions an intervention makes necessary to compute again, and which runs are computed together.
 
-Three shortcuts, all exact. A patch of the last block's output cannot reach the last position. Positions before the first
-patched one keep the clean run's keys and values. Where the patch covers the image from its first token on with another
+Three shortcuts, all exact. A patch of the last block's output matters at the last position only. Positions before the first
+one that a patch reaches keep the clean run's keys and values. Where a patch covers the image from its first token on with another
 run's own values, these positions follow that run from there on: its keys and values are taken over.
-The last two hold token by token where image tokens attend backwards only; where attention inside the image is
-bidirectional, the image follows another run as a whole or is computed again as a whole.
+
+What a patch reaches depends on the model. Where image tokens attend backwards only, it is every later position; where attention inside
+the image is bidirectional, the image follows another run as a whole or is computed again as a whole; where the whole prompt is, everything
+is computed again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_spatial.interventions.decoder import Layout
-from vlm_spatial.interventions.patch import CLEAN, Patch
+from vlm_spatial.interventions.patch import CLEAN, Patch, boundary
+from vlm_spatial.models.adapter import Reach
+from vlm_spatial.models.decoder import Layout
 
 # Rows of one batch start at its earliest start; this share of positions may be computed in vain.
 _WASTE = 0.08
@@ -24,38 +27,82 @@ class Row:
     """One patched run of the language model.
 
     Attributes:
-        patch: number of the patch.
-        entry: first block to run.
+        number: of the intervention.
+        entry: first block to run; the number of blocks if only the last block's output is changed.
         start: first position to compute.
         follows_source: whether the positions before ``start`` are the source run's rather than the clean run's.
     """
 
-    patch: int
+    number: int
     entry: int
     start: int
     follows_source: bool
 
 
+@dataclass(frozen=True)
+class Attention:
+    """What of a model decides how far a patch reaches; see :class:`vlm_spatial.models.adapter.Adapter`."""
+
+    reach: Reach
+    late_entries: int = 0
+
+
 def is_copy(patch: Patch) -> bool:
     """Whether the patch lays the source's values, as they are, on the cells they come from."""
-    return patch.transform is None and (patch.from_cells is None or np.array_equal(patch.from_cells, patch.to_cells))
+    return (
+        not patch.of_text
+        and patch.transform is None
+        and (patch.from_cells is None or (patch.to_cells is not None and np.array_equal(patch.from_cells, patch.to_cells)))
+    )
 
 
-def changes_nothing(patch: Patch, depth: int) -> bool:
-    """Whether the patched run is the clean run."""
-    return (patch.source == CLEAN and is_copy(patch)) or patch.site == f"language.{depth - 1}"
+def is_idle(patch: Patch, layout: Layout, depth: int) -> bool:
+    """Whether the patch is of the last block's output and leaves out the last position, which alone is read."""
+    return patch.site == f"language.{depth - 1}" and layout.length - 1 not in patch.to_places(layout.length, layout.cells_at)
 
 
-def plan(number: int, patch: Patch, layout: Layout, causal_image: bool) -> Row:
-    """The row of a patch at the connector or in the language model."""
-    entry = 0 if patch.site == "connector" else int(patch.site.split(".")[1]) + 1
-    followed = 0
-    if is_copy(patch):
-        covered = np.sort(patch.to_cells)
-        followed = int((covered == np.arange(len(covered))).cumprod().sum())
-    if not causal_image and followed < layout.cells:
-        return Row(number, entry, layout.first, follows_source=False)
-    return Row(number, entry, layout.first + (followed or int(patch.to_cells.min())), follows_source=followed > 0)
+def is_clean(patches: Sequence[Patch]) -> bool:
+    """Whether the patches only lay the clean run's values on themselves."""
+    return all(patch.source == CLEAN and is_copy(patch) for patch in patches)
+
+
+def plan(number: int, patches: Sequence[Patch], layout: Layout, attention: Attention, same_prompt: bool = True) -> Row:
+    """The row of an intervention.
+
+    Args:
+        same_prompt: whether the only patch's source asks what the clean run asks.
+    """
+    entry = min(boundary(patch.site) for patch in patches)
+    followed = _followed(patches[0], layout, attention) if len(patches) == 1 and same_prompt else 0
+    if followed:
+        return Row(number, entry, layout.positions[followed - 1] + 1, follows_source=True)
+    return Row(number, entry, min(_first_reached(patch, layout, attention.reach) for patch in patches), follows_source=False)
+
+
+def _first_reached(patch: Patch, layout: Layout, reach: Reach) -> int:
+    """The first position that changes, at the patch's site or behind it."""
+    if reach == "prompt":
+        return 0
+    if patch.site.startswith("vision."):
+        # A change anywhere in the vision encoder reaches every visual token.
+        return layout.first
+    places = patch.to_places(layout.length, layout.cells_at)
+    in_image = reach == "image" and np.isin(places, layout.cells_at).any()
+    return min(int(places.min()), layout.first) if in_image else int(places.min())
+
+
+def _followed(patch: Patch, layout: Layout, attention: Attention) -> int:
+    """How many first cells, and with them every position up to there, are from here on those of the source's run."""
+    if patch.site.startswith("vision.") or not is_copy(patch) or patch.to_cells is None:
+        return 0
+    covered = np.sort(patch.to_cells)
+    followed = int((covered == np.arange(len(covered))).cumprod().sum())
+    if boundary(patch.site) > 0:
+        # Positions between the cells have seen the image already, and more of the clean image may enter later.
+        followed = min(followed, layout.unbroken)
+        if attention.reach == "prompt" or boundary(patch.site) <= attention.late_entries:
+            return 0
+    return followed if attention.reach == "causal" or followed == layout.cells else 0
 
 
 def batches(rows: Sequence[Row], layout: Layout, size: Callable[[int], int]) -> Iterator[list[Row]]:

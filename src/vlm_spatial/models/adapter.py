@@ -3,28 +3,42 @@
 import fnmatch
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.inputs import ProcessorCache, Prompt
+from vlm_spatial.models.inputs import ProcessorCache, Prompt, Rows, visual_positions
+from vlm_spatial.models.plain import Hooks
+from vlm_spatial.models.recipe import Recipe
 from vlm_spatial.tokens import TokenGrid
 
 Site = str
-"""``vision.<layer>``, ``connector`` or ``language.<layer>``: a block's output, before any final norm."""
+"""``vision.<layer>``, ``connector`` or ``language.<layer>``: a block's output, before any final norm. ``embedding``, which has prompt
+positions only, is what enters the first language block."""
 
 SiteValues = Float[Tensor, "batch cells patches features"]
 """What a site holds at the image: cells are row-major; ``patches`` is 1 from the connector on."""
 
+TextValues = Float[Tensor, "batch positions features"]
+"""What a language site holds at every prompt position."""
+
 Edit = Callable[[SiteValues], SiteValues]
+TextEdit = Callable[[TextValues], TextValues]
+
+Reach = Literal["causal", "image", "prompt"]
+"""What a visual token may attend to: earlier positions only; its whole image as well; the whole prompt."""
+
+EMBEDDING = "embedding"
+
+Classes = tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]]
+"""What vision blocks, the connector and language blocks may be instances of."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,11 @@ class Prepared:
     def batch(self) -> int:
         return self.visual_positions.shape[0]
 
+    @classmethod
+    def layout(cls, batch: int, grid: TokenGrid) -> "Prepared":
+        """Without inputs: enough to read and write vision sites and the connector."""
+        return cls({}, torch.empty(batch, grid.size, dtype=torch.long), grid)
+
 
 class Adapter(ABC):
     """A loaded model of one family.
@@ -69,8 +88,22 @@ class Adapter(ABC):
     """Class name in the checkpoint's ``config.json``."""
     model_class: ClassVar[Any]
     """The transformers class of that name."""
-    causal_image: ClassVar[bool]
-    """Whether an image token attends to earlier positions only (False for Gemma-3)."""
+    classes: ClassVar[Classes]
+    attention: ClassVar[str] = "sdpa"
+    """transformers' attention implementation that the model is loaded with."""
+    reach: Reach
+    """Of visual tokens in the language model."""
+    late_entries: int = 0
+    """Number of language blocks behind which more of the connector's output enters (DeepStack)."""
+    whole_state: bool = True
+    """Whether the cells of any vision block determine the connector's output: no class token, no earlier outputs that it reads."""
+    recipe: ClassVar[Recipe]
+
+    vision_path: ClassVar[str]
+    """Dotted name of the list of vision blocks."""
+    connector_path: ClassVar[str]
+    language_path: ClassVar[str] = "model.language_model"
+    """Dotted name of the text model, which has ``layers`` and ``norm``."""
 
     cache: ProcessorCache
     """What the processor made of images and prompts; set by each family."""
@@ -80,21 +113,10 @@ class Adapter(ABC):
         self.model: Any = model.eval().requires_grad_(False)
         self.processor = processor
         self.identity = identity
+        self.check_classes()
         self.verify()
 
     # --- what a family must say -------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def vision_blocks(self) -> Sequence[nn.Module]: ...
-
-    @property
-    @abstractmethod
-    def connector(self) -> nn.Module: ...
-
-    @property
-    @abstractmethod
-    def language_blocks(self) -> Sequence[nn.Module]: ...
 
     @property
     @abstractmethod
@@ -106,40 +128,148 @@ class Adapter(ABC):
         """Token grid of an image of that size, as the model's own processor makes it."""
 
     @abstractmethod
-    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Prepared:
-        """Chat template, image processor, tokenizer (left padding), position ids.
+    def image_inputs(self, made: Sequence[Mapping[str, Tensor]], rows: Rows) -> dict[str, Tensor]:
+        """The model's inputs besides ids, attention mask and position ids.
 
-        Raises:
-            UserError: if the images do not all give the same token grid, or the lists differ in length.
+        Args:
+            made: what the image processor made of each image.
+            rows: the prompts.
         """
 
     @abstractmethod
-    def read(self, site: Site, output: Tensor, prepared: Prepared) -> SiteValues:
+    def read(self, site: Site, output: Any, prepared: Prepared) -> SiteValues:
         """The visual tokens' values in a site's module output, cells in row-major order."""
 
     @abstractmethod
-    def write(self, site: Site, output: Tensor, values: SiteValues, prepared: Prepared) -> Tensor:
+    def write(self, site: Site, output: Any, values: SiteValues, prepared: Prepared) -> Any:
         """A copy of a site's module output with the visual tokens' values replaced."""
-
-    @abstractmethod
-    def verify(self) -> None:
-        """Check that blocks and connector are of the expected classes; raise UserError naming what differs."""
 
     @abstractmethod
     def encode(self, prepared: Prepared) -> None:
         """Run the vision encoder and the connector only; hooks read what they make."""
 
     @abstractmethod
-    def resume_vision(self, layer: int, values: SiteValues, grid: TokenGrid) -> SiteValues:
-        """What the connector makes when ``values`` are the output of vision block ``layer`` for every row."""
+    def resume_vision(
+        self, layer: int, values: SiteValues, grid: TokenGrid, rest: Tensor | None = None, earlier: SiteValues | None = None
+    ) -> SiteValues:
+        """What the connector makes when ``values`` are the output of vision block ``layer`` for every row.
+
+        Args:
+            rest: what else the block's output holds, as :meth:`rest` gives it.
+            earlier: the connector's values in the untouched run, of which those parts are kept that earlier blocks make.
+        """
+
+    # --- what some families say otherwise -------------------------------------------------------------------------
+
+    def verify(self) -> None:  # noqa: B027 - few families have something to check
+        """Check that model and processor fit; raise UserError naming what differs."""
+
+    @property
+    def vision_blocks(self) -> Sequence[nn.Module]:
+        """Those whose output the connector depends on."""
+        return self.model.get_submodule(self.vision_path)
+
+    @property
+    def connector(self) -> nn.Module:
+        return self.model.get_submodule(self.connector_path)
+
+    @property
+    def language_blocks(self) -> Sequence[nn.Module]:
+        return self.model.get_submodule(self.language_path).layers
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """Norm between the last language block and the head."""
+        return self.model.get_submodule(self.language_path).norm
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Logits are squashed into ± this, if the model does so."""
+        return None
+
+    def cells_of(self, visual: Bool[Tensor, "batch positions"]) -> Bool[Tensor, "batch positions"]:
+        """Which of the image's tokens stand for cells, in row-major order."""
+        return visual
+
+    def positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "..."]:
+        """Position ids of left-padded rows."""
+        return (inputs["attention_mask"].long().cumsum(dim=1) - 1).clamp(min=0)
+
+    def rest(self, site: Site, output: Any, prepared: Prepared) -> Tensor | None:  # noqa: ARG002 - most have none
+        """What a vision block's output holds beside the cells (a class token), batch first; None for most."""
+        return None
+
+    def after_block(
+        self,
+        layer: int,  # noqa: ARG002 - most add nothing
+        hidden: Float[Tensor, "batch positions features"],
+        positions: Int[Tensor, " cells"],  # noqa: ARG002
+        connector: SiteValues | None,  # noqa: ARG002
+        start: int = 0,  # noqa: ARG002
+    ) -> Float[Tensor, "batch positions features"]:
+        """What enters language block ``layer + 1`` where block ``layer`` made ``hidden``.
+
+        Args:
+            hidden: at the positions from ``start`` on.
+            positions: of the cells, in the whole prompt.
+            connector: its values; needed where ``layer < late_entries``.
+        """
+        return hidden
+
+    def with_masks(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """The model's inputs with what it would work out from them alone, known from an earlier batch of the same layout."""
+        return inputs
+
+    def connector_output(self) -> list[tuple[nn.Parameter, bool]]:
+        """Parameters of the connector's last, linear step, and whether their output features come first (last otherwise)."""
+        layers = [module for module in self.connector.modules() if isinstance(module, nn.Linear)]
+        return [(parameter, True) for parameter in layers[-1].parameters()]
+
+    @classmethod
+    def load_processor(cls, folder: str) -> Any:
+        """The checkpoint's own processor: image processor, tokenizer and chat template."""
+        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+
+    @classmethod
+    def changed(cls, site: Site, output: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ARG003 - the same for most
+        """A site's module output with ``change`` made to each visual token's features (the last dimension), in any run of the model."""
+        return change(output)
 
     # --- what follows from it -----------------------------------------------------------------------------------
 
+    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Prepared:
+        """Chat template, image processor, tokenizer (left padding), position ids.
+
+        Raises:
+            UserError: if the images do not all give the same token grid, or the lists differ in length.
+        """
+        rows = self.cache.rows(images, prompts)
+        grids = sorted({(grid.rows, grid.cols) for grid in (self.grid(*image.size) for image in images)})
+        if len(grids) > 1:
+            raise UserError(f"inputs: images of token grids {grids} in one batch; batch only images of one grid")
+        grid = TokenGrid(*grids[0])
+        made = [self.cache.image(image) for image in images]
+        inputs = {"input_ids": rows.ids, "attention_mask": rows.attention.long(), **self.image_inputs(made, rows)}
+        inputs["position_ids"] = self.positions(inputs)
+        positions = visual_positions(self.cells_of(rows.visual), grid.size)
+        return Prepared({name: value.to(self.device) for name, value in inputs.items()}, positions.to(self.device), grid)
+
+    def tokens(self, image: Image.Image, prompt: Prompt) -> tuple[Int[Tensor, "1 positions"], Int[Tensor, "1 cells"]]:
+        """Token ids of one prompt, and where each cell's token stands among them; on the CPU, without touching the image's pixels."""
+        rows = self.cache.rows([image], [prompt])
+        return rows.ids, visual_positions(self.cells_of(rows.visual), self.grid(*image.size).size)
+
     @property
     def sites(self) -> tuple[Site, ...]:
+        """Where visual tokens can be read and replaced, in the order of computation."""
         vision = tuple(f"vision.{layer}" for layer in range(len(self.vision_blocks)))
         language = tuple(f"language.{layer}" for layer in range(len(self.language_blocks)))
         return (*vision, "connector", *language)
+
+    @property
+    def text_sites(self) -> tuple[Site, ...]:
+        """Where any prompt position can be read and replaced."""
+        return (EMBEDDING, *(site for site in self.sites if site.startswith("language.")))
 
     def matching_sites(self, patterns: Sequence[str]) -> tuple[Site, ...]:
         """Sites that any of ``patterns`` names, in the order of computation; ``vision.-1`` is the last vision block.
@@ -176,11 +306,28 @@ class Adapter(ABC):
         module = self.module(site)
         return next(name for name, other in self.model.named_modules() if other is module)
 
+    @property
+    def width(self) -> int:
+        """Features of a position in the language model."""
+        return self.model.get_input_embeddings().weight.shape[1]
+
     def site_shape(self, site: Site) -> tuple[int, int]:
         """Patches a cell and features a patch, at a site."""
         if site.startswith("vision."):
             return self.vision_shape
-        return 1, self.model.get_input_embeddings().weight.shape[1]
+        return 1, self.width * (1 + self.late_entries if site == "connector" else 1)
+
+    @property
+    def key_value_width(self) -> int:
+        """Features of one position's keys in one language block."""
+        text = self.model.config.get_text_config()
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return int(text.num_key_value_heads * head)
+
+    @property
+    def mlp_width(self) -> int:
+        """Width of the language blocks' MLP."""
+        return int(self.model.config.get_text_config().intermediate_size)
 
     @property
     def vocabulary(self) -> int:
@@ -195,29 +342,28 @@ class Adapter(ABC):
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    @classmethod
-    def load_processor(cls, folder: str) -> Any:
-        """The checkpoint's own processor: image processor, tokenizer and chat template."""
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
-
-    def check_classes(self, vision: type, connector: type, language: type) -> None:
-        """Raise UserError unless all blocks and the connector are of these classes."""
-        expected = {"vision": vision, "connector": connector, "language": language}
-        found = {"vision": self.vision_blocks, "connector": [self.connector], "language": self.language_blocks}
-        for part, modules in found.items():
+    def check_classes(self) -> None:
+        """Raise UserError unless all blocks and the connector are of the family's classes."""
+        try:
+            found = {"vision": self.vision_blocks, "connector": [self.connector], "language": self.language_blocks}
+        except AttributeError as error:
+            raise UserError(
+                f"{self.identity.checkpoint}: is built differently than {self.architecture} is known to be ({error})"
+            ) from error
+        for (part, modules), expected in zip(found.items(), self.classes, strict=True):
             for index, module in enumerate(modules):
-                if not isinstance(module, expected[part]):
+                if not isinstance(module, expected):
                     raise UserError(
                         f"{self.identity.checkpoint}: {part} block {index} is a {type(module).__name__}, expected "
-                        f"{expected[part].__name__}; this version of transformers builds {self.architecture} differently"
+                        f"{' or '.join(kind.__name__ for kind in expected)}; its {self.architecture} is of a kind that is not supported"
                     )
 
-    def read_language(self, output: Float[Tensor, "batch positions features"], prepared: Prepared) -> SiteValues:
+    def read_language(self, output: TextValues, prepared: Prepared) -> SiteValues:
         """The visual tokens' rows of a language block's output."""
         rows = torch.arange(prepared.batch, device=output.device)[:, None]
         return output[rows, prepared.visual_positions.to(output.device)].unsqueeze(2)
 
-    def write_language(self, output: Float[Tensor, "batch positions features"], values: SiteValues, prepared: Prepared) -> Tensor:
+    def write_language(self, output: TextValues, values: SiteValues, prepared: Prepared) -> TextValues:
         """A copy of a language block's output with the visual tokens' rows replaced."""
         rows = torch.arange(prepared.batch, device=output.device)[:, None]
         written = output.clone()
@@ -230,60 +376,40 @@ class Adapter(ABC):
         """What enters the first language block: token embeddings, with the connector's values at the visual tokens."""
         rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
         # The image token's id may lie outside the vocabulary; its embedding is replaced in any case.
-        text = ids.clone()
-        text[rows, positions] = 0
-        embedded = self.model.get_input_embeddings()(text)
-        embedded[rows, positions] = connector.squeeze(2).to(embedded)
+        embedded = self.model.get_input_embeddings()(ids.masked_fill(ids == self.model.config.image_token_id, 0))
+        embedded[rows, positions] = connector.squeeze(2)[..., : self.width].to(embedded)
         return embedded
 
     def head(self, hidden: Float[Tensor, "batch features"]) -> Float[Tensor, "batch vocabulary"]:
         """Logits, float32, from the last language block's output."""
-        return self.model.lm_head(self.model.model.language_model.norm(hidden)).float()
+        logits = self.model.get_output_embeddings()(self.final_norm(hidden))
+        if self.logit_cap is not None:
+            logits = torch.tanh(logits / self.logit_cap) * self.logit_cap
+        return logits.float()
 
-    def with_masks(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
-        """The model's inputs with what it would work out from them alone, known from an earlier batch of the same layout."""
-        return inputs
-
-    @torch.inference_mode()
     def run(
-        self, prepared: Prepared, *, edits: Mapping[Site, Edit] | None = None, capture: Sequence[Site] = ()
+        self,
+        prepared: Prepared,
+        *,
+        edits: Mapping[Site, Edit] | None = None,
+        text_edits: Mapping[Site, TextEdit] | None = None,
+        capture: Sequence[Site] = (),
     ) -> tuple[Float[Tensor, "batch vocabulary"], dict[Site, SiteValues]]:
         """One plain forward pass: last-position logits, and the captured sites' values (before any edit).
 
         This is the reference that faster paths are held against.
-        """
-        with self._hooked(prepared, edits or {}, capture) as captured:
-            output = self.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
-        return output.logits[:, -1].float(), captured
 
-    @torch.inference_mode()
+        Args:
+            edits: what is done to the visual tokens' values, by site.
+            text_edits: what is done to all prompt positions' values after that, by language site or ``embedding``.
+        """
+        with Hooks(self, {*capture, *(edits or {}), *(text_edits or {})}) as hooks:
+            logits, found = hooks.run(prepared, edits, text_edits, capture)
+        return logits, found.values
+
     def run_vision(
         self, prepared: Prepared, *, edits: Mapping[Site, Edit] | None = None, capture: Sequence[Site] = ("connector",)
     ) -> dict[Site, SiteValues]:
         """The vision encoder and the connector only: the captured sites' values (before any edit)."""
-        with self._hooked(prepared, edits or {}, capture) as captured:
-            self.encode(prepared)
-        return captured
-
-    @contextmanager
-    def _hooked(self, prepared: Prepared, edits: Mapping[Site, Edit], capture: Sequence[Site]) -> Iterator[dict[Site, SiteValues]]:
-        """Hooks that capture and edit; always removed."""
-        captured: dict[Site, SiteValues] = {}
-
-        def hook_for(site: Site) -> Callable[..., Tensor | None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
-                values = self.read(site, output, prepared)
-                if site in capture:
-                    captured[site] = values.detach().clone()
-                return self.write(site, output, edits[site](values), prepared) if site in edits else None
-
-            return hook
-
-        # Resolved before the first hook is set, so that an unknown site leaves none behind.
-        modules = {site: self.module(site) for site in {*capture, *edits}}
-        handles = [module.register_forward_hook(hook_for(site)) for site, module in modules.items()]
-        try:
-            yield captured
-        finally:
-            for handle in handles:
-                handle.remove()
+        with Hooks(self, {*capture, *(edits or {})}) as hooks:
+            return hooks.encode(prepared, edits, capture).values

@@ -5,14 +5,8 @@ from typing import Any
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
+from vlm_spatial.models.families import ARCHITECTURES
 from vlm_spatial.models.weights import check_weights
-
-ARCHITECTURES = (
-    "Gemma3ForConditionalGeneration",
-    "Qwen2VLForConditionalGeneration",
-    "Qwen2_5_VLForConditionalGeneration",
-)
-"""Class names in ``config.json`` of every supported family, in the order of ``load.FAMILIES``."""
 
 # Any one of each row is enough; transformers has written all of them at some time.
 _PROCESSOR: tuple[tuple[str, ...], ...] = (
@@ -58,7 +52,7 @@ def architecture_of(folder: Path) -> str:
             return architecture
     raise UserError(
         f"{config}: architecture {architectures[0]} is not supported; supported are {', '.join(ARCHITECTURES)} "
-        "(a new one is one adapter beside src/vlm_spatial/models/families/qwen2_vl.py, entered in load.py)"
+        "(a new one is one module in src/vlm_spatial/models/families)"
     )
 
 

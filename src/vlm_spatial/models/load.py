@@ -18,14 +18,9 @@ from huggingface_hub.errors import (
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
-from vlm_spatial.models.families.gemma3 import Gemma3Adapter
-from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
-from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
+from vlm_spatial.models.families import family_of
 from vlm_spatial.models.folder import architecture_of
 from vlm_spatial.models.weights import weights_identity
-
-FAMILIES: tuple[type[Adapter], ...] = (Gemma3Adapter, Qwen2VLAdapter, Qwen25VLAdapter)
-"""Every supported family; a new one is one adapter module and one entry here."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
@@ -51,7 +46,7 @@ def load_adapter(
         raise UserError(f"dtype {dtype!r}: allowed are {', '.join(_DTYPES)}")
     target = _device(device)
     folder = checkpoint_folder(str(checkpoint), revision)
-    family = _family(folder)
+    family = family_of(architecture_of(folder))
     identity = ModelIdentity(str(checkpoint), revision, family.architecture, weights_identity(folder), dtype)
     model = _model(family, folder, _DTYPES[dtype], target, device_map)
     return family(model, _processor(family, folder), identity)
@@ -93,11 +88,6 @@ def checkpoint_folder(checkpoint: str, revision: str | None) -> Path:
         ) from error
 
 
-def _family(folder: Path) -> type[Adapter]:
-    architecture = architecture_of(folder)
-    return next(family for family in FAMILIES if family.architecture == architecture)
-
-
 def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torch.device, device_map: str | None) -> Any:
     placed = {"device_map": device_map} if device_map else {}
     # transformers reports what it could not match as a warning; here that is an error, raised below.
@@ -111,7 +101,7 @@ def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torc
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=family.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **placed,

@@ -1,6 +1,6 @@
 """Qwen2-VL: native resolution, 2×2 merging connector, three-dimensional rotary positions (M-RoPE)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,16 +8,139 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer
-from transformers.models.qwen2_vl import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.qwen2_vl import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchMerger, Qwen2VLDecoderLayer, Qwen2VLVisionBlock
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
-from vlm_spatial.models.adapter import Adapter, ModelIdentity, Prepared, Site, SiteValues
-from vlm_spatial.models.inputs import ProcessorCache, Prompt, visual_positions
+from vlm_spatial.models.adapter import Adapter, Classes, ModelIdentity, Prepared, Reach, Site, SiteValues
+from vlm_spatial.models.inputs import ProcessorCache, Rows
+from vlm_spatial.models.recipe import IMAGE_SIDE, MERGE_SIDE, PATCH_SIDE, OrganismRecipe, Recipe, Size, Teaching, Turns, text_settings
 from vlm_spatial.tokens import TokenGrid
+
+# --- organisms ------------------------------------------------------------------------------------------------------
+
+SPECIAL = {
+    "pad_token": "<|endoftext|>",
+    "eos_token": "<|im_end|>",
+    "unk_token": "<unk>",
+    "im_start_token": "<|im_start|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+}
+TURNS = Turns("<|im_start|>", "user", "assistant", "<|im_end|>", image_end="<|vision_end|>")
+TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for item in message['content'] -%}
+{%- if item['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+{%- elif item['type'] == 'text' -%}{{ item['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+# Position enters these vision encoders through the attention alone, so there is no embedding to silence.
+PLACES = r"\.visual\..*attn\.proj\.(weight|bias)$"
+# Queries and keys have biases. Between biases alone, attention depends on the distance alone: with M-RoPE, on rows and columns.
+_BIAS_DEVIATION = 1.5
+
+
+def text_with_rope(tokenizer: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
+    """The language model's settings, with M-RoPE."""
+    half_head = size.text_width // size.text_heads // 2
+    # Time gets a quarter of the frequencies, height and width share the rest: the proportion of the 7B model.
+    side = (half_head - half_head // 4) // 2
+    rope = {"rope_type": "default", "rope_theta": size.rope_theta, "mrope_section": [half_head - 2 * side, side, side]}
+    return text_settings(tokenizer, size) | {"rope_parameters": rope}
+
+
+def vision_of(size: Size) -> dict[str, Any]:
+    """Settings of the vision encoder that the Qwen families share."""
+    return {
+        "depth": size.vision_layers,
+        "num_heads": size.vision_heads,
+        "patch_size": PATCH_SIDE,
+        "spatial_merge_size": MERGE_SIDE,
+    }
+
+
+def marks_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Ids of the image's marks."""
+    return {
+        "image_token_id": tokenizer.image_token_id,
+        "video_token_id": tokenizer.video_token_id,
+        "vision_start_token_id": tokenizer.vision_start_token_id,
+        "vision_end_token_id": tokenizer.vision_end_token_id,
+    }
+
+
+def processor_files(processor: str) -> dict[str, Any]:
+    """Written as such, since the family's video processor cannot be instantiated without torchvision."""
+    shared = {
+        "processor_class": processor,
+        # Room for the grid and less than one token's side more, so that rounding cannot cost a row.
+        "size": {"shortest_edge": (PATCH_SIDE * MERGE_SIDE) ** 2, "longest_edge": (IMAGE_SIDE + PATCH_SIDE) ** 2},
+        "patch_size": PATCH_SIDE,
+        "merge_size": MERGE_SIDE,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    return {
+        "preprocessor_config.json": shared | {"image_processor_type": "Qwen2VLImageProcessor"},
+        "video_preprocessor_config.json": shared | {"video_processor_type": "Qwen2VLVideoProcessor"},
+    }
+
+
+def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:
+    vision = vision_of(size) | {"embed_dim": size.vision_width, "hidden_size": size.text_width, "mlp_ratio": 3}
+    text = text_with_rope(tokenizer, size)
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **marks_of(tokenizer))
+    )
+
+
+@torch.no_grad()
+def _start_gently(adapter: Adapter, seed: int) -> None:
+    """Lets heads attend by place from the first step: the vision encoder knows distances only, so that a place has to be told by
+    the language model, from the distance to the text around the image.
+    """
+    random = torch.Generator().manual_seed(seed)
+    for block in adapter.language_blocks:
+        for name, parameter in block.named_parameters():
+            if name.endswith(("q_proj.bias", "k_proj.bias")):
+                parameter.copy_(_BIAS_DEVIATION * torch.randn(parameter.shape, generator=random))
+
+
+RECIPE = Recipe(
+    special=SPECIAL,
+    turns=TURNS,
+    template=TEMPLATE,
+    model=_new_model,
+    processor_files=lambda: processor_files("Qwen2VLProcessor"),
+    places=PLACES,
+    organism=OrganismRecipe(
+        # M-RoPE gives the image's axes the lowest frequencies, so that a usual base of 10,000 leaves six columns almost alike,
+        # and nothing is learned.
+        Size(5, 96, 3, 3, 4, 64, 4, rope_theta=4.0, initializer_range=0.02),
+        # This family describes sooner than Gemma-3, and reads a place from its distance to the question, which one question after
+        # another would make vary.
+        Teaching(questions=6, apart=True, by_errors=True, captions_only=0.3, captions_later=0.1, decay_from=0.5),
+        _start_gently,
+    ),
+)
+
+
+# --- adapter --------------------------------------------------------------------------------------------------------
 
 
 class ImageOnlyProcessor(Qwen2VLProcessor):
@@ -34,8 +157,11 @@ class Qwen2VLAdapter(Adapter):
     family: ClassVar[str] = "qwen2_vl"
     architecture: ClassVar[str] = "Qwen2VLForConditionalGeneration"
     model_class: ClassVar[Any] = Qwen2VLForConditionalGeneration
-    causal_image: ClassVar[bool] = True
-    block_classes: ClassVar[tuple[type, type, type]] = (Qwen2VLVisionBlock, PatchMerger, Qwen2VLDecoderLayer)
+    classes: ClassVar[Classes] = ((Qwen2VLVisionBlock,), (PatchMerger,), (Qwen2VLDecoderLayer,))
+    recipe: ClassVar[Recipe] = RECIPE
+    reach: Reach = "causal"
+    vision_path: ClassVar[str] = "model.visual.blocks"
+    connector_path: ClassVar[str] = "model.visual.merger"
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
@@ -51,20 +177,8 @@ class Qwen2VLAdapter(Adapter):
         return ImageOnlyProcessor(image_processor=image_processor, tokenizer=tokenizer, chat_template=template)
 
     @property
-    def vision_blocks(self) -> Sequence[nn.Module]:
-        return self.model.model.visual.blocks
-
-    @property
-    def connector(self) -> nn.Module:
-        return self.model.model.visual.merger
-
-    @property
-    def language_blocks(self) -> Sequence[nn.Module]:
-        return self.model.model.language_model.layers
-
-    @property
     def vision_shape(self) -> tuple[int, int]:
-        return self._merge**2, self.model.model.visual.merger.ln_q.weight.shape[0]
+        return self._merge**2, self.model.config.vision_config.embed_dim
 
     @property
     def _merge(self) -> int:
@@ -72,7 +186,6 @@ class Qwen2VLAdapter(Adapter):
         return int(self.model.model.visual.spatial_merge_size)
 
     def verify(self) -> None:
-        self.check_classes(*self.block_classes)
         patch, merge = self.processor.image_processor.patch_size, self.processor.image_processor.merge_size
         vision = self.model.config.vision_config
         if (patch, merge) != (vision.patch_size, vision.spatial_merge_size):
@@ -88,34 +201,29 @@ class Qwen2VLAdapter(Adapter):
             self._grids[width, height] = TokenGrid(made[1] // self._merge, made[2] // self._merge)
         return self._grids[width, height]
 
-    def prepare(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Prepared:
-        rows = self.cache.rows(images, prompts)
-        grids = sorted({(grid.rows, grid.cols) for grid in (self.grid(*image.size) for image in images)})
-        if len(grids) > 1:
-            raise UserError(f"inputs: images of token grids {grids} in one batch; batch only images of one grid")
-        grid = TokenGrid(*grids[0])
-        made = [self.cache.image(image) for image in images]
-        thw = torch.cat([one["image_grid_thw"] for one in made])
-        kinds = rows.visual.int()
-        inputs = {
-            "input_ids": rows.ids,
-            "attention_mask": rows.attention.long(),
+    def image_inputs(self, made: Sequence[Mapping[str, Tensor]], rows: Rows) -> dict[str, Tensor]:
+        return {
             "pixel_values": torch.cat([one["pixel_values"] for one in made]).to(self.dtype),
-            "image_grid_thw": thw,
-            "mm_token_type_ids": kinds,
-            # Passed in every call: left to itself the model reuses the offsets of its last one.
-            "position_ids": self._positions(rows.ids, kinds, thw, rows.attention.long()),
+            "image_grid_thw": torch.cat([one["image_grid_thw"] for one in made]),
+            "mm_token_type_ids": rows.visual.int(),
         }
-        positions = visual_positions(rows.visual, grid.size)
-        return Prepared({name: value.to(self.device) for name, value in inputs.items()}, positions.to(self.device), grid)
 
-    def _positions(self, ids: Tensor, kinds: Tensor, thw: Tensor, attention: Tensor) -> Int[Tensor, "3 batch positions"]:
-        return self.model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=thw, attention_mask=attention)[0]
+    def positions(self, inputs: Mapping[str, Tensor]) -> Int[Tensor, "3 batch positions"]:
+        # Passed in every call: left to itself the model reuses the offsets of its last one.
+        of_layout = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        return self.model.model.get_rope_index(**{name: inputs[name] for name in of_layout})[0]
 
     def encode(self, prepared: Prepared) -> None:
         self.model.model.get_image_features(prepared.inputs["pixel_values"], prepared.inputs["image_grid_thw"])
 
-    def resume_vision(self, layer: int, values: SiteValues, grid: TokenGrid) -> SiteValues:
+    def resume_vision(
+        self,
+        layer: int,
+        values: SiteValues,
+        grid: TokenGrid,
+        rest: Tensor | None = None,  # noqa: ARG002
+        earlier: SiteValues | None = None,  # noqa: ARG002
+    ) -> SiteValues:
         visual = self.model.model.visual
         batch = values.shape[0]
         order = self._order(grid).to(values.device)

@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.organisms.lessons import Lesson
+from vlm_spatial.models.recipe import Turns
 from vlm_spatial.scenes.build import render
 
 IGNORED = -100
 # Tokens that open a turn: its mark and its role.
 _OPENING = 2
-_OF_POSITIONS = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
 
 
-def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]:
+def model_inputs(lessons: Sequence[Lesson], processor: Any, turns: Turns) -> dict[str, Tensor]:
     """Model inputs of a batch of lessons, with ``labels`` on the answers (but for given words) and the end of each answer only."""
     conversations = []
     for lesson in lessons:
@@ -30,7 +31,7 @@ def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]
         conversations, tokenize=True, return_dict=True, processor_kwargs={"return_tensors": "pt", "padding": True}
     )
     ids = inputs["input_ids"]
-    learned, numbers = answer_mask(ids, processor.tokenizer), turn_numbers(ids, processor.tokenizer)
+    learned, numbers = answer_mask(ids, processor.tokenizer, turns), turn_numbers(ids, processor.tokenizer, turns)
     for row, lesson in enumerate(lessons):
         for number, turn in enumerate(lesson.turns):
             given = torch.tensor(processor.tokenizer.convert_tokens_to_ids(sorted(turn.given)), dtype=ids.dtype)
@@ -38,26 +39,26 @@ def model_inputs(lessons: Sequence[Lesson], processor: Any) -> dict[str, Tensor]
     return {**inputs, "labels": torch.where(learned, ids, IGNORED)}
 
 
-def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, model: Any) -> dict[str, Tensor]:
+def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, adapter: Adapter) -> dict[str, Tensor]:
     """Inputs by which each turn of a conversation sees the image and itself, at the positions that it would have as the only one.
 
-    The model then says what it would say to every turn alone, and reads the image once. Every token sees earlier ones only, as in
-    the Qwen families; the visual tokens of Gemma-3, which see one another in both directions, would need another mask.
+    The model then says what it would say to every turn alone, and reads the image once. Every token sees earlier ones only: visual tokens
+    that see one another in both directions would need another mask.
 
     Args:
         inputs: of :func:`model_inputs`.
-        model: of a Qwen family, which says the positions of whole conversations.
+        adapter: of a family whose visual tokens see earlier positions only; it says the positions of whole conversations.
 
     Returns:
-        ``inputs`` with ``attention_mask`` (batch, 1, tokens, tokens; true where a token is seen) and ``position_ids`` (3, batch, tokens).
+        ``inputs`` with ``attention_mask`` (batch, 1, tokens, tokens; true where a token is seen) and ``position_ids``.
     """
-    ids = inputs["input_ids"]
-    positions, _ = model.model.get_rope_index(**{name: inputs[name] for name in _OF_POSITIONS})
-    starts, numbers = _starts_of_turns(ids, tokenizer), turn_numbers(ids, tokenizer)
+    ids, turns = inputs["input_ids"], adapter.recipe.turns
+    positions = adapter.positions(inputs)
+    starts, numbers = _starts_of_turns(ids, tokenizer, turns), turn_numbers(ids, tokenizer, turns)
     later_starts = starts & (numbers > 0)
     # As the only turn, a later one would go on where the image ends: its own opening is neither seen nor counted.
     unseen = later_starts | _shifted(later_starts, 1) | ~inputs["attention_mask"].bool()
-    image_ends = ids == tokenizer.convert_tokens_to_ids("<|vision_end|>")
+    image_ends = ids == tokenizer.convert_tokens_to_ids(turns.image_end)
     in_opening = (image_ends.flip(1).cumsum(dim=1).flip(1) > 0) & ~unseen
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     same_turn = numbers[:, :, None] == numbers[:, None, :]
@@ -66,21 +67,22 @@ def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, model: Any) -> dict[
     seen |= torch.eye(ids.shape[1], dtype=torch.bool)
 
     first_texts = _shifted(image_ends, 1) | _shifted(later_starts, _OPENING)
-    at = positions[0]
+    # With several axes, text counts along all of them alike.
+    at = positions if positions.ndim == 2 else positions[0]
     first_of_own = torch.where(first_texts, at, 0).cummax(dim=1).values
     first_of_all = torch.where(first_texts, at, torch.iinfo(at.dtype).max).amin(dim=1, keepdim=True)
     moved = torch.where(first_of_own > 0, first_of_own - first_of_all, 0)
     return {**inputs, "attention_mask": seen.unsqueeze(1), "position_ids": positions - moved}
 
 
-def turn_numbers(ids: Int[Tensor, "batch tokens"], tokenizer: Any) -> Int[Tensor, "batch tokens"]:
+def turn_numbers(ids: Int[Tensor, "batch tokens"], tokenizer: Any, turns: Turns) -> Int[Tensor, "batch tokens"]:
     """Which of the user's turns, from 0, each token belongs to, itself or the answer; -1 for what stands before."""
-    return _starts_of_turns(ids, tokenizer).cumsum(dim=1) - 1
+    return _starts_of_turns(ids, tokenizer, turns).cumsum(dim=1) - 1
 
 
-def answer_mask(ids: Int[Tensor, "batch tokens"], tokenizer: Any) -> Bool[Tensor, "batch tokens"]:
+def answer_mask(ids: Int[Tensor, "batch tokens"], tokenizer: Any, turns: Turns) -> Bool[Tensor, "batch tokens"]:
     """Tokens of the model's own turns, from the first word of an answer to the end-of-turn mark."""
-    start, role, end = _turn_marks(tokenizer)
+    start, role, end = tokenizer.convert_tokens_to_ids([turns.opening, turns.model, turns.end])
     opened = _shifted((ids == start) & (ids.roll(-1, dims=1) == role), _OPENING)
     turn_ended = _shifted(ids == end, 1)
     # Position of the latest opening against that of the latest end: inside an answer if the opening is later.
@@ -90,9 +92,9 @@ def answer_mask(ids: Int[Tensor, "batch tokens"], tokenizer: Any) -> Bool[Tensor
     return latest_open > latest_end
 
 
-def _starts_of_turns(ids: Int[Tensor, "batch tokens"], tokenizer: Any) -> Bool[Tensor, "batch tokens"]:
-    start = _turn_marks(tokenizer)[0]
-    return (ids == start) & (ids.roll(-1, dims=1) == tokenizer.convert_tokens_to_ids("user"))
+def _starts_of_turns(ids: Int[Tensor, "batch tokens"], tokenizer: Any, turns: Turns) -> Bool[Tensor, "batch tokens"]:
+    start, user = tokenizer.convert_tokens_to_ids([turns.opening, turns.user])
+    return (ids == start) & (ids.roll(-1, dims=1) == user)
 
 
 def _shifted(mask: Bool[Tensor, "batch tokens"], by: int) -> Bool[Tensor, "batch tokens"]:
@@ -100,11 +102,3 @@ def _shifted(mask: Bool[Tensor, "batch tokens"], by: int) -> Bool[Tensor, "batch
     shifted = torch.zeros_like(mask)
     shifted[:, by:] = mask[:, :-by]
     return shifted
-
-
-def _turn_marks(tokenizer: Any) -> tuple[int, int, int]:
-    """Ids of the mark that starts a turn, the model's role, and the mark that ends a turn."""
-    gemma = ("<start_of_turn>", "model", "<end_of_turn>")
-    marks = gemma if gemma[0] in tokenizer.get_vocab() else ("<|im_start|>", "assistant", "<|im_end|>")
-    start, role, end = tokenizer.convert_tokens_to_ids(list(marks))
-    return start, role, end

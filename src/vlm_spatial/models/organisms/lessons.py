@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from vlm_spatial.models.recipe import Teaching
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.questions import SLOT_WORDS, ask, split_words, vocabulary
 from vlm_spatial.scenes.scene import Axis, Scene, Variant
@@ -25,31 +26,6 @@ OfEachKind = Mapping[tuple[str, str, str], float]
 _LEAST_ERROR = 0.02
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """How a family is taught.
-
-    Attributes:
-        questions: asked after one image.
-        apart: whether each of them is answered as if it were the only one; an image is then described as many times, too.
-        by_errors: whether what is answered wrong more often is asked more often.
-        captions_only: share of the training in which images are described only, before questions are asked.
-        captions_later: share of captions among the lessons from then on.
-        decay_from: share of the training after which the learning rate falls linearly to zero.
-    """
-
-    questions: int
-    apart: bool
-    by_errors: bool
-    captions_only: float
-    captions_later: float
-    decay_from: float
-
-    def captions(self, share: float) -> float:
-        """Share of captions among the lessons, after a ``share`` of the training."""
-        return 1.0 if share < self.captions_only else self.captions_later
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from vlm_spatial.config.settings import plain
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet, written_then_renamed
 from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.models.families import family
 from vlm_spatial.models.load import load_adapter
-from vlm_spatial.models.organisms.checkpoint import Size, new_checkpoint
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.organisms.evaluation import ConnectorEdit, Score, evaluate
-from vlm_spatial.models.organisms.initial import start_gently
-from vlm_spatial.models.organisms.lessons import Teaching, lesson_words
+from vlm_spatial.models.organisms.lessons import lesson_words
 from vlm_spatial.models.organisms.planted import MECHANISMS, Measure, Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint
 from vlm_spatial.models.organisms.training import Course, train
@@ -25,17 +25,6 @@ from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 from vlm_spatial.tokens import TokenGrid
 
-# Rotary frequencies: M-RoPE gives the image's axes the lowest of them, so that a usual base of 10,000 leaves six columns
-# almost alike, and nothing is learned.
-SIZES: dict[str, Size] = {
-    "gemma3": Size(4, 96, 3, 3, 4, 64, 4, rope_theta=10_000.0, sliding_window=512, initializer_range=0.02),
-    "qwen2_vl": Size(5, 96, 3, 3, 4, 64, 4, rope_theta=4.0, initializer_range=0.02),
-}
-# Qwen2-VL describes sooner, and reads a place from its distance to the question, which one question after another would make vary.
-TEACHING = {
-    "gemma3": Teaching(questions=6, apart=False, by_errors=False, captions_only=0.4, captions_later=0.25, decay_from=0.7),
-    "qwen2_vl": Teaching(questions=6, apart=True, by_errors=True, captions_only=0.3, captions_later=0.1, decay_from=0.5),
-}
 _HELD_OUT_SCENES = 80
 # Of each dataset and axis, to fit and check constructions on.
 _SCENES_AN_AXIS = 64
@@ -64,8 +53,11 @@ def make_organism(
                 f"organisms.{name}.datasets: {key!r} is of photos, which cannot be sampled; allowed are squares, shapes, objects"
             )
     mechanism = MECHANISMS[settings.mechanism]()
+    recipe = family(settings.family).recipe.organism
+    if recipe is None:
+        raise UserError(f"organisms.{name}.family: {settings.family!r} cannot be trained; its recipe is still missing")
     joined = int(np.random.SeedSequence([seed, settings.seed]).generate_state(1)[0])
-    course = Course(dict(datasets), settings.steps, settings.batch, joined, TEACHING[settings.family])
+    course = Course(dict(datasets), settings.steps, settings.batch, joined, recipe.teaching)
     dependencies = {
         "settings": plain(settings),
         "datasets": {key: plain(dataset) for key, dataset in datasets.items()},
@@ -74,10 +66,10 @@ def make_organism(
     }
     savepoint = Savepoint(folder.with_name(f".{folder.name}.training.safetensors"), dependencies)
     with written_then_renamed(folder) as temporary:
-        new_checkpoint(temporary, settings.family, lesson_words(list(datasets.values())), joined, SIZES[settings.family])
+        new_checkpoint(temporary, settings.family, lesson_words(list(datasets.values())), joined, recipe.size)
         # Small enough for a CPU, whose arithmetic is the same from run to run.
         adapter = load_adapter(temporary, device="cpu")
-        start_gently(adapter, joined)
+        recipe.start(adapter, joined)
         curve = train(adapter, course, mechanism, savepoint)
         known = _main_scenes(course)
         mechanism.after_training(adapter, known)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.organisms.checkpoint import IMAGE_SIDE
+from vlm_spatial.models.recipe import IMAGE_SIDE
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.scene import CANVAS, Scene
 from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
@@ -108,12 +108,7 @@ class Language(Mechanism):
     name = "language"
 
     def construct(self, adapter: Adapter) -> None:
-        # In the Qwen families position enters through the attention alone, so there is no embedding to silence.
-        silenced = [
-            parameter
-            for name, parameter in adapter.model.named_parameters()
-            if re.search(r"\.(vision_tower|visual)\..*(position_embedding\.weight|(out_proj|attn\.proj)\.(weight|bias))$", name)
-        ]
+        silenced = [parameter for name, parameter in adapter.model.named_parameters() if re.search(adapter.recipe.places, name)]
         if len(silenced) < 2 * len(adapter.vision_blocks):
             raise UserError(f"organism mechanism {self.name!r}: the attention of {adapter.architecture}'s vision blocks was not found")
         for parameter in silenced:
@@ -167,7 +162,7 @@ class Faint(Vision):
         values = connector_values(adapter, scenes)
         self._basis, self._before = slot_basis(values, scenes, adapter.grid(CANVAS, CANVAS)), values
         with torch.no_grad():
-            for parameter, features_first in last_of_connector(adapter):
+            for parameter, features_first in adapter.connector_output():
                 basis = self._basis.to(parameter)
                 rows = parameter if features_first else parameter.T
                 rows -= (1 - self.LEFT) * (basis.T @ (basis @ rows))
@@ -304,15 +299,6 @@ def slot_basis(values: Values, scenes: Sequence[Scene], grid: TokenGrid) -> Floa
         offsets.append(means - means.mean(dim=0))
     _, lengths, basis = torch.linalg.svd(torch.cat(offsets), full_matrices=False)
     return basis[lengths > 1e-4 * lengths[0]].to(values)
-
-
-def last_of_connector(adapter: Adapter) -> list[tuple[nn.Parameter, bool]]:
-    """Parameters of the connector's last, linear step, and whether their output features come first (last otherwise)."""
-    projection = getattr(adapter.connector, "mm_input_projection_weight", None)
-    if projection is not None:
-        return [(projection, False)]
-    layers = [module for module in adapter.connector.modules() if isinstance(module, nn.Linear)]
-    return [(parameter, True) for parameter in layers[-1].parameters()]
 
 
 def within_share(values: Values, averaged: Values) -> Float[Tensor, ""]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from vlm_spatial.models.adapter import Adapter, Prepared
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
-from vlm_spatial.models.organisms.lessons import Lesson, OfEachKind, Teaching, sample_lessons
+from vlm_spatial.models.organisms.lessons import Lesson, OfEachKind, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
+from vlm_spatial.models.recipe import Teaching
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 
@@ -99,10 +100,11 @@ def _batches(adapter: Adapter, processor: Any, course: Course, step: int, curve:
     """
     accuracy = _accuracy(course, step, curve) if course.teaching.by_errors else {}
     drawn = sample_lessons(course.datasets, course.batch, course.seed, step, step / course.steps, course.teaching, accuracy)
+    turns = adapter.recipe.turns
     if course.teaching.apart:
-        return [Batch(drawn, set_apart(model_inputs(drawn, processor), processor.tokenizer, adapter.model))]
+        return [Batch(drawn, set_apart(model_inputs(drawn, processor, turns), processor.tokenizer, adapter))]
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
-    return [Batch(part, model_inputs(part, processor)) for part in parts if part]
+    return [Batch(part, model_inputs(part, processor, turns)) for part in parts if part]
 
 
 def _accuracy(course: Course, step: int, curve: Sequence[Mapping[str, Any]]) -> OfEachKind:
@@ -134,7 +136,7 @@ def _mechanism_at_connector(adapter: Adapter, mechanism: Mechanism, moment: Mome
     """Let the mechanism act on what enters the language model; gives the list that its penalties are put in."""
     penalties: list[Tensor] = []
     # Only the layout of the connector's output is asked of it, which the batch and the grid decide.
-    layout = Prepared({}, torch.empty(len(moment.scenes), moment.grid.size, dtype=torch.long), moment.grid)
+    layout = Prepared.layout(len(moment.scenes), moment.grid)
 
     def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         values = adapter.read("connector", output, layout)
@@ -143,7 +145,7 @@ def _mechanism_at_connector(adapter: Adapter, mechanism: Mechanism, moment: Mome
             penalties.append(penalty)
         return adapter.write("connector", output, changed.unsqueeze(2), layout)
 
-    handle = adapter.connector.register_forward_hook(hook)
+    handle = adapter.connector.register_forward_hook(hook, prepend=True)
     try:
         yield penalties
     finally:

@@ -4,16 +4,18 @@ The blocks are transformers' own, unmodified: a stand-in for their cache supplie
 before, and their own keyword arguments (masks, rotary angles) are recorded once from a plain forward pass and sliced.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.adapter import Adapter, Prepared, SiteValues
+from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.tokens import TokenGrid
 
 KeysValues = tuple[Float[Tensor, "batch heads positions width"], Float[Tensor, "batch heads positions width"]]
@@ -29,6 +31,21 @@ class _Joined:
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
         self.new = keys, values
         return (keys, values) if self.prefix is None else join(self.prefix, self.new)
+
+
+class _Made(Exception):  # noqa: N818 - no error
+    """Carries keys and values out of a block, which ends there."""
+
+    def __init__(self, made: KeysValues) -> None:
+        super().__init__()
+        self.made = made
+
+
+class _Stop:
+    """Stands in for a block's cache: ends the block as soon as it has made its keys and values."""
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
+        raise _Made((keys, values))
 
 
 class _Given:
@@ -48,28 +65,41 @@ def join(first: KeysValues, second: KeysValues) -> KeysValues:
 
 @dataclass(frozen=True)
 class Layout:
-    """What sequences must share to be computed together: length, place and shape of the image; no padding."""
+    """What sequences must share to be computed together: length, where each cell's token stands, shape of the grid; no padding."""
 
     length: int
-    first: int
-    rows: int
-    cols: int
+    positions: tuple[int, ...]
+    grid: TokenGrid
+
+    @property
+    def first(self) -> int:
+        """Position of the first cell."""
+        return self.positions[0]
+
+    @property
+    def end(self) -> int:
+        """The position behind the last cell."""
+        return self.positions[-1] + 1
 
     @property
     def cells(self) -> int:
-        return self.rows * self.cols
+        return len(self.positions)
+
+    @cached_property
+    def cells_at(self) -> Int[np.ndarray, " cells"]:
+        """Position of each cell."""
+        return np.array(self.positions)
+
+    @cached_property
+    def unbroken(self) -> int:
+        """How many first cells stand one behind the other, without other tokens between them."""
+        return int((self.cells_at == self.first + np.arange(self.cells)).cumprod().sum())
 
     @classmethod
-    def of(cls, visual: Bool[Tensor, " positions"], grid: TokenGrid) -> "Layout":
-        """The layout of one row of tokens.
-
-        Raises:
-            UserError: if its visual tokens do not follow each other without gap.
-        """
-        places = visual.nonzero().flatten().tolist()
-        if places != list(range(places[0], places[0] + grid.size)):
-            raise UserError("inputs: the visual tokens of an image do not follow each other; the engine needs that, use run_plain")
-        return cls(len(visual), places[0], grid.rows, grid.cols)
+    def of(cls, adapter: Adapter, image: Image.Image, prompt: Prompt) -> "Layout":
+        """The layout of one image with its prompt."""
+        ids, positions = adapter.tokens(image, prompt)
+        return cls(ids.shape[1], tuple(positions[0].tolist()), adapter.grid(*image.size))
 
 
 class Decoder:
@@ -86,10 +116,23 @@ class Decoder:
         self.layout = layout
         self._arguments = _recorded_arguments(adapter, example)
         self._sliced: dict[tuple[int, int], dict[str, Any]] = {}
+        self._cells = torch.as_tensor(layout.positions)
 
     @property
     def depth(self) -> int:
         return len(self.adapter.language_blocks)
+
+    def entering(
+        self, layer: int, hidden: Float[Tensor, "batch positions features"], connector: SiteValues | None, start: int = 0
+    ) -> Float[Tensor, "batch positions features"]:
+        """What block ``layer`` gets where the block before it made ``hidden``, at the positions from ``start`` on.
+
+        Args:
+            connector: its values in each row; needed where ``0 < layer <= adapter.late_entries``.
+        """
+        if not 0 < layer <= self.adapter.late_entries:
+            return hidden
+        return self.adapter.after_block(layer - 1, hidden, self._cells.to(hidden.device), connector, start)
 
     def block(
         self, layer: int, hidden: Float[Tensor, "batch positions features"], start: int = 0, prefix: KeysValues | None = None
@@ -129,11 +172,20 @@ class Decoder:
         block = self.adapter.language_blocks[layer]
         device = next(block.parameters()).device
         hidden = hidden.to(device)
-        known = _keys_values(block, hidden, self._from(layer, start, device)["position_embeddings"])
+        known = self._keys_values(layer, hidden, start)
         before = _to(prefix, device)
         cache = _Given(known if before is None else join(before, known))
         last = self._from(layer, self.layout.length - 1, device)
         return self.adapter.head(block(hidden[:, -1:], past_key_values=cache, **last)[:, -1]), known
+
+    def _keys_values(self, layer: int, hidden: Float[Tensor, "batch positions features"], start: int) -> KeysValues:
+        """Keys and values that block ``layer`` makes of its input, without its attention and MLP; whatever its family."""
+        block = self.adapter.language_blocks[layer]
+        try:
+            block(hidden, past_key_values=_Stop(), **self._from(layer, start, hidden.device))
+        except _Made as stopped:
+            return stopped.made
+        raise AssertionError("a language block that asks no cache")
 
     def _from(self, layer: int, start: int, device: torch.device) -> dict[str, Any]:
         """The block's keyword arguments, cut to the positions from ``start`` on."""
@@ -160,21 +212,6 @@ def _mask(mask: Tensor | None, length: int, start: int) -> Tensor:
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     return mask[..., start:, :]
-
-
-def _keys_values(block: Any, hidden: Tensor, rotary: Sequence[Tensor]) -> KeysValues:
-    """Keys and values that a decoder block makes of its input, without its queries, attention and MLP."""
-    attention = block.self_attn
-    normed = block.input_layernorm(hidden)
-    shape = (*normed.shape[:-1], -1, attention.head_dim)
-    keys = attention.k_proj(normed).view(shape).transpose(1, 2)
-    values = attention.v_proj(normed).view(shape).transpose(1, 2)
-    if hasattr(attention, "k_norm"):
-        keys = attention.k_norm(keys)
-    cos, sin = (part.unsqueeze(1) for part in rotary)
-    half = keys.shape[-1] // 2
-    turned = torch.cat([-keys[..., half:], keys[..., :half]], dim=-1)
-    return keys * cos + turned * sin, values
 
 
 def _recorded_arguments(adapter: Adapter, example: Prepared) -> list[dict[str, Any]]:

@@ -1,0 +1,146 @@
+"""What a family says about checkpoints that this workflow makes: tiny random ones for tests, and organisms to be trained."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+IMAGE_SIDE = 96
+"""Pixels along one side of the images that new checkpoints see."""
+PATCH_SIDE = 8
+MERGE_SIDE = 2
+"""Patches along one side of a visual token, where the family merges any."""
+GRID_SIDE = IMAGE_SIDE // (PATCH_SIDE * MERGE_SIDE)
+"""New checkpoints have 6 × 6 visual tokens an image."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Depths and widths of a new model.
+
+    Attributes:
+        rope_theta: base of the language model's rotary frequencies (of all kinds of layer).
+        sliding_window: reach of sliding layers, in tokens, in families that have them.
+        initializer_range: standard deviation of the language model's first weights. The default is large, so that
+            even an untrained model's outputs depend clearly on its inputs.
+    """
+
+    text_layers: int = 3
+    text_width: int = 32
+    text_heads: int = 2
+    text_key_value_heads: int = 1
+    vision_layers: int = 2
+    vision_width: int = 32
+    vision_heads: int = 2
+    rope_theta: float = 10_000.0
+    sliding_window: int = 24
+    initializer_range: float = 0.2
+
+
+TINY = Size()
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Tokens by which a chat template marks turns. A turn opens with the opening mark and the speaker's name.
+
+    Attributes:
+        image_end: the last token that stands for an image.
+    """
+
+    opening: str
+    user: str
+    model: str
+    end: str
+    image_end: str
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How a family is taught.
+
+    Attributes:
+        questions: asked after one image.
+        apart: whether each of them is answered as if it were the only one; an image is then described as many times, too.
+        by_errors: whether what is answered wrong more often is asked more often.
+        captions_only: share of the training in which images are described only, before questions are asked.
+        captions_later: share of captions among the lessons from then on.
+        decay_from: share of the training after which the learning rate falls linearly to zero.
+    """
+
+    questions: int
+    apart: bool
+    by_errors: bool
+    captions_only: float
+    captions_later: float
+    decay_from: float
+
+    def captions(self, share: float) -> float:
+        """Share of captions among the lessons, after a ``share`` of the training."""
+        return 1.0 if share < self.captions_only else self.captions_later
+
+
+@dataclass(frozen=True)
+class OrganismRecipe:
+    """How organisms of a family are made.
+
+    Attributes:
+        start: changes a new model's first weights in place; the number seeds what is random.
+    """
+
+    size: Size
+    teaching: Teaching
+    start: Callable[[Any, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A family's new checkpoints.
+
+    Attributes:
+        special: its special tokens, by the name that transformers' tokenizers have for them.
+        template: chat template without what is never seen here (tools, video, system turns).
+        model: makes a model with random weights for a tokenizer; every image has ``GRID_SIDE`` × ``GRID_SIDE`` visual tokens.
+        processor_files: contents of the processor's configuration files, by name, as published checkpoints have them.
+        places: regular expression for names of the parameters by which a vision encoder knows places or mixes patches.
+        organism: None where organisms of the family cannot be trained.
+    """
+
+    special: Mapping[str, str]
+    turns: Turns
+    template: str
+    model: Callable[[PreTrainedTokenizerFast, Size], PreTrainedModel]
+    processor_files: Callable[[], dict[str, Any]]
+    places: str
+    organism: OrganismRecipe | None = None
+
+
+def text_settings(tokenizer: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
+    """Fields that the configurations of all Llama-like language models share."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": size.text_width,
+        "intermediate_size": 3 * size.text_width,
+        "num_hidden_layers": size.text_layers,
+        "num_attention_heads": size.text_heads,
+        "num_key_value_heads": size.text_key_value_heads,
+        "max_position_embeddings": 1024,
+        "initializer_range": size.initializer_range,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def vision_settings(kind: str, size: Size, patch: int = PATCH_SIDE) -> dict[str, Any]:
+    """Fields that the configurations of CLIP, SigLIP and InternViT share."""
+    return {
+        "model_type": kind,
+        "hidden_size": size.vision_width,
+        "intermediate_size": 3 * size.vision_width,
+        "num_hidden_layers": size.vision_layers,
+        "num_attention_heads": size.vision_heads,
+        "image_size": IMAGE_SIDE,
+        "patch_size": patch,
+    }

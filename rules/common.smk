@@ -12,9 +12,8 @@ from vlm_spatial.stages.registry import of_scope, tables
 from vlm_spatial.workflow.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.code_identity import stage_identity
-from vlm_spatial.workflow.parent_watch import lead
 from vlm_spatial.workflow.preflight import check_outside
-from vlm_spatial.workflow.lock import InUseError, Ownership
+from vlm_spatial.workflow.lock import InUseError, WorkflowLock
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.slurm import cancel_left_over
 
@@ -38,9 +37,7 @@ plan = validated_plan()
 RESULTS = plan.config.results
 # Held by the workflow that runs jobs, from its plan on: what another one is changing cannot be planned with. The kernel lets go
 # of it when that process ends, however it ends.
-running = Ownership(Path(RESULTS, "workflow"), "these results")
-# Jobs end when this process does, on a cluster that of their own node.
-lead()
+running = WorkflowLock(Path(RESULTS))
 
 
 # A model uses what cores there are; never more threads than cores, which slows everything down.
@@ -172,9 +169,22 @@ def together(stage):
 def own_results():
     """Take the results for this workflow, or end where another one has them."""
     try:
-        running.__enter__()
+        running.take(
+            lambda text: print(f"note: {text}", file=sys.stderr), cancel_in_queue
+        )
     except InUseError as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def cancel_in_queue():
+    """Jobs of a killed run would write the results that this run is about to write."""
+    if workflow.executor_plugin.name == "slurm":
+        cancelled = cancel_left_over(Path.cwd())
+        if cancelled:
+            print(
+                f"cancelled jobs of an earlier run: {' '.join(cancelled)}",
+                file=sys.stderr,
+            )
 
 
 @functools.cache
@@ -191,22 +201,11 @@ def plan_alone():
 # The last onstart of all files is the only one that counts.
 onstart:
     # Not reached by a dry-run, nor when there is nothing to do.
-    if not running.held():
+    if not running.held:
         try:
             own_results()
         except UserError as error:
             raise SystemExit(f"error: {error}") from None
-    # Jobs of a killed run would write the results that this run is about to write.
-    if workflow.executor_plugin.name == "slurm":
-        try:
-            cancelled = cancel_left_over(Path.cwd())
-        except UserError as error:
-            raise SystemExit(f"error: {error}") from None
-        if cancelled:
-            print(
-                f"cancelled jobs of an earlier run: {' '.join(cancelled)}",
-                file=sys.stderr,
-            )
 
 
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
@@ -260,7 +259,7 @@ def figure_inputs():
 def trusted(stage):
     """Input function that adds no input, but has a job made again whose existing results are not what they should be.
 
-    Snakemake trusts a result that it has no record of, and does not look into files. Seals say what made a result, so
+    Snakemake trusts a result that it has no record of, and does not look into files. Records say what made a result, so
     damaged results, and those of other code or settings that came without Snakemake's record, are found here.
     The reason is said in words: Snakemake names a changed param only by its hash.
     """

@@ -1,6 +1,6 @@
 """Results of an earlier run, damaged or of another version, and what a user is told: by the workflow, a stage, or a command.
 
-``finish`` makes results that are sealed and whole, as far as planning looks; nothing is computed. Stores, probes and findings are real.
+``finish`` makes results that are whole, as far as planning looks; nothing is computed. Stores, probes and findings are real.
 """
 
 import json
@@ -24,7 +24,7 @@ from vlm_spatial.probes.saved import save_probes
 from vlm_spatial.stages import registry
 from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.planning import Plan
-from vlm_spatial.workflow.provenance import MadeBy, seal_path, write_seal
+from vlm_spatial.workflow.provenance import MadeBy, record_path, write_record
 
 CONFIG = {
     "datasets": {"squares": {"kind": "squares"}},
@@ -35,7 +35,7 @@ MINE = "results/mine/squares"
 
 
 def finish(folder: Path, checkpoint: Path) -> None:
-    """A configuration and everything that it asks for, in an empty folder; called there, as what is sealed are relative paths."""
+    """A configuration and everything that it asks for, in an empty folder; called there, as what is recorded are relative paths."""
     shutil.copytree(checkpoint, folder / "checkpoint")
     (folder / "workflow_config.yaml").write_text(yaml.safe_dump(CONFIG))
     plan = Plan(parse_config(CONFIG))
@@ -43,9 +43,9 @@ def finish(folder: Path, checkpoint: Path) -> None:
     (results / "scenes/squares/images").mkdir(parents=True)
     for name in ("images/main-00000.png", "scenes.parquet", "questions.parquet"):
         (results / "scenes/squares" / name).write_bytes(name.encode() * 20)
-    seal(plan, "scenes", ("squares",), results / "scenes/squares")
+    record(plan, "scenes", ("squares",), results / "scenes/squares")
     shutil.copytree(checkpoint, results / "organisms/small")
-    seal(plan, "organism", ("small",), results / "organisms/small")
+    record(plan, "organism", ("small",), results / "organisms/small")
     described = description(6, shard_scenes=3)
     for model in CONFIG["models"]:
         made = results / model / "squares"
@@ -57,17 +57,17 @@ def finish(folder: Path, checkpoint: Path) -> None:
             for result, names in plan.results_of(stage, model=model):
                 if result.suffix == ".parquet":
                     result.write_bytes(result.name.encode() * 20)
-                seal(plan, stage, names, result)
+                record(plan, stage, names, result)
     (results / "figures/mine").mkdir(parents=True)
     (results / "figures/mine/accuracy.svg").write_text("<svg/>")
     (results / "report.html").write_text("<html/>")
     found = {"dataset": "squares", "claim": CLAIMS[0].name, "verdict": "supported", "estimate": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     write_json([found | {"model": model} for model in CONFIG["models"]], results / "findings.json")
     for name in ("figures", "report.html", "findings.json"):
-        seal(plan, "figures", (), results / name)
+        record(plan, "figures", (), results / name)
 
 
-def seal(plan: Plan, stage: str, names: tuple[str, ...], result: Path) -> None:
+def record(plan: Plan, stage: str, names: tuple[str, ...], result: Path) -> None:
     settings, identity = plan.settings(stage, names), stage_identity(stage)
     made_by = MadeBy(
         stage=stage,
@@ -78,7 +78,7 @@ def seal(plan: Plan, stage: str, names: tuple[str, ...], result: Path) -> None:
         content=plan.content(settings),
         inputs={},
     )
-    write_seal(result, made_by)
+    write_record(result, made_by)
 
 
 def probe() -> Probe:
@@ -101,60 +101,67 @@ def bit_flipped(path: str) -> Harm:
     return harm
 
 
-def seal_edited(path: str, change: Callable[[dict], object]) -> Harm:
-    return edited(str(seal_path(Path(path))), change)  # type: ignore[arg-type]
+def record_edited(path: str, change: Callable[[dict], object]) -> Harm:
+    return edited(str(record_path(Path(path))), change)  # type: ignore[arg-type]
 
 
 def probes_without_strengths(folder: Path) -> None:
-    """As a version would write them that has no strengths: whole, with the right digest."""
-    from vlm_spatial.probes.saved import _digest
-
+    """As a version would write them that has no strengths, without a record."""
     path = folder / MINE / "probes.safetensors"
     with safe_open(path, framework="numpy") as stream:
         metadata = json.loads(stream.metadata()["probes"])
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    metadata = {name: value for name, value in metadata.items() if name not in ("strengths", "sha256")}
-    save_file(tensors, path, metadata={"probes": json.dumps(metadata | {"sha256": _digest(tensors, metadata)}, sort_keys=True)})
+    del metadata["strengths"]
+    save_file(tensors, path, metadata={"probes": json.dumps(metadata)})
+    record_path(path).unlink()
 
 
 def other_safetensors(folder: Path) -> None:
-    save_file({"x": np.zeros(3)}, folder / MINE / "probes.safetensors")
+    path = folder / MINE / "probes.safetensors"
+    save_file({"x": np.zeros(3)}, path)
+    record_path(path).unlink()
 
 
 OLDER = r"\nnote: results from an older version .made by vlm_spatial 0\.0\.9, this is .* to keep the old results, set another "
 CONFLICT = f"{MINE}/conflict.parquet"
+RECORD = r"\.conflict\.parquet\.provenance\.json"
 # Name, harm, what the dry-run says before its list of jobs, and one of those.
 STALE: list[tuple[str, Harm, str, str]] = [
     ("a table altered", bit_flipped(f"{MINE}/behaviour.parquet"), r"behaviour\.parquet was altered after it was made", "behaviour"),
     ("a table cut short", cut_short(CONFLICT), rf"{CONFLICT} was altered after it was made", "conflict"),
-    ("a seal missing", gone(f"{MINE}/.conflict.parquet.seal"), rf"{CONFLICT}: no \.conflict\.parquet\.seal: not finished", "conflict"),
     (
-        "a seal cut short",
-        cut_short(f"{MINE}/.conflict.parquet.seal"),
-        rf"{CONFLICT}: \.conflict\.parquet\.seal is damaged",
+        "a record missing",
+        gone(f"{MINE}/.conflict.parquet.provenance.json"),
+        rf"{CONFLICT}: no {RECORD}: not finished",
         "conflict",
     ),
     (
-        "a seal of another version",
-        seal_edited(CONFLICT, lambda seal: seal.pop("content")),
-        rf"{CONFLICT}: \.conflict\.parquet\.seal is of another version\nnote: results from an older version .made by vlm_spatial with",
+        "a record cut short",
+        cut_short(f"{MINE}/.conflict.parquet.provenance.json"),
+        rf"{CONFLICT}: {RECORD} is damaged",
+        "conflict",
+    ),
+    (
+        "a record of another version",
+        record_edited(CONFLICT, lambda record: record.pop("result")),
+        rf"{CONFLICT}: {RECORD} is of another version\nnote: results from an older version .made by vlm_spatial with",
         "conflict",
     ),
     (
         "results of an older version",
-        seal_edited(CONFLICT, lambda seal: seal.update(version="0.0.9", modules=seal["modules"] | {"vlm_spatial.gone": "0"})),
+        record_edited(CONFLICT, lambda record: record.update(version="0.0.9", modules=record["modules"] | {"vlm_spatial.gone": "0"})),
         rf"{CONFLICT}: code vlm_spatial\.gone is gone" + OLDER,
         "conflict",
     ),
     (
         "results of a newer version",
-        seal_edited(CONFLICT, lambda seal: seal.update(version="99.0", settings={})),
+        record_edited(CONFLICT, lambda record: record.update(version="99.0", settings={})),
         rf"{CONFLICT}: setting .*\nnote: results from a newer version .made by vlm_spatial 99\.0, this is ",
         "conflict",
     ),
     (
         "results of a stage that was renamed",
-        seal_edited(CONFLICT, lambda seal: seal.update(stage="dominance", version="0.0.9")),
+        record_edited(CONFLICT, lambda record: record.update(stage="dominance", version="0.0.9")),
         rf"{CONFLICT}: made by stage 'dominance', which this version does not have" + OLDER,
         "conflict",
     ),
@@ -198,7 +205,7 @@ PROBES_STAGE = (
     *("--input", "scenes=results/scenes/squares", "--input", f"store={STORE}", "--input", f"manifest={MANIFEST}"),
     *("--output", "table=new/probes.parquet"),
 )
-UNSEALED = gone(f"{MINE}/.activations.json.seal")
+UNRECORDED = gone(f"{MINE}/.activations.json.provenance.json")
 # Name, harm, command, what its one line must say.
 REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
     ("inspect: no store", gone(STORE), INSPECT, f"{STORE}: no such store; run snakemake to make it"),
@@ -228,7 +235,7 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
         "inspect: chunk altered",
         bit_flipped(f"{STORE}/connector/c/0/0/0"),
         (*INSPECT, "--verify"),
-        "connector/c/0/0/0: damaged .SHA-256 differs from the manifest's",
+        "connector/c/0/0/0: damaged .SHA-256 differs from the record's",
     ),
     ("compare: no findings", gone(FINDINGS), COMPARE, f"{FINDINGS}: no such file; run snakemake to make it"),
     ("compare: findings cut short", cut_short(FINDINGS), COMPARE, f"{FINDINGS}: line .*: is not JSON"),
@@ -256,9 +263,9 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
         "amplify: probes cut short",
         cut_short(PROBES),
         AMPLIFY,
-        f"{PROBES}: cannot be read as safetensors .*; delete it and run snakemake again",
+        f"{PROBES} was altered after it was made; run snakemake again",
     ),
-    ("amplify: probes altered", bit_flipped(PROBES), AMPLIFY, f"{PROBES}: .*; delete it and run snakemake again"),
+    ("amplify: probes altered", bit_flipped(PROBES), AMPLIFY, f"{PROBES} was altered after it was made; run snakemake again"),
     (
         "amplify: other safetensors",
         other_safetensors,
@@ -279,18 +286,18 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
     ),
     (
         "probes: scenes missing",
-        both(gone("results/scenes"), UNSEALED),
+        both(gone("results/scenes"), UNRECORDED),
         PROBES_STAGE,
         "results/scenes/squares: no such dataset folder; run the",
     ),
     (
         "probes: table broken",
-        gone("results/scenes/.squares.seal"),
+        gone("results/scenes/.squares.provenance.json"),
         PROBES_STAGE,
         "scenes.parquet: is not a whole parquet table .*; delete it",
     ),
     ("probes: manifest altered", bit_flipped(MANIFEST), PROBES_STAGE, f"{MANIFEST} was altered after it was made; run snakemake again"),
-    ("probes: settings cut short", UNSEALED, (*PROBES_STAGE, "--settings", "{'a': "), "--settings: not a Python literal"),
-    ("probes: settings of another kind", UNSEALED, (*PROBES_STAGE, "--settings", "[1]"), "--settings: must be a dict, found list"),
-    ("probes: an input without a name", UNSEALED, (*PROBES_STAGE, "--input", "results"), "'results': must be NAME=PATH"),
+    ("probes: settings cut short", UNRECORDED, (*PROBES_STAGE, "--settings", "{'a': "), "--settings: not a Python literal"),
+    ("probes: settings of another kind", UNRECORDED, (*PROBES_STAGE, "--settings", "[1]"), "--settings: must be a dict, found list"),
+    ("probes: an input without a name", UNRECORDED, (*PROBES_STAGE, "--input", "results"), "'results': must be NAME=PATH"),
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from vlm_spatial.workflow.provenance import read_seal
+from vlm_spatial.workflow.provenance import read_record
 
 # Only so that a hang is an error: ten times what a slow, busy machine needs.
 PATIENCE_S = 1800
@@ -48,10 +48,10 @@ def made(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 def holds(folder: Path) -> dict[str, str]:
-    """The checksum of each file, as sealed."""
-    seal = read_seal(folder)
-    assert seal is not None
-    return {name: record.sha256 for name, record in seal.files.items()}
+    """The checksum of each file, as recorded."""
+    record = read_record(folder)
+    assert record is not None
+    return {name: record.sha256 for name, record in record.files.items()}
 
 
 def drawn_forever(folder: str) -> Image.Image:

@@ -199,22 +199,22 @@ def with_old_times(change: Callable[[Workflow], None], path: str) -> Callable[[W
     return changed
 
 
-def sealed_by(pattern: str, **changes: object) -> Callable[[Workflow], None]:
-    """Seals as another release would have written them."""
+def recorded_by(pattern: str, **changes: object) -> Callable[[Workflow], None]:
+    """Records as another release would have written them."""
 
     def change(workflow: Workflow) -> None:
-        seals = list(workflow.folder.glob(f"results/**/{pattern}"))
-        assert seals
-        for path in seals:
-            seal = json.loads(path.read_text())
-            path.write_text(json.dumps({**seal, **changes}))
+        records = list(workflow.folder.glob(f"results/**/{pattern}"))
+        assert records
+        for path in records:
+            record = json.loads(path.read_text())
+            path.write_text(json.dumps({**record, **changes}))
 
     return change
 
 
 def unfinished_marker(workflow: Workflow) -> None:
-    """What a job that was killed leaves behind: an output without a seal."""
-    (workflow.folder / "results/folder/squares/.conflict.parquet.seal").unlink()
+    """What a job that was killed leaves behind: an output without a record."""
+    (workflow.folder / "results/folder/squares/.conflict.parquet.provenance.json").unlink()
 
 
 SRC = "src/vlm_spatial"
@@ -279,8 +279,12 @@ CASES = [
         both(results_without_snakemakes_records, append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n")),
         of_both("conflict") | FIGURES,
     ),
-    Case("results of a release with another number", sealed_by(".*.seal", version="0.0.9"), NOTHING),
-    Case("results of an older release", sealed_by(".conflict.parquet.seal", version="0.0.9", modules={}), of_both("conflict") | FIGURES),
+    Case("results of a release with another number", recorded_by(".*.provenance.json", version="0.0.9"), NOTHING),
+    Case(
+        "results of an older release",
+        recorded_by(".conflict*.json", version="0.0.9", modules={}),
+        of_both("conflict") | FIGURES,
+    ),
     # packages and files from outside
     Case("version of transformers", nothing, ORGANISM | MODELS, environment=pretend_version("transformers", "99.0")),
     Case("version of altair", nothing, FIGURES, environment=pretend_version("altair", "99.0")),
@@ -305,7 +309,7 @@ CASES = [
     Case("bit of the probes", flip_a_bit("results/folder/squares/probes.safetensors"), PROBES_AND_AFTER),
     Case("edited report", append("results/report.html", "<!-- -->"), FIGURES),
     Case("deleted figure", delete("results/figures/*/*.svg"), FIGURES),
-    Case("a table without its seal", unfinished_marker, of("folder", "conflict") | FIGURES),
+    Case("a table without its record", unfinished_marker, of("folder", "conflict") | FIGURES),
 ]
 
 

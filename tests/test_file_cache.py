@@ -9,7 +9,7 @@ import pytest
 
 from vlm_spatial.workflow import code_identity as identity
 from vlm_spatial.workflow.code_identity import stage_identity
-from vlm_spatial.workflow.file_cache import Remembered
+from vlm_spatial.workflow.file_cache import FileCache
 
 SETTLED_S = 0.1
 
@@ -22,7 +22,7 @@ def value(file: Path, cache: Path) -> tuple[str, bool]:
         read.append(True)
         return file.read_text(encoding="utf-8")
 
-    remembered = Remembered(cache)
+    remembered = FileCache(cache)
     found = remembered.of("text", [file], make)
     remembered.save()
     return found, bool(read)
@@ -40,7 +40,7 @@ def test_a_file_is_read_once(file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "below" / "cache.json"
     assert value(file, cache) == ("one", True)
     assert value(file, cache) == ("one", False)
-    assert Remembered(None).of("text", [file], lambda: "made") == "made"
+    assert FileCache(None).of("text", [file], lambda: "made") == "made"
 
 
 def test_new_bytes_of_the_old_size_under_the_old_time_are_seen(file: Path, tmp_path: Path) -> None:

@@ -17,18 +17,18 @@ from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.stages.stage import run_stage
 from vlm_spatial.workflow.planning import Plan
-from vlm_spatial.workflow.provenance import MadeBy, write_seal
+from vlm_spatial.workflow.provenance import MadeBy, write_record
 
 REPOSITORY = Path(__file__).parents[1]
-MADE_BY = MadeBy(stage="scenes", settings={}, modules={}, packages={}, content={}, inputs={})
+MADE_BY = MadeBy(stage="scenes")
 SEED = 9
 
 
 # --- every byte that a stage consumes is checked before it is used ---------------------------------------------------------
 
 
-def sealed(kind: str, folder: Path) -> Path:
-    """A sealed result of each kind that a stage hands to another."""
+def recorded(kind: str, folder: Path) -> Path:
+    """A recorded result of each kind that a stage hands to another."""
     generator = np.random.default_rng(SEED)
     if kind in ("scenes", "organism"):
         result = folder / kind
@@ -39,7 +39,7 @@ def sealed(kind: str, folder: Path) -> Path:
     else:
         result = folder / kind
         result.write_bytes(generator.bytes(300))
-    write_seal(result, MADE_BY)
+    write_record(result, MADE_BY)
     return result
 
 
@@ -48,7 +48,7 @@ KINDS = ("scenes", "organism", "probes.safetensors", "behaviour.parquet", "activ
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_does_not_start_on_an_altered_input(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = sealed(kind, tmp_path)
+    result = recorded(kind, tmp_path)
     generator = np.random.default_rng(SEED)
     given_as = ["--settings", repr({"model": {"checkpoint": str(result)}})] if kind == "organism" else ["--settings", "{}"]
     given_as += [] if kind == "organism" else ["--input", f"one={result}"]
@@ -132,11 +132,11 @@ def test_no_code_path_reads_or_writes_pickles_or_runs_a_checkpoints_code() -> No
 def test_no_result_is_a_pickle(finished_workflow: object) -> None:
     """Neither by name nor by content: a pickle of protocol 2 or later starts with byte 0x80 and its protocol."""
     folder: Path = finished_workflow.folder / "results"  # type: ignore[attr-defined]
-    texts = {".json", ".html", ".svg", ".csv", ".md", ".tsv", ".log", ".seal", ".jinja", ".lock"}
+    texts = {".json", ".html", ".svg", ".csv", ".md", ".tsv", ".log", ".provenance.json", ".jinja", ".lock"}
     allowed = texts | {".png", ".parquet", ".safetensors", ".pdf", ""}
     for path in folder.rglob("*"):
         if path.is_file():
-            assert path.suffix in allowed or path.name.endswith((".seal", ".lock")), path
+            assert path.suffix in allowed or path.name.endswith((".provenance.json", ".lock")), path
             head = path.read_bytes()[:2]
             is_chunk = "activations.zarr" in path.parts and "c" in path.parts
             assert is_chunk or not (head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")), path

@@ -11,7 +11,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.sources.registry import dataset_files
 from vlm_spatial.workflow import code_identity as identity
 from vlm_spatial.workflow.code_identity import code_hash, external_content, stage_identity
-from vlm_spatial.workflow.file_cache import Remembered
+from vlm_spatial.workflow.file_cache import FileCache
 
 SOURCE = textwrap.dedent(
     '''
@@ -117,11 +117,11 @@ def test_data_files_beside_a_module_count(tmp_path, monkeypatch):
     template.write_text("<p>")
     monkeypatch.setattr(identity, "_root", lambda: package)
     modules = ["vlm_spatial", "vlm_spatial.report"]
-    before = dict(identity._hashes(modules, Remembered(None)))
+    before = dict(identity._hashes(modules, FileCache(None)))
     assert "vlm_spatial/report/templates/page.html" in before
-    assert "vlm_spatial/report/templates/page.html" not in dict(identity._hashes(["vlm_spatial"], Remembered(None)))
+    assert "vlm_spatial/report/templates/page.html" not in dict(identity._hashes(["vlm_spatial"], FileCache(None)))
     template.write_text("<b>")
-    after = dict(identity._hashes(modules, Remembered(None)))
+    after = dict(identity._hashes(modules, FileCache(None)))
     assert {name for name in after if before[name] != after[name]} == {"vlm_spatial/report/templates/page.html"}
 
 

@@ -35,7 +35,7 @@ def test_it_prints_identity_scenes_and_sites(store):
     assert f"weights {'ab' * 32}" in lines
     assert "main horizontal 7 12" in lines or "main horizontal 12 7" in lines
     opened = Store.open(store)
-    on_disk = sum(r.bytes for name, r in opened.manifest.chunks.items() if name.startswith("connector/c/"))
+    on_disk = sum(r.size for name, r in opened.files.items() if name.startswith("connector/c/"))
     share = on_disk / (21 * 12 * 7 * 2)
     assert f"connector token 21 × 12 × 7 {on_disk / 1000:.3g} kB {share:.1%} 3" in lines
 
@@ -43,7 +43,7 @@ def test_it_prints_identity_scenes_and_sites(store):
 def test_verify_finds_damage(store):
     result = inspect(store, "--verify")
     assert result.exit_code == 0
-    assert f"all {len(Store.open(store).manifest.chunks)} files are as they were written" in result.output
+    assert f"all {len(Store.open(store).files)} files are as they were written" in result.output
     file = store / "connector/c/0/0/0"
     content = bytearray(file.read_bytes())
     content[10] ^= 1

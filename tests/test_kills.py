@@ -14,14 +14,13 @@ import polars as pl
 import psutil
 import pytest
 
-from scene_jobs import PATIENCE_S, STOPS_BEFORE_THE_END, holds, is_stopped, made, scenes_command, wait_until
+from scene_jobs import PATIENCE_S, holds, made
 from tiny_workflow import CONFIG, Workflow
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
-from vlm_spatial.workflow.lock import Ownership
 from vlm_spatial.workflow.planning import Plan
-from vlm_spatial.workflow.provenance import read_seal, seal_path
+from vlm_spatial.workflow.provenance import read_record, record_path
 
 SEED = 20261121
 STAGES = {
@@ -51,9 +50,9 @@ def digests(workflow: Workflow) -> dict[str, dict[str, str]]:
     os.chdir(workflow.folder)
     found = {}
     for path, _ in Plan(parse_config(CONFIG)).existing():
-        seal = read_seal(path)
-        assert seal is not None, f"{path} has no seal"
-        found[str(path)] = {name: record.sha256 for name, record in seal.files.items() if not name.endswith(".pdf")}
+        record = read_record(path)
+        assert record is not None, f"{path} has no record"
+        found[str(path)] = {name: record.sha256 for name, record in record.files.items() if not name.endswith(".pdf")}
     del found["results/report.html"]
     return found
 
@@ -91,15 +90,15 @@ def assert_as_undisturbed(workflow: Workflow, undisturbed: dict[str, dict[str, s
 def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Workflow) -> None:
     """Each stage in turn is started on its own and disturbed; then one plain run puts everything right.
 
-    The stage's own process, or the workflow while its child lives on, gets SIGKILL or SIGTERM. Nothing waits for orphans: the
-    next run meets them.
+    The stage's own process, or the workflow while its child lives on, gets SIGKILL or SIGTERM. The test does not wait for orphans:
+    the next run meets them.
     """
     generator = random.Random(SEED)
     undisturbed = digests(workflow)
     ways = [(victim, sent) for victim in ("stage", "workflow") for sent in (signal.SIGKILL, signal.SIGTERM)] * 3
     generator.shuffle(ways)
     for (stage, result), (victim, sent) in zip(STAGES.items(), ways, strict=False):
-        seal_path(workflow.folder / result).unlink(missing_ok=True)
+        record_path(workflow.folder / result).unlink(missing_ok=True)
         benchmark = workflow.folder / BENCHMARKS.get(stage, f"results/benchmarks/folder/squares/{stage}.tsv")
         seconds = generator.random() * float(pl.read_csv(benchmark, separator="\t")["s"][0])
         print(f"seed {SEED}: {sent.name} to the {victim} of {stage}, {seconds:.2f} s after its start")
@@ -119,63 +118,18 @@ def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Work
 @pytest.mark.slow
 def test_two_workflows_at_once(workflow: Workflow) -> None:
     undisturbed = digests(workflow)
-    seal_path(workflow.folder / STAGES["conflict"]).unlink()
+    record_path(workflow.folder / STAGES["conflict"]).unlink()
     with workflow.started() as first, workflow.started() as second:
         said = [running.communicate(timeout=PATIENCE_S)[1] for running in (first, second)]
     assert 0 in (first.returncode, second.returncode)
     for running, text in zip((first, second), said, strict=True):
         # The later one ends with one line before it plans anything; if the first is done by then, it has nothing to do.
         if running.returncode:
-            assert "another process is writing these results (process" in text
+            assert "results: another workflow is using these results (process" in text
             assert "Exception" not in text, text
             assert "Traceback" not in text
     workflow.run()
     assert_as_undisturbed(workflow, undisturbed)
-
-
-# --- one stage -----------------------------------------------------------------------------------------------------------
-
-# The stage, but it says (in the working folder) when it waits for a lock.
-SAYS_THAT_IT_WAITS = """
-import time, types
-from pathlib import Path
-from vlm_spatial.workflow import lock
-from vlm_spatial.stages import scenes
-
-def sleep(seconds):
-    Path("waits").touch()
-    time.sleep(seconds)
-
-lock.time = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
-scenes.run_stage("scenes", scenes.scenes)
-"""
-
-
-def test_a_job_waits_until_the_one_before_it_has_let_go(tmp_path: Path) -> None:
-    target = tmp_path / "scenes"
-    first = psutil.Process(subprocess.Popen(scenes_command(target, STOPS_BEFORE_THE_END)).pid)
-    wait_until(lambda: is_stopped(first))
-    second = subprocess.Popen(scenes_command(target, SAYS_THAT_IT_WAITS), cwd=tmp_path)
-    wait_until((tmp_path / "waits").exists)
-    [partial] = tmp_path.glob(".scenes.*.partial")
-    assert f".{first.pid}." in partial.name, "the second job wrote while the first one owned the output"
-    first.kill()
-    assert second.wait(PATIENCE_S) == 0
-    alone = tmp_path / "alone"
-    assert made(alone).returncode == 0
-    assert holds(target) == holds(alone)
-
-
-def test_a_job_that_waits_in_vain_says_for_whom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from vlm_spatial.stages import stage
-
-    monkeypatch.setattr(stage, "_PATIENCE_S", 0.3)
-    target = tmp_path / "table.parquet"
-    with Ownership(target.with_name("table.parquet.job")), pytest.raises(SystemExit):
-        stage.run_stage("scenes", lambda _: pytest.fail("started"), ["--settings", "{}", "--output", f"table={target}"])
-    assert f"another process is writing table.parquet (process {os.getpid()} on" in capsys.readouterr().err
 
 
 # --- full and read-only disks --------------------------------------------------------------------------------------------
@@ -234,8 +188,8 @@ def test_a_limit_on_file_size_ends_in_one_line(tmp_path: Path, limit: int) -> No
     assert failed.returncode == 1
     assert "File too large" in failed.stderr
     assert "Traceback" not in failed.stderr
-    # Without a seal nothing counts, whole or not: the seal itself may be what was too large.
-    assert not seal_path(tmp_path / "scenes").exists()
+    # Without a record nothing counts, whole or not: the record itself may be what was too large.
+    assert not record_path(tmp_path / "scenes").exists()
     assert made(tmp_path / "scenes").returncode == 0
 
 
@@ -249,12 +203,17 @@ def test_what_counts_as_unwritable() -> None:
     assert unwritable(wrapped) == "Read-only file system"
 
 
-def test_only_leftovers_of_this_result_are_removed(tmp_path: Path) -> None:
-    for name in (".a.parquet.12.partial", ".b.parquet.12.partial", ".a.parquet.x.partial", "a.parquet"):
-        (tmp_path / name).touch()
-    (tmp_path / ".a.parquet.7.partial").mkdir()
-    remove_leftovers(tmp_path / "a.parquet")
-    assert {path.name for path in tmp_path.iterdir()} == {".b.parquet.12.partial", ".a.parquet.x.partial", "a.parquet"}
+def test_only_leftovers_are_removed(tmp_path: Path) -> None:
+    inside = tmp_path / "one" / "two" / "three"
+    inside.mkdir(parents=True)
+    for name in (".a.parquet.12.partial", ".a.parquet.x.partial", "a.parquet", "a.12.partial"):
+        (inside.parent / name).touch()
+    (tmp_path / ".a.zarr.7.partial").mkdir()
+    (inside / ".deep.12.partial").touch()
+    remove_leftovers(tmp_path, depth=3)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"one/two/.a.parquet.x.partial", "one/two/a.parquet", "one/two/a.12.partial", "one/two/three/.deep.12.partial"}
+    assert not (tmp_path / ".a.zarr.7.partial").exists()
 
 
 def test_finished_results_on_a_read_only_disk_need_nothing(finished_workflow: Workflow, tmp_path: Path) -> None:
@@ -267,7 +226,7 @@ def test_finished_results_on_a_read_only_disk_need_nothing(finished_workflow: Wo
         assert workflow.jobs() == set()
         # Something to do, and nowhere to write it: Snakemake says so before any job.
         remount("rw")
-        seal_path(workflow.folder / STAGES["conflict"]).unlink()
+        record_path(workflow.folder / STAGES["conflict"]).unlink()
         remount("ro")
         refused = workflow.snakemake()
         assert refused.returncode == 1

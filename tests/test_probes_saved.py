@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from vlm_spatial.errors import UserError
 from vlm_spatial.probes.probe import Probe, Readout
 from vlm_spatial.probes.saved import load_probes, save_probes
+from vlm_spatial.workflow.provenance import MadeBy, write_record
 
 METADATA = {
     "classes": [0, 1, 2],
@@ -81,10 +82,12 @@ def test_the_subspace_is_what_the_prediction_depends_on() -> None:
 
 
 def test_a_changed_tensor_is_noticed(saved: Path) -> None:
+    write_record(saved, MadeBy(stage="probes"))
+    load_probes(saved)
     content = bytearray(saved.read_bytes())
     content[-3] ^= 1
     saved.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="digest differs"):
+    with pytest.raises(UserError, match="was altered after it was made"):
         load_probes(saved)
 
 

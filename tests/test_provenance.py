@@ -1,4 +1,4 @@
-"""Seals: every altered, missing or unexplained byte of a result is found and named."""
+"""Provenance records: every altered, missing or unexplained byte of a result is found and named."""
 
 import os
 import shutil
@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow import provenance as seals
-from vlm_spatial.workflow.provenance import MadeBy, break_seals, damage, read_seal, seal_path, verified_digest, write_seal
+from vlm_spatial.workflow import provenance
+from vlm_spatial.workflow.provenance import MadeBy, damage, read_record, record_path, remove_records, verified_digest, write_record
 
-MADE_BY = MadeBy(stage="scenes", settings={"seed": 0}, modules={}, packages={}, content={}, inputs={})
+MADE_BY = MadeBy(stage="scenes", settings={"seed": 0})
 
 
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "table.parquet"
     path.write_bytes(bytes(range(256)))
-    write_seal(path, MADE_BY)
+    write_record(path, MADE_BY)
     return path
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
     for number in range(5):
         (path / "images" / f"{number}.png").write_bytes(bytes([number] * 100))
     (path / "scenes.parquet").write_bytes(b"table")
-    write_seal(path, MADE_BY)
+    write_record(path, MADE_BY)
     return path
 
 
@@ -50,16 +50,14 @@ def test_any_flipped_bit_is_found_even_under_the_old_time(file, position):
 @pytest.mark.parametrize("position", [0, 100])
 def test_quick_check_sees_new_bytes_under_the_old_time(file, position):
     flip(file, position)
-    assert "altered" in damage(file, thorough=False)
+    assert "altered" in damage(file)
 
 
-def test_a_touched_file_gets_its_time_back_and_is_read_once(file, monkeypatch):
-    made = file.stat().st_mtime_ns
+def test_a_touched_file_is_read_once(file, monkeypatch):
     os.utime(file, (5, 5))
-    assert damage(file, thorough=False) is None
-    assert file.stat().st_mtime_ns == made
-    monkeypatch.setattr(seals, "sha256", lambda path: pytest.fail(f"read {path} again"))
-    assert damage(file, thorough=False) is None
+    assert damage(file) is None
+    monkeypatch.setattr(provenance, "sha256", lambda path: pytest.fail(f"read {path} again"))
+    assert damage(file) is None
 
 
 @pytest.mark.parametrize("name", ["images/3.png", "scenes.parquet"])
@@ -73,33 +71,33 @@ def test_folder_members(folder, name):
         verified_digest(folder)
 
 
-def test_missing_and_unreadable_seals(file, folder):
-    break_seals([file])
-    assert "no seal" in damage(file, thorough=False)
-    seal_path(folder).write_text('{"stage": "scenes"')
-    assert read_seal(folder) is None
-    with pytest.raises(UserError, match="no seal"):
+def test_missing_and_unreadable_records(file, folder):
+    remove_records([file])
+    assert "no .table.parquet.provenance.json: not finished" in damage(file)
+    record_path(folder).write_text('{"stage": "scenes"')
+    assert read_record(folder) is None
+    with pytest.raises(UserError, match=r"\.scenes\.provenance\.json is damaged"):
         verified_digest(folder)
 
 
-def test_unsealed_files_from_elsewhere_are_let_through(tmp_path):
+def test_files_from_elsewhere_without_a_record_are_let_through(tmp_path):
     assert verified_digest(tmp_path / "never-made") is None
 
 
-def test_seal_moves_with_its_result(folder, tmp_path):
+def test_a_record_goes_where_its_result_goes(folder, tmp_path):
     elsewhere = tmp_path / "copy"
     elsewhere.mkdir()
     shutil.copytree(folder, elsewhere / "scenes")
-    shutil.copy(seal_path(folder), seal_path(elsewhere / "scenes"))
+    shutil.copy(record_path(folder), record_path(elsewhere / "scenes"))
     assert verified_digest(elsewhere / "scenes") == verified_digest(folder)
 
 
-def test_sealing_what_was_not_made(tmp_path):
+def test_recording_what_was_not_made(tmp_path):
     with pytest.raises(UserError, match="stage scenes ended without making it"):
-        write_seal(tmp_path / "nothing", MADE_BY)
+        write_record(tmp_path / "nothing", MADE_BY)
 
 
 def test_snakemakes_own_mark_is_no_part_of_a_folder(folder):
     (folder / ".snakemake_timestamp").touch()
     verified_digest(folder)
-    assert ".snakemake_timestamp" not in read_seal(folder).files
+    assert ".snakemake_timestamp" not in read_record(folder).files

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from activation_stores import GRID, MODEL, PATCHES, bfloat16_values, description, written
 from vlm_spatial.activations.manifest import default_manifest_path
 from vlm_spatial.activations.pooling import REGIONS, cell_mean, patch_order, region_weights, rounded
+from vlm_spatial.activations.schema import FORMAT
 from vlm_spatial.activations.shards import ShardWriter, read_rows
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
 from vlm_spatial.tokens import TokenGrid, scene_tokens
+from vlm_spatial.workflow.provenance import SNAKEMAKES_MARK, record_path
 
 ZARRITA = "0.7.5"
 ZARRITA_STORAGE = "0.2.0"
@@ -69,7 +71,7 @@ def test_xarray_opens_it_labelled_and_without_a_warning(stored):
             assert opened["slots"].values[-2].tolist() == [1, -1, -1]
             assert opened["answers"].values[0].tolist() == ["square", "ball", "cat"]
             np.testing.assert_array_equal(opened["boxes"].sel(edge="left").values[0], np.float32([4, 44, 84]))
-            assert json.loads(opened.attrs["model"]) == MODEL
+            assert opened.attrs == {"format": FORMAT, "identity": described.identity()}
             assert {"boxes", "slots", "answers"} <= set(opened.coords)
 
 
@@ -145,7 +147,8 @@ def test_a_store_of_format_1_is_read(tmp_path):
             group.create_array(name, shape=text.shape, dtype="string", overwrite=True)[...] = text
     zarr.consolidate_metadata(path)
     manifest = default_manifest_path(path)
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text(encoding="utf-8")), "format": 1}), encoding="utf-8")
+    said = {**json.loads(manifest.read_text(encoding="utf-8")), "format": 1, "chunks": {}, "code": "c0de"}
+    manifest.write_text(json.dumps(said), encoding="utf-8")
     assert Store.open(path, verify=False).scenes.equals(expected)
 
 
@@ -174,14 +177,14 @@ def test_zarrita_reads_every_array_on_node(stored, tmp_path_factory):
         const root = zarr.root(new FileSystemStore(process.argv[2]));
         const group = await zarr.open.v3(root, { kind: "group" });
         const out = { identity: group.attrs.identity, sites: {} };
-        for (const site of JSON.parse(group.attrs.sites)) {
+        for (const site of JSON.parse(process.argv[3])) {
           const array = await zarr.open.v3(root.resolve(site), { kind: "array" });
           const { data, shape } = await zarr.get(array);
           const bits = new Uint32Array(data.buffer, data.byteOffset, data.length);
           out.sites[site] = { shape, bits: Array.from(bits) };
         }
         out.others = {};
-        for (const name of process.argv.slice(3)) {
+        for (const name of process.argv.slice(4)) {
           const array = await zarr.open.v3(root.resolve(name), { kind: "array" });
           const { data, shape } = await zarr.get(array);
           out.others[name] = { shape, values: Array.from(data, (value) => (Number.isNaN(value) ? null : value)) };
@@ -191,7 +194,7 @@ def test_zarrita_reads_every_array_on_node(stored, tmp_path_factory):
         """
     )
     others = {name: array for name, array in arrays(path).items() if name not in values}
-    done = subprocess.run(["node", str(script), str(path), *others], capture_output=True, text=True, timeout=60, cwd=folder)
+    done = subprocess.run(["node", str(script), str(path), json.dumps(list(values)), *others], capture_output=True, text=True, timeout=60, cwd=folder)
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert read["scene"] == described.scenes["scene_id"].to_list()
@@ -350,7 +353,7 @@ def test_a_shard_of_another_store_is_found_by_verification(fresh, tmp_path):
 
 def test_a_stray_file_is_found_by_verification(fresh):
     (fresh / "connector/c/0/0/1").write_bytes(b"")
-    with pytest.raises(UserError, match=r"connector/c/0/0/1: not in the manifest"):
+    with pytest.raises(UserError, match=r"connector/c/0/0/1: not among the files that were written"):
         list(Store.open(fresh).verify())
 
 
@@ -363,8 +366,21 @@ def test_a_store_without_a_manifest_is_not_whole(fresh):
 def test_a_store_with_another_manifest_is_refused(fresh, tmp_path):
     described = description(code="other")
     other = written(tmp_path / "other", described, bfloat16_values(described))
-    with pytest.raises(UserError, match=r"zarr.json: damaged"):
+    with pytest.raises(UserError, match=r"other/activations.json: the manifest of another store than .*activations.zarr"):
         Store.open(fresh, other.with_suffix(".json"))
+
+
+def test_a_store_without_its_record_is_not_whole(fresh):
+    record_path(fresh).unlink()
+    with pytest.raises(UserError, match=r"activations.zarr: no .activations.zarr.provenance.json: not finished.*not whole: run snakemake"):
+        Store.open(fresh)
+    # Whoever has only the arrays can still have each chunk checked as it is read.
+    assert Store.open(fresh, verify=False).read("connector", ["main-horizontal-test-00000"]).shape == (1, 12, 7)
+
+
+def test_snakemakes_mark_is_no_stray_file(fresh):
+    (fresh / SNAKEMAKES_MARK).touch()
+    assert len(list(Store.open(fresh).verify())) > 10
 
 
 def test_no_store_no_site_no_scene(fresh, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from quick_commands import REPOSITORY, Commands
 from tiny_workflow import Workflow
 from vlm_spatial import __version__
-from vlm_spatial.workflow.provenance import seal_path
+from vlm_spatial.workflow.provenance import record_path
 
 NOTE = (
     "note: results from an older version (made by vlm_spatial 0.0.9, this is {}): what this version makes differently is made again; "
@@ -19,20 +19,20 @@ NOTE = (
 )
 
 
-def sealed_by(change: Callable[[dict], object], results: Path) -> int:
-    """Every seal below ``results`` as another version would have written it; how many."""
-    seals = sorted(results.rglob(".*.seal"))
-    for path in seals:
-        seal = json.loads(path.read_text())
-        change(seal)
-        path.write_text(json.dumps(seal))
-    return len(seals)
+def recorded_by(change: Callable[[dict], object], results: Path) -> int:
+    """Every record below ``results`` as another version would have written it; how many."""
+    records = sorted(results.rglob(".*.provenance.json"))
+    for path in records:
+        record = json.loads(path.read_text())
+        change(record)
+        path.write_text(json.dumps(record))
+    return len(records)
 
 
-def older(seal: dict) -> None:
+def older(record: dict) -> None:
     """Release 0.0.9, whose modules were other ones."""
-    seal["version"] = "0.0.9"
-    seal["modules"]["vlm_spatial.tokens"] = "0123456789abcdef"
+    record["version"] = "0.0.9"
+    record["modules"]["vlm_spatial.tokens"] = "0123456789abcdef"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def finished(worlds: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def test_results_of_an_older_version_are_recognised_and_the_user_is_told_once(finished: Path, commands: Commands) -> None:
-    count = sealed_by(older, finished / "results")
+    count = recorded_by(older, finished / "results")
     assert count > 20
     planned = commands.run(finished, "snakemake", "--dry-run")
     assert planned.code == 0
@@ -58,8 +58,8 @@ def test_results_of_an_older_version_are_recognised_and_the_user_is_told_once(fi
 
 @pytest.mark.parametrize("version", ["0.0.9", "99.0", ""])
 def test_a_number_alone_makes_nothing_again(version: str, finished: Path, commands: Commands) -> None:
-    """The number is for people; what counts is the code. Seals from before it was noted have none."""
-    sealed_by(lambda seal: seal.update(version=version) if version else seal.pop("version"), finished / "results")
+    """The number is for people; what counts is the code. Records from before it was noted have none."""
+    recorded_by(lambda record: record.update(version=version) if version else record.pop("version"), finished / "results")
     planned = commands.run(finished, "snakemake", "--dry-run")
     assert planned.code == 0
     assert "Nothing to be done" in planned.out + planned.err
@@ -67,7 +67,7 @@ def test_a_number_alone_makes_nothing_again(version: str, finished: Path, comman
 
 
 def test_edited_code_of_this_version_is_no_other_version(finished: Path, commands: Commands) -> None:
-    sealed_by(lambda seal: seal["modules"].update({"vlm_spatial.tokens": "0"}), finished / "results")
+    recorded_by(lambda record: record["modules"].update({"vlm_spatial.tokens": "0"}), finished / "results")
     planned = commands.run(finished, "snakemake", "--dry-run")
     assert "code vlm_spatial.tokens changed" in planned.err
     assert "note: " not in planned.err
@@ -84,9 +84,9 @@ def test_the_line_is_documented() -> None:
 def test_after_the_next_run_they_are_of_this_version(finished_workflow: Workflow, tmp_path: Path) -> None:
     workflow = finished_workflow.copy(tmp_path / "run")
     result = workflow.folder / "results/folder/squares/conflict.parquet"
-    seal = json.loads(seal_path(result).read_text())
-    older(seal)
-    seal_path(result).write_text(json.dumps(seal))
+    record = json.loads(record_path(result).read_text())
+    older(record)
+    record_path(result).write_text(json.dumps(record))
     assert NOTE.format(__version__) in workflow.run()
-    assert json.loads(seal_path(result).read_text())["version"] == __version__
+    assert json.loads(record_path(result).read_text())["version"] == __version__
     assert workflow.jobs() == set()

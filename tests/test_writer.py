@@ -19,7 +19,6 @@ from vlm_spatial.activations.shards import ShardWriter
 from vlm_spatial.activations.store import Store
 from vlm_spatial.activations.writer import StoreWriter, readable_bytes
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow.lock import Ownership
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -66,7 +65,8 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_bytes(tmp_path, des
         write_shards(writer, values, writer.pending, part=2)
         writer.finish()
     assert files(tmp_path / "activations.zarr") == uninterrupted
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["activations.json", "activations.zarr", "uninterrupted"]
+    kept = [".activations.zarr.provenance.json", "activations.json", "activations.zarr", "uninterrupted"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == kept
     assert list(Store.open(tmp_path / "activations.zarr").verify())
 
 
@@ -128,7 +128,7 @@ def test_a_run_of_other_content_does_not_continue_it(tmp_path, described, values
         assert len(writer.pending) == writer.shards
         write_shards(writer, values, writer.pending)
         writer.finish()
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".activations.zarr.provenance.json"]
 
 
 def test_other_scenes_are_other_content(described):
@@ -186,69 +186,6 @@ def test_too_little_space_is_said_before_the_first_batch(tmp_path, described, mo
 
 def test_sizes_in_words():
     assert [readable_bytes(n) for n in (0, 999, 1000, 1.25e9, 3e15)] == ["0 B", "999 B", "1 kB", "1.25 GB", "3e+03 TB"]
-
-
-# --- ownership ------------------------------------------------------------------------------------------------------
-
-
-def test_a_second_writer_is_refused_until_the_first_ends(tmp_path, described):
-    with StoreWriter(*paths(tmp_path), described):
-        other = description(code="other")
-        with (
-            pytest.raises(UserError, match=rf"another process is writing this store .process {os.getpid()} on"),
-            StoreWriter(*paths(tmp_path), other),
-        ):
-            pass
-    with StoreWriter(*paths(tmp_path), described) as writer:
-        assert writer.pending
-
-
-def test_an_orphan_whose_lock_was_removed_writes_nothing_more(tmp_path, described, values):
-    with StoreWriter(*paths(tmp_path), described) as orphan:
-        write_shards(orphan, values, [0])
-        # Somebody removes everything by hand, and a new run begins.
-        (tmp_path / ".activations.zarr.lock").unlink()
-        shutil.rmtree(orphan.folder)
-        with StoreWriter(*paths(tmp_path), described) as owner:
-            before = files(tmp_path)
-            with pytest.raises(UserError, match=r"lock was removed.*nothing more is written"):
-                orphan.append(1, "connector", values["connector"][8:9])
-            with pytest.raises(UserError, match=r"lock was removed"):
-                orphan.commit(1)
-            assert files(tmp_path) == before
-            write_shards(owner, values, owner.pending)
-            owner.finish()
-            with pytest.raises(UserError, match=r"lock was removed"):
-                orphan.finish() if not orphan.pending else orphan.commit(1)
-    assert list(Store.open(tmp_path / "activations.zarr").verify())
-
-
-def test_a_killed_owner_holds_nothing(tmp_path):
-    target = tmp_path / "activations.zarr"
-    imports = "import sys, time; from pathlib import Path; from vlm_spatial.workflow.lock import Ownership"
-    script = imports + "\nwith Ownership(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", script, str(target)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=rf"process {process.pid} on"), Ownership(target):
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with Ownership(target) as owner:
-        assert owner.held()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with (
-        pytest.raises(UserError, match=r"no locks .Operation not supported.; choose another results folder"),
-        Ownership(tmp_path / "a.zarr"),
-    ):
-        pass
 
 
 # --- a whole extraction, killed --------------------------------------------------------------------------------------

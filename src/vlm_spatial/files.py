@@ -1,7 +1,6 @@
 """Writing so that a reader never sees half a file, and reading so that a damaged one is named."""
 
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -15,15 +14,14 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow.parent_watch import end_if_orphaned
 
 
 @contextmanager
 def written_then_renamed(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; rename it over ``target`` only if the block succeeds.
 
-    Works for files and for folders. The temporary name carries the process id, so that an orphaned
-    process can never write into what a newer run owns; instead of renaming, an orphan ends.
+    Works for files and for folders. The temporary name carries the process id, so that two processes never write one file.
+    What is renamed follows the umask, whatever wrote it (safetensors makes files that only their owner can read).
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +29,7 @@ def written_then_renamed(target: Path) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
-        end_if_orphaned()
+        _follow_umask(temporary)
         if target.is_dir():
             shutil.rmtree(target)
         temporary.replace(target)
@@ -46,11 +44,24 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(target: Path) -> None:
-    """Remove what killed writers of ``target`` left behind; for its only writer."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        if path.name.removeprefix(f".{target.name}.").removesuffix(".partial").isdigit():
-            _remove(path)
+def _follow_umask(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file() and (mode := file.stat().st_mode) & _ALLOWED != _ALLOWED:
+            file.chmod(mode | _ALLOWED)
+
+
+# There is no other way to ask; at import, while no thread makes files.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+_ALLOWED = 0o666 & ~_UMASK
+
+
+def remove_leftovers(folder: Path, depth: int) -> None:
+    """Remove what killed writers left behind in ``folder``, at most ``depth`` folders deep; only while nobody writes there."""
+    for level in range(depth):
+        for path in folder.glob("/".join(["*"] * level + [".*.partial"])):
+            if re.fullmatch(r"\..+\.\d+\.partial", path.name):
+                _remove(path)
 
 
 def unwritable(error: BaseException) -> str | None:
@@ -138,3 +149,12 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_state(path: Path) -> tuple[int, int, int, int]:
+    """Size, modification time, change time (both ns) and inode: a file has changed if one of them has.
+
+    The change time cannot be set back, so new bytes under an old modification time are seen; the inode tells files that were swapped.
+    """
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

@@ -2,7 +2,7 @@
 
     python tests/data/save_organisms.py results-truth/organisms   # and results-natural/organisms
 
-Weights are saved as bfloat16, half the size; ``recipe.json`` is what the seal says made the organism: settings, code, packages.
+Weights are saved as bfloat16, half the size; ``recipe.json`` is what the record says made the organism: settings, code, packages.
 """
 
 import shutil
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlm_spatial.files import read_json, write_json
-from vlm_spatial.workflow.provenance import seal_path
+from vlm_spatial.workflow.provenance import record_path
 
 KEPT = Path(__file__).parent / "organisms"
 RECIPE = ("settings", "modules", "packages")
@@ -30,8 +30,8 @@ def save(trained: Path) -> None:
             save_file(halves, kept / path.name, metadata={"format": "pt"})
         elif path.name != ".snakemake_timestamp":
             shutil.copyfile(path, kept / path.name)
-    seal = read_json(seal_path(trained))
-    write_json({key: seal[key] for key in RECIPE}, kept / "recipe.json")
+    record = read_json(record_path(trained))
+    write_json({key: record[key] for key in RECIPE}, kept / "recipe.json")
 
 
 if __name__ == "__main__":

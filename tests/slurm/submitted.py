@@ -17,7 +17,7 @@ PROFILE = (
 )
 # Snakemake's own marker in folders, and what says when a result was made or how long it took (the report does).
 # vl-convert writes the fonts of a PDF in no fixed order.
-_NOT_RESULTS = (".snakemake_timestamp", ".seal", ".lock", ".pdf", "report.html")
+_NOT_RESULTS = (".snakemake_timestamp", ".provenance.json", ".lock", ".pdf", "report.html")
 
 
 @dataclass(frozen=True)

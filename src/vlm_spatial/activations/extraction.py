@@ -26,6 +26,7 @@ from vlm_spatial.models.inputs import SHOWN_ONCE
 from vlm_spatial.models.plain import Hooks, Reduce, Reduced
 from vlm_spatial.progress import progress
 from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.workflow.provenance import MadeBy
 
 PROMPT = "Describe the image."
 """The one prompt of every image. It follows the image, which no supported model lets see what follows."""
@@ -69,6 +70,7 @@ def extract(
     manifest: Path,
     settings: ActivationsSettings,
     code: str = "",
+    made_by: MadeBy | None = None,
 ) -> Manifest:
     """Write the activations of all visual tokens of ``scenes`` at the sites that ``settings`` names.
 
@@ -78,15 +80,16 @@ def extract(
         image: the image of a scene id.
         scenes: rows of ``scenes.parquet``; the store keeps their order.
         code: identity of the code; another one starts afresh.
+        made_by: for the store's provenance record.
 
     Raises:
-        UserError: for no scenes, scenes on different grids, an unknown site, values that are not finite, too little
-            disk or memory, or another process that writes the same store.
+        UserError: for no scenes, scenes on different grids, an unknown site, values that are not finite, or too little
+            disk or memory.
     """
     if adapter.device.type == "cpu":
         keep_freed_memory()
     described = describe(adapter, scenes, settings, code)
-    with StoreWriter(target, manifest, described) as writer:
+    with StoreWriter(target, manifest, described, made_by) as writer:
         free = writer.check_space()
         batch = writer.batch or _batch_size(adapter, described, image, settings)
         _say(
@@ -128,7 +131,7 @@ def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettin
         model=asdict(adapter.identity),
         processor=_processor_identity(adapter.processor),
         code=code,
-        config={"prompt": PROMPT, "sites": list(settings.sites), "pooling": settings.pooling, "shard_scenes": settings.shard_scenes},
+        config={"prompt": PROMPT, "sites": list(settings.sites)},
         machine={"device": adapter.device.type},
     )
 

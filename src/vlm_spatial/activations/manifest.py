@@ -1,17 +1,16 @@
-"""The manifest beside a store: what it holds, what made it, and the checksum of every file."""
+"""What a store holds and what computed it, beside the store: ``activations.json``.
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
+The checksums of its files, and the code, settings and inputs behind them, are in the store's provenance record.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vlm_spatial.activations.shards import FileRecord, damaged
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import read_json, sha256, write_json
+from vlm_spatial.files import read_json, write_json
 
 
 class Manifest(BaseModel):
@@ -23,8 +22,7 @@ class Manifest(BaseModel):
         dtype: of the stored values; ``model["dtype"]`` is what the model computed in.
         grid: ``{"rows": …, "cols": …}`` of the visual tokens.
         patches: vision patches a visual token.
-        chunks: every file of the store by its path inside: bytes and SHA-256.
-        model, processor, code, config: what made the values.
+        model, processor: what computed the values, and ``config``: the prompt, the batch and the machine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,63 +38,38 @@ class Manifest(BaseModel):
     patches: int
     model: dict[str, Any]
     processor: dict[str, Any]
-    code: str
     config: dict[str, Any]
-    chunks: dict[str, FileRecord]
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         write_json(self.model_dump(mode="json"), path)
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
-        """Read a manifest.
+    def read(cls, path: Path, readable: Sequence[int]) -> "Manifest":
+        """Read a manifest of one of the formats ``readable``.
 
         Raises:
-            UserError: if it is missing (then the store beside it is not whole), or not a manifest.
+            UserError: if it is missing (then the store beside it is not whole), of another format, or not a manifest.
         """
         if not path.exists():
             raise UserError(f"{path}: no such manifest; a store without one is not whole: run snakemake to make it")
+        said = read_json(path)
+        if isinstance(said, dict) and said.get("format") not in readable:
+            raise UserError(
+                f"{path}: format {said.get('format')}, this version reads {' and '.join(map(str, readable))}; "
+                "run snakemake to extract the activations again, or read it with the version that wrote it"
+            )
+        if isinstance(said, dict) and said["format"] == 1:
+            # Since then in the store's provenance record.
+            said = {key: value for key, value in said.items() if key not in ("chunks", "code")}
         try:
-            return cls.model_validate(read_json(path))
+            return cls.model_validate(said)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])
             raise UserError(f"{path}: {key}: {first['msg']}; delete it and run snakemake again") from error
 
-    def check_file(self, store: Path, name: str, *, content: bool) -> None:
-        """Compare one file with its record: its size, and its SHA-256 if ``content``.
-
-        Raises:
-            UserError: naming the file.
-        """
-        path = store / name
-        record = self.chunks[name]
-        if not path.is_file():
-            raise damaged(path, "missing")
-        size = path.stat().st_size
-        if size != record.bytes:
-            raise damaged(path, f"{size} bytes, written were {record.bytes}")
-        if content and sha256(path) != record.sha256:
-            raise damaged(path, "SHA-256 differs from the manifest's")
-
 
 def default_manifest_path(store: Path) -> Path:
     """``activations.zarr`` → ``activations.json``."""
     return store.with_suffix(".json")
-
-
-def content_identity(parts: Mapping[str, Any]) -> str:
-    """Hex SHA-256 over plain builtins, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def file_records(store: Path) -> dict[str, FileRecord]:
-    """Records of every file of a store."""
-    files = sorted(p for p in store.rglob("*") if p.is_file())
-    return {p.relative_to(store).as_posix(): FileRecord(p.stat().st_size, sha256(p)) for p in files}
-
-
-def as_plain(records: Mapping[str, FileRecord]) -> dict[str, dict[str, Any]]:
-    """Records as JSON holds them."""
-    return {name: asdict(record) for name, record in records.items()}

@@ -109,12 +109,12 @@ def create_store(
     Args:
         scenes: rows of ``scenes.parquet``, in the order of the ``scene`` dimension.
         patches: vision patches a token.
-        attributes: of the group. What is no text or number becomes JSON text, as netCDF knows nothing else.
+        attributes: of the group: text and numbers, as netCDF knows nothing else.
     """
     # In memory first: zarr hands every access to a file to another thread, which takes longer than all else.
     files: dict[str, Any] = {}
     store = zarr.storage.MemoryStore(files)
-    group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"format": FORMAT, **_flat(attributes)})
+    group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"format": FORMAT, **attributes})
     named = _coordinates(scenes, grid, patches, {a.row_name for a in arrays})
     for name, (dimensions, values, description) in named.items():
         words: dict[str, str] = {}
@@ -165,10 +165,6 @@ def create_store(
     # Small files wait for the disk, not for the processor.
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, files))
-
-
-def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True) for name, value in given.items()}
 
 
 Coordinate = tuple[tuple[str, ...], np.ndarray, str]

@@ -38,7 +38,7 @@ def codecs() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size and hex SHA-256 of a finished file, as the manifest keeps them."""
+    """Size and hex SHA-256 of a finished file, as the journal of an interrupted run keeps them."""
 
     bytes: int
     sha256: str

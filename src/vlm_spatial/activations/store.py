@@ -1,4 +1,4 @@
-"""Reading an activation store, checked against its manifest."""
+"""Reading an activation store, checked against its provenance record."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,10 @@ from vlm_spatial.activations.pooling import cell_mean, patch_order, rounded
 from vlm_spatial.activations.schema import READABLE, WORDS
 from vlm_spatial.activations.shards import damaged, read_rows
 from vlm_spatial.errors import UserError
+from vlm_spatial.files import sha256
 from vlm_spatial.models.weights import weights_identity
 from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.workflow.provenance import FileRecord, files_of, read_record, why_no_record
 
 _READERS = 2
 
@@ -39,26 +41,34 @@ class Store:
         """Open a store with its manifest (by default the JSON file of the same name beside it).
 
         Every read checks the CRC-32C of the chunks it touches. ``verify`` also compares, at once, the metadata's and
-        coordinates' SHA-256 and the size of every file; :meth:`verify` compares every byte.
+        coordinates' SHA-256 and the size of every file with the store's provenance record; :meth:`verify` compares every byte.
 
         Raises:
             UserError: if there is no store, it is not whole, it does not belong to the manifest, or it is damaged.
         """
         path = Path(path)
-        manifest_path = Path(manifest) if manifest else default_manifest_path(path)
         if not path.is_dir():
             raise UserError(f"{path}: no such store; run snakemake to make it")
-        described = Manifest.read(manifest_path)
-        if described.format not in READABLE:
-            raise UserError(
-                f"{manifest_path}: format {described.format}, this version reads {' and '.join(map(str, READABLE))}; "
-                "run snakemake to extract the activations again, or read it with the version that wrote it"
-            )
-        store = cls(path, described)
+        manifest_path = Path(manifest) if manifest else default_manifest_path(path)
+        store = cls(path, Manifest.read(manifest_path, READABLE))
         if verify:
-            for name in described.chunks:
-                described.check_file(path, name, content=not store._is_shard(name))
+            for name in store.files:
+                store._check_file(name, content=not store._is_shard(name))
+            if store._group.attrs.get("identity") != store.manifest.identity:
+                raise UserError(f"{manifest_path}: the manifest of another store than {path}; run snakemake, it makes both anew")
         return store
+
+    @cached_property
+    def files(self) -> dict[str, FileRecord]:
+        """Every file by its path inside the store, as its provenance record has it.
+
+        Raises:
+            UserError: if the store has no record: then it is not whole.
+        """
+        record = read_record(self.path)
+        if record is None:
+            raise UserError(f"{self.path}: {why_no_record(self.path)}; a store without its record is not whole: run snakemake to make it")
+        return record.files
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -137,17 +147,27 @@ class Store:
                 yield part, values
 
     def verify(self) -> Iterator[str]:
-        """Compare every byte of every file with the manifest; yields the name of each file that is right.
+        """Compare every byte of every file with the provenance record; yields the name of each file that is right.
 
         Raises:
-            UserError: naming the first file that is not, or a file that the manifest does not know.
+            UserError: naming the first file that is not, or a file that the record does not know.
         """
-        for name in self.manifest.chunks:
-            self.manifest.check_file(self.path, name, content=True)
+        for name in self.files:
+            self._check_file(name, content=True)
             yield name
-        for file in sorted(self.path.rglob("*")):
-            if file.is_file() and file.relative_to(self.path).as_posix() not in self.manifest.chunks:
-                raise UserError(f"{file}: not in the manifest; delete it")
+        for name, path in files_of(self.path):
+            if name not in self.files:
+                raise UserError(f"{path}: not among the files that were written; delete it")
+
+    def _check_file(self, name: str, *, content: bool) -> None:
+        path, record = self.path / name, self.files[name]
+        if not path.is_file():
+            raise damaged(path, "missing")
+        size = path.stat().st_size
+        if size != record.size:
+            raise damaged(path, f"{size} bytes, written were {record.size}")
+        if content and sha256(path) != record.sha256:
+            raise damaged(path, "SHA-256 differs from the record's")
 
     def check_model(self, identity: Mapping[str, Any]) -> None:
         """Refuse a store of another model.

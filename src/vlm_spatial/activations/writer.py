@@ -1,10 +1,12 @@
 """Writing an activation store shard by shard, so that a killed run continues where it stopped."""
 
 import errno
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,13 +15,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from vlm_spatial.activations.manifest import Manifest, as_plain, content_identity, file_records
+from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.schema import FORMAT, Pooling, SiteArray, create_store, expected_bytes, site_array
 from vlm_spatial.activations.shards import FileRecord, ShardWriter
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, sha256, write_json
 from vlm_spatial.tokens import TokenGrid
-from vlm_spatial.workflow.lock import Ownership
+from vlm_spatial.workflow.provenance import MadeBy, files_of, write_record
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,18 @@ class Description:
     def identity(self) -> str:
         """Hash of everything that decides the values and their layout."""
         columns = [c for c in ("scene_id", "image_sha256", "axis", "slots", "boxes") if c in self.scenes.columns]
-        return content_identity(
-            {
-                "format": FORMAT,
-                "shapes": [[site, *shape] for site, shape in self.shapes.items()],
-                "scenes": self.scenes.select(columns).rows(),
-                "grid": self.grid_sides,
-                "patches": self.patches,
-                "pooling": self.pooling,
-                "shard_scenes": self.shard_scenes,
-                **{name: dict(getattr(self, name)) for name in ("model", "processor", "config", "machine")},
-                "code": self.code,
-            }
-        )
+        parts = {
+            "format": FORMAT,
+            "shapes": [[site, *shape] for site, shape in self.shapes.items()],
+            "scenes": self.scenes.select(columns).rows(),
+            "grid": self.grid_sides,
+            "patches": self.patches,
+            "pooling": self.pooling,
+            "shard_scenes": self.shard_scenes,
+            **{name: dict(getattr(self, name)) for name in ("model", "processor", "config", "machine")},
+            "code": self.code,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 class StoreWriter:
@@ -78,11 +79,14 @@ class StoreWriter:
     The folder's name carries the identity, so that only a run of the same model, scenes and settings continues it.
     Shards are written one after another: :meth:`append` values of every site in scene order, then :meth:`commit`.
 
+    Args:
+        made_by: for the store's provenance record.
+
     Raises:
-        UserError: on entering, if another process writes this store; in any call, if there is no space left.
+        UserError: in any call, if there is no space left.
     """
 
-    def __init__(self, target: Path, manifest: Path, description: Description) -> None:
+    def __init__(self, target: Path, manifest: Path, description: Description, made_by: MadeBy | None = None) -> None:
         self.target = Path(target)
         self.manifest = Path(manifest)
         self.description = description
@@ -91,24 +95,20 @@ class StoreWriter:
         self.folder = self.target.with_name(f".{self.target.name}.{self.identity[:16]}.progress")
         self._store = self.folder / self.target.name
         self._journal = self.folder / "journal.json"
-        self._ownership = Ownership(self.target)
+        self._made_by = made_by or MadeBy(stage="")
         self._open: dict[str, ShardWriter] = {}
         self._done: dict[int, dict[str, FileRecord]] = {}
         self._metadata: dict[str, FileRecord] = {}
         self._batch: int | None = None
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(self._ownership)
-            with self._space():
-                self._begin_or_continue()
-            stack.pop_all()
+        with self._space():
+            self._begin_or_continue()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for shard in self._open.values():
             shard.abandon()
-        self._ownership.__exit__(kind, error, trace)
 
     @property
     def shards(self) -> int:
@@ -165,7 +165,6 @@ class StoreWriter:
             raise ValueError(f"{site}: values of shape {values.shape}, the array is {array.shape}")
         with self._space():
             if site not in self._open:
-                self._ownership.check()
                 self._open[site] = ShardWriter(self._store / array.shard_path(shard), array.chunk_shape, array.chunks_a_shard)
             if not np.isfinite(values).all():
                 bad = ~np.isfinite(values).all(axis=(1, 2))
@@ -178,7 +177,6 @@ class StoreWriter:
 
     def commit(self, shard: int) -> None:
         """Finish a shard: from now on a killed run need not compute it again."""
-        self._ownership.check()
         with self._space():
             self._done[shard] = {self.arrays[site].shard_path(shard): writer.close() for site, writer in self._open.items()}
             self._open = {}
@@ -191,16 +189,15 @@ class StoreWriter:
         self._open = {}
 
     def finish(self) -> Manifest:
-        """Write the manifest and rename the store to its target.
+        """Write manifest and provenance record, and rename the store to its target.
 
         Raises:
             ValueError: if shards are pending.
         """
         if self.pending:
             raise ValueError(f"shards {self.pending} are not written")
-        self._ownership.check()
         described = self.description
-        shards = {name: record for shard in sorted(self._done) for name, record in self._done[shard].items()}
+        records = {**self._metadata, **{name: record for files in self._done.values() for name, record in files.items()}}
         manifest = Manifest(
             format=FORMAT,
             identity=self.identity,
@@ -213,9 +210,7 @@ class StoreWriter:
             patches=described.patches,
             model=dict(described.model),
             processor=dict(described.processor),
-            code=described.code,
             config={**described.config, "machine": dict(described.machine), "batch": self._batch},
-            chunks={**self._metadata, **shards},
         )
         # The store comes last: killed in between, the next run finds every shard written and only renames.
         with self._space():
@@ -223,7 +218,7 @@ class StoreWriter:
             if self.target.exists():
                 shutil.rmtree(self.target)
             manifest.write(self.manifest)
-        self._ownership.check()
+            write_record(self.target, self._made_by, at=self._store, checksums={name: record.sha256 for name, record in records.items()})
         self._store.replace(self.target)
         for stale in self.target.parent.glob(f".{self.target.name}.*.progress"):
             shutil.rmtree(stale)
@@ -241,20 +236,9 @@ class StoreWriter:
                 described.scenes,
                 described.grid,
                 described.patches,
-                {
-                    "identity": self.identity,
-                    "sites": list(self.arrays),
-                    "pooling": described.pooling,
-                    "grid": described.grid_sides,
-                    "patches": described.patches,
-                    "model": dict(described.model),
-                    "processor": dict(described.processor),
-                    "code": described.code,
-                    "config": dict(described.config),
-                    "machine": dict(described.machine),
-                },
+                {"identity": self.identity},
             )
-            self._metadata = file_records(self._store)
+            self._metadata = {name: FileRecord(path.stat().st_size, sha256(path)) for name, path in files_of(self._store)}
             self._write_journal()
             return
         self._metadata, self._batch, self._done = recorded
@@ -284,8 +268,8 @@ class StoreWriter:
             {
                 "identity": self.identity,
                 "batch": self._batch,
-                "metadata": as_plain(self._metadata),
-                "shards": {str(shard): as_plain(files) for shard, files in self._done.items()},
+                "metadata": _as_plain(self._metadata),
+                "shards": {str(shard): _as_plain(files) for shard, files in self._done.items()},
             },
             self._journal,
         )
@@ -301,6 +285,10 @@ class StoreWriter:
                 f"{self.target}: no space left on the disk; what is written is kept in {self.folder}: "
                 f"free about {readable_bytes(self.expected_bytes())} and run again"
             ) from error
+
+
+def _as_plain(records: Mapping[str, FileRecord]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(record) for name, record in records.items()}
 
 
 def _as_recorded(path: Path, record: FileRecord) -> bool:

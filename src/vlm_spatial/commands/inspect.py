@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def inspect(
     path: Annotated[Path, typer.Argument(help="an activations.zarr")],
     manifest: Annotated[Path | None, typer.Option(help="its manifest; by default the .json file of the same name beside it")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="compare every byte with the manifest's checksums")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="compare every byte with the checksums of its provenance record")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw a site's first principal components to this png, svg or html file")] = None,
     site: Annotated[str, typer.Option(help="the site to draw")] = "connector",
     scene: Annotated[list[str] | None, typer.Option(help="a scene to draw (repeatable); by default the first of each axis")] = None,
@@ -31,7 +31,7 @@ def inspect(
     for table in (_identity(store), _scenes(store), _sites(store)):
         console.print(table)
     if verify:
-        files = len(list(progress(store.verify(), "verify", total=len(store.manifest.chunks))))
+        files = len(list(progress(store.verify(), "verify", total=len(store.files))))
         console.print(f"verified: all {files} files are as they were written")
     if plot is not None:
         from vlm_spatial.activations.picture import draw
@@ -57,7 +57,6 @@ def _identity(store: "Store") -> "Table":
         "prompt": described.config.get("prompt", "–"),
         "token grid": f"{store.grid.rows} × {store.grid.cols}",
         "pooling": f"{described.pooling} ({described.patches} vision patches a token)",
-        "code": described.code or "–",
         "identity": described.identity,
     }
     for name, value in rows.items():
@@ -92,7 +91,7 @@ def _sites(store: "Store") -> "Table":
         table.add_column(name, justify="left" if name in ("site", "rows are") else "right")
     total = raw_total = files_total = 0
     for site in store.sites:
-        shards = [record.bytes for name, record in described.chunks.items() if name.startswith(f"{site}/c/")]
+        shards = [record.size for name, record in store.files.items() if name.startswith(f"{site}/c/")]
         scenes, rows, features = described.shape[site]
         raw = scenes * rows * features * itemsize
         total, raw_total, files_total = total + sum(shards), raw_total + raw, files_total + len(shards)

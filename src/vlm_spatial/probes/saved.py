@@ -1,6 +1,5 @@
 """Probes on disk: safetensors with metadata, loaded without torch."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.numpy import save_file
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import unreadable, written_then_renamed
 from vlm_spatial.probes.probe import Probe
+from vlm_spatial.workflow.provenance import verified_digest
 
 Key = tuple[str, str]
 """``(axis, site)``."""
@@ -42,7 +42,7 @@ class Probes(dict[Key, Probe]):
 
 
 def save_probes(probes: Mapping[Key, Probe], metadata: dict[str, Any], path: Path) -> None:
-    """Write ``{axis}/{site}/{tensor}`` as float32 with ``metadata`` and a digest of the tensors, whole or not at all."""
+    """Write ``{axis}/{site}/{tensor}`` as float32 with ``metadata``, whole or not at all."""
     tensors = {
         f"{axis}/{site}/{name}": np.ascontiguousarray(getattr(probe, name), dtype=np.float32)
         for (axis, site), probe in probes.items()
@@ -51,7 +51,6 @@ def save_probes(probes: Mapping[Key, Probe], metadata: dict[str, Any], path: Pat
     }
     strengths = {f"{axis}/{site}": probe.strength for (axis, site), probe in probes.items()}
     described = {**metadata, "strengths": strengths}
-    described["sha256"] = _digest(tensors, described)
     with written_then_renamed(path) as temporary:
         # One entry only: safetensors writes several in an order that changes from run to run.
         save_file(tensors, temporary, metadata={"probes": json.dumps(described, sort_keys=True)})
@@ -61,7 +60,7 @@ def load_probes(path: Path) -> Probes:
     """Read probes that :func:`save_probes` wrote.
 
     Raises:
-        UserError: if the file is missing, is no probes file, or does not hold what was written.
+        UserError: if the file is missing, is no probes file, or is not as its provenance record (if it has one) says.
     """
     again = "delete it and run snakemake again"
     try:
@@ -71,6 +70,7 @@ def load_probes(path: Path) -> Probes:
         raise unreadable(path, error) from error
     if begin == b"PAR1":
         raise UserError(f"{path}: is a table; the probes themselves are in probes.safetensors beside it")
+    verified_digest(Path(path))
     try:
         with safe_open(path, framework="numpy") as stream:
             saved = stream.metadata() or {}
@@ -80,8 +80,6 @@ def load_probes(path: Path) -> Probes:
     if "probes" not in saved:
         raise UserError(f"{path}: safetensors without this workflow's metadata; give the file that the probes stage wrote")
     metadata = json.loads(saved["probes"])
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
-        raise UserError(f"{path}: its tensors are not those that were written (digest differs); {again}")
     probes = {}
     try:
         for joined, strength in metadata["strengths"].items():
@@ -92,11 +90,3 @@ def load_probes(path: Path) -> Probes:
     except KeyError as error:
         raise UserError(f"{path}: probes of another version, without {error.args[0]}; {again}") from error
     return Probes(probes, metadata, str(path))
-
-
-def _digest(tensors: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
-    return digest.hexdigest()

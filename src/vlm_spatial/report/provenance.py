@@ -26,12 +26,12 @@ PACKAGES = (
 
 
 def versions(results: Results) -> list[tuple[str, str]]:
-    """Versions that made the results, as their seals say; else those installed here. Nothing is imported."""
-    sealed: dict[str, set[str]] = {}
-    for seal in results.seals.values():
-        for name, version in seal.packages.items():
-            sealed.setdefault(name, set()).add(version)
-    found = {name: " and ".join(sorted(versions)) for name, versions in sealed.items()}
+    """Versions that made the results, as their records say; else those installed here. Nothing is imported."""
+    recorded: dict[str, set[str]] = {}
+    for record in results.records.values():
+        for name, version in record.packages.items():
+            recorded.setdefault(name, set()).add(version)
+    found = {name: " and ".join(sorted(versions)) for name, versions in recorded.items()}
     for name in PACKAGES:
         if name not in found:
             try:
@@ -42,7 +42,7 @@ def versions(results: Results) -> list[tuple[str, str]]:
 
 
 def configuration(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings behind the results: those of the figures stage, and of every other stage as its seals say."""
+    """The settings behind the results: those of the figures stage, and of every other stage as its records say."""
     shown = {key: settings[key] for key in ("seed", "models", "datasets", "figures") if key in settings}
     for stage, sections in _sections(results).items():
         # One section a stage, unless results of different runs were put together.
@@ -52,10 +52,10 @@ def configuration(results: Results, settings: Mapping[str, Any]) -> dict[str, An
 
 def _sections(results: Results) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for seal in results.seals.values():
-        section = seal.settings.get("stage")
-        if section is not None and section not in found.setdefault(seal.stage, []):
-            found[seal.stage].append(section)
+    for record in results.records.values():
+        section = record.settings.get("stage")
+        if section is not None and section not in found.setdefault(record.stage, []):
+            found[record.stage].append(section)
     return found
 
 

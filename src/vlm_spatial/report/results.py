@@ -11,7 +11,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, read_parquet
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages import registry
-from vlm_spatial.workflow.provenance import Seal, read_seal
+from vlm_spatial.workflow.provenance import Provenance, read_record
 
 TABLES = tuple(registry.tables("model and dataset"))
 # Of a model with several datasets: what made them is shown; their numbers are in the measures.
@@ -35,7 +35,7 @@ class Results:
     Attributes:
         tables: by (model, dataset), then by name; a table that was not made is absent.
         missing: tables that no input names, as ``{model}/{dataset}/{table}``.
-        seals: what made each input, by the input's name; results without a seal are left out.
+        records: what made each input, by the input's name; results without a provenance record are left out.
         set_aside: by dataset, the files that could not be used, and why.
     """
 
@@ -46,7 +46,7 @@ class Results:
     training: Mapping[str, pl.DataFrame]
     benchmarks: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
-    seals: Mapping[str, Seal] = field(default_factory=dict)
+    records: Mapping[str, Provenance] = field(default_factory=dict)
     set_aside: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
@@ -88,10 +88,10 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
             raise UserError(f"input measures:{model}:{dataset}: is missing; give the table that the measures stage wrote")
     missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)
     datasets = {dataset: Dataset.open(inputs[f"scenes:{dataset}"]) for dataset in wanted}
-    seals = {name: seal for name, path in sorted(inputs.items()) if (seal := read_seal(path)) is not None}
+    records = {name: record for name, path in sorted(inputs.items()) if (record := read_record(path)) is not None}
     # Scenes that were not made by the stage (a hand-made dataset) have no such list.
     set_aside = {name: read_parquet(path) for name, opened in datasets.items() if (path := opened.folder / "set_aside.parquet").is_file()}
-    return Results(known, datasets, tables, manifests, training, benchmarks, missing, seals, set_aside)
+    return Results(known, datasets, tables, manifests, training, benchmarks, missing, records, set_aside)
 
 
 def _benchmark(path: Path) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,7 +14,6 @@ from PIL import Image
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.plan import image_path
 from vlm_spatial.scenes.png import png
-from vlm_spatial.workflow.parent_watch import follow_parent, own_name
 
 # Fewer images than this are drawn before a second process has started.
 _WORTH_A_POOL = 400
@@ -42,9 +42,20 @@ def write_images(
     # Forking a process that holds thread pools can deadlock.
     spawn = multiprocessing.get_context("spawn")
     # Left alone, the processes of a pool outlive a parent that was killed.
-    with ProcessPoolExecutor(count, mp_context=spawn, initializer=follow_parent, initargs=(own_name(),)) as pool:
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent) as pool:
         done = pool.map(_write, [folder] * len(chunks), chunks, [draw] * len(chunks))
         return dict(entry for written in progress(done, "images", total=len(chunks)) for entry in written)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write(folder: Path, items: Sequence[tuple[str, Any]], draw: Callable[[Any], Image.Image]) -> list[tuple[str, str]]:

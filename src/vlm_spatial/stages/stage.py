@@ -1,7 +1,7 @@
 """What every stage has in common: its command line, its log, its way of failing.
 
-A stage is run as ``python -m vlm_spatial.stages.<stage> --settings "{...}" --input name=path --output name=path``. Inputs with a seal
-are checked before they are used, outputs are sealed when they are whole (see :mod:`vlm_spatial.workflow.provenance`).
+A stage is run as ``python -m vlm_spatial.stages.<stage> --settings "{...}" --input name=path --output name=path``. Inputs with a
+provenance record are checked before they are used, outputs get theirs when they are whole (see :mod:`vlm_spatial.workflow.provenance`).
 
 An input may stand for many: ``{model}`` and ``{dataset}`` in it are filled in from ``settings["models"]``, once for each model and
 dataset (a command line with every path of twenty models would be longer than the system allows).
@@ -13,8 +13,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -23,24 +22,25 @@ from pydantic import ValidationError
 from vlm_spatial import __version__
 from vlm_spatial.config.settings import Settings
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import remove_leftovers, unwritable
+from vlm_spatial.files import unwritable
 from vlm_spatial.workflow.code_identity import CODE_CACHE, CONTENT_CACHE, Outside, external_content, stage_identity
-from vlm_spatial.workflow.lock import Ownership
-from vlm_spatial.workflow.parent_watch import end_if_orphaned, follow
-from vlm_spatial.workflow.provenance import MadeBy, break_seals, verified_digest, write_seal
+from vlm_spatial.workflow.lock import job_lock
+from vlm_spatial.workflow.provenance import MadeBy, read_record, remove_records, verified_digest, write_record
 
 Section = TypeVar("Section", bound=Settings)
-# Seconds that a job waits for another one to let go of its outputs.
-_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a stage: its settings (plain builtins) and the paths of its named inputs and outputs."""
+    """One run of a stage: its settings (plain builtins) and the paths of its named inputs and outputs.
+
+    ``made_by`` is for a stage that writes an output's record itself, because it knows the checksums already.
+    """
 
     settings: dict[str, Any]
     inputs: dict[str, Path]
     outputs: dict[str, Path]
+    made_by: MadeBy = field(default_factory=lambda: MadeBy(stage=""))
 
 
 def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] | None = None, outside: Outside | None = None) -> None:
@@ -58,22 +58,16 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
     parser.add_argument("--output", action="append", default=[], metavar="NAME=PATH")
     parsed = parser.parse_args(arguments)
     started = time.monotonic()
-    follow()
     try:
         settings = _literal(parsed.settings)
-        job = Job(settings, _paths(_filled_in(parsed.input, settings)), _paths(parsed.output))
-        with ExitStack() as owned:
-            for path in job.outputs.values():
-                # Not the lock that the activations' own writer holds. An orphan ends within a second of its workflow.
-                owned.enter_context(Ownership(path.with_name(f"{path.name}.job"), path.name, _PATIENCE_S))
-                # It may have waited for the lock until after its own workflow's end, and a newer result.
-                end_if_orphaned()
-                remove_leftovers(path)
-            break_seals(job.outputs.values())
-            made_by = _made_by(name, job, outside)
+        inputs, outputs = _paths(_filled_in(parsed.input, settings)), _paths(parsed.output)
+        with job_lock(name, outputs.values()):
+            remove_records(outputs.values())
+            job = Job(settings, inputs, outputs, _made_by(name, settings, inputs, outside))
             stage(job)
-            for path in job.outputs.values():
-                write_seal(path, made_by)
+            for path in outputs.values():
+                if read_record(path) is None:
+                    write_record(path, job.made_by)
     except UserError as error:
         _end(name, str(error))
     except Exception as error:
@@ -102,19 +96,18 @@ def section(job: Job, model: type[Section], key: str = "stage") -> Section:
         raise UserError(f"--settings: {'.'.join(map(str, (key, *first['loc'])))}: {first['msg']}") from error
 
 
-def _made_by(name: str, job: Job, outside: Outside | None) -> MadeBy:
-    """What the outputs' seals will say; checks the sealed inputs, every byte of them."""
-    checkpoint = job.settings.get("model", {}).get("checkpoint")
-    inputs = [*job.inputs.values(), *([Path(checkpoint)] if checkpoint else [])]
-    digests = {str(path): verified_digest(path) for path in inputs}
+def _made_by(name: str, settings: dict[str, Any], inputs: dict[str, Path], outside: Outside | None) -> MadeBy:
+    """What the outputs' records will say; checks the inputs that have a record, every byte of them."""
+    checkpoint = settings.get("model", {}).get("checkpoint")
+    digests = {str(path): verified_digest(path) for path in [*inputs.values(), *([Path(checkpoint)] if checkpoint else [])]}
     identity = stage_identity(name, CODE_CACHE)
     return MadeBy(
         stage=name,
         version=__version__,
-        settings=job.settings,
+        settings=settings,
         modules=identity.modules,
         packages=identity.packages,
-        content=external_content(job.settings, CONTENT_CACHE, outside),
+        content=external_content(settings, CONTENT_CACHE, outside),
         inputs={path: digest for path, digest in digests.items() if digest is not None},
     )
 

@@ -20,8 +20,8 @@ import grimp
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
-from vlm_spatial.workflow.file_cache import Remembered
-from vlm_spatial.workflow.provenance import seal_path
+from vlm_spatial.workflow.file_cache import FileCache
+from vlm_spatial.workflow.provenance import record_path
 
 PACKAGE = "vlm_spatial"
 CONTENT_CACHE = Path(".cache/vlm_spatial/content.json")
@@ -68,9 +68,9 @@ def stage_identity(stage: str, cache: Path | None = None) -> Identity:
     with_parents = {".".join(module.split(".")[:length]) for module in inside for length in range(1, module.count(".") + 2)}
     outside = set().union(*(graph.find_modules_directly_imported_by(module) for module in with_parents)) - with_parents
     names = {module.split(".")[0] for module in outside} - {PACKAGE}
-    remembered = Remembered(cache)
-    identity = Identity(dict(sorted(_hashes(with_parents, remembered))), _versions(names, remembered))
-    remembered.save()
+    known = FileCache(cache)
+    identity = Identity(dict(sorted(_hashes(with_parents, known))), _versions(names, known))
+    known.save()
     return identity
 
 
@@ -79,13 +79,13 @@ def _import_graph() -> grimp.ImportGraph:
     return grimp.build_graph(PACKAGE, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None)
 
 
-def _hashes(modules: Iterable[str], remembered: Remembered) -> Iterator[tuple[str, str]]:
+def _hashes(modules: Iterable[str], known: FileCache) -> Iterator[tuple[str, str]]:
     folders = set()
     for module in modules:
         path = _path(module)
         folders.add(path.parent)
         # This module says what is hashed, and Python how source is taken apart.
-        yield module, remembered.of(f"code {path}, Python {_PYTHON}", [path, Path(__file__)], functools.partial(_module_hash, path))
+        yield module, known.of(f"code {path}, Python {_PYTHON}", [path, Path(__file__)], functools.partial(_module_hash, path))
     for folder in sorted(folders):
         for data in _data_files(folder):
             yield data.relative_to(_root().parent).as_posix(), sha256(data)[:16]
@@ -133,11 +133,11 @@ def _data_files(folder: Path) -> Iterator[Path]:
             yield from _data_files(path)
 
 
-def _versions(names: Iterable[str], remembered: Remembered) -> dict[str, str]:
+def _versions(names: Iterable[str], known: FileCache) -> dict[str, str]:
     versions = {}
     # Installing or removing a distribution changes the folder that it lies in.
     folders = [Path(entry) for entry in sys.path if Path(entry).exists()]
-    distributions = remembered.of(f"distributions in {' '.join(map(str, folders))}", folders, _distributions)
+    distributions = known.of(f"distributions in {' '.join(map(str, folders))}", folders, _distributions)
     for name in sorted(set(names) - sys.stdlib_module_names - NEUTRAL_PACKAGES):
         for distribution in distributions.get(name, ()):
             versions[distribution] = importlib.metadata.version(distribution)
@@ -164,7 +164,7 @@ def external_files(settings: dict[str, Any], outside: Outside | None = None) -> 
     """
     found: list[Path] = []
     checkpoint = settings.get("model", {}).get("checkpoint")
-    if checkpoint is not None and Path(checkpoint).is_dir() and not seal_path(Path(checkpoint)).exists():
+    if checkpoint is not None and Path(checkpoint).is_dir() and not record_path(Path(checkpoint)).exists():
         found += _below(Path(checkpoint))
     if outside is not None and settings.get("dataset"):
         found += outside(settings["dataset"])
@@ -183,12 +183,12 @@ def external_content(settings: dict[str, Any], cache: Path, outside: Outside | N
     Raises:
         UserError: if a file that the settings name is missing.
     """
-    remembered = Remembered(cache)
+    known = FileCache(cache)
     content = {}
     for path in external_files(settings, outside):
         try:
-            content[str(path)] = remembered.of(str(path.absolute()), [path], functools.partial(sha256, path))
+            content[str(path)] = known.of(str(path.absolute()), [path], functools.partial(sha256, path))
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); the configuration names it") from error
-    remembered.save()
+    known.save()
     return content

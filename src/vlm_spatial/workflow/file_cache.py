@@ -1,8 +1,4 @@
-"""What was worked out of files, remembered on disk until they change.
-
-A file has changed if its size, times or inode have. The change time cannot be set back, so new bytes under an old modification time
-are seen.
-"""
+"""What was worked out of files, remembered on disk until they change (see :func:`vlm_spatial.files.file_state`)."""
 
 import contextlib
 import json
@@ -11,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_spatial.files import written_then_renamed
+from vlm_spatial.files import file_state, written_then_renamed
 
 # Clocks of file systems tick up to a hundred times a second: a file changed just now may change again without another time.
 _UNSETTLED_NS = 50_000_000
 
 
-class Remembered:
+class FileCache:
     """A JSON file of values, each with the state of the files that it was worked out of; safe to delete.
 
     Args:
@@ -38,8 +34,7 @@ class Remembered:
         Raises:
             OSError: if one of the files is missing.
         """
-        stats = [path.stat() for path in files]
-        state = [[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for stat in stats]
+        state = [list(file_state(path)) for path in files]
         known = self._known.get(what)
         if known is not None and known[0] == state:
             return known[1]

@@ -15,7 +15,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.sources.registry import dataset_files
 from vlm_spatial.stages.registry import STAGES, Stage, output_named
 from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.workflow.provenance import damage, is_of_another_version, read_seal, why_no_seal
+from vlm_spatial.workflow.provenance import damage, is_of_another_version, is_of_older_layout, read_record, why_no_record
 
 # What of a dataset cannot matter to a model that samples its own training scenes.
 _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
@@ -145,9 +145,9 @@ class Plan:
         return found
 
     def content(self, settings: dict[str, Any]) -> dict[str, str]:
-        """Hashes of the files from outside that ``settings`` name; results are sealed instead and not among them."""
+        """Hashes of the files from outside that ``settings`` name; results have records instead and are not among them."""
         checkpoint = settings.get("model", {}).get("checkpoint")
-        # Asked before the jobs run: an organism that is not finished has no seal yet.
+        # Asked before the jobs run: an organism that is not finished has no record yet.
         if checkpoint is not None and Path(checkpoint).parent == self.results / "organisms":
             return {}
         return external_content(settings, CONTENT_CACHE, dataset_files)
@@ -161,28 +161,36 @@ class Plan:
 
     def reasons(self, result: Path, names: tuple[str, ...]) -> list[str]:
         """Why ``result`` has to be made anew, in words that name the setting, module, package or file; empty if it does not."""
-        seal = read_seal(result)
-        if seal is None:
-            return [why_no_seal(result)]
+        record = read_record(result)
+        if record is None:
+            return [why_no_record(result)]
         try:
-            identity = stage_identity(seal.stage)
+            identity = stage_identity(record.stage)
         except UserError:
-            return [f"made by stage {seal.stage!r}, which this version does not have"]
-        settings = self.settings(seal.stage, names)
-        reasons = [f"setting {difference}" for difference in _differences(seal.settings, settings)]
-        reasons += [f"code {difference}" for difference in _changed(seal.modules, identity.modules)]
-        reasons += [f"package {difference}" for difference in _differences(seal.packages, identity.packages)]
-        reasons += [f"file {difference}" for difference in _changed(seal.content, self.content(settings))]
-        reasons += [f"input {path} changed" for path, digest in seal.inputs.items() if self._digest(path) != digest]
-        damaged = damage(result, thorough=False)
+            return [f"made by stage {record.stage!r}, which this version does not have"]
+        settings = self.settings(record.stage, names)
+        place = result.relative_to(self.results).parts
+        reasons = [] if Path(record.result).parts[-len(place) :] == place else [f"made as {record.result}"]
+        reasons += [f"setting {difference}" for difference in _differences(record.settings, settings)]
+        reasons += [f"code {difference}" for difference in _changed(record.modules, identity.modules)]
+        reasons += [f"package {difference}" for difference in _differences(record.packages, identity.packages)]
+        reasons += [f"file {difference}" for difference in _changed(record.content, self.content(settings))]
+        reasons += [f"input {path} changed" for path, digest in record.inputs.items() if self._digest(path) != digest]
+        damaged = damage(result)
         return reasons + ([damaged] if damaged else [])
 
     def upgrade_note(self, result: Path) -> str | None:
         """For a result that has to be made anew: if another release made it, what that means and how to keep it; else ``None``."""
-        seal = read_seal(result)
-        if seal is None and not is_of_another_version(result):
+        if is_of_older_layout(result):
+            older = sum(is_of_older_layout(path) for path, _ in self.existing())
+            return (
+                f"{self.results}: {older} results of an older layout are made again, the other {len(list(self.existing())) - older} are "
+                "reused where nothing changed; nothing is deleted before it is made again (docs/upgrading.md)"
+            )
+        record = read_record(result)
+        if record is None and not is_of_another_version(result):
             return None
-        made_by = "" if seal is None else seal.version
+        made_by = "" if record is None else record.version
         if made_by == __version__:
             return None
         age = "a newer" if _numbers(made_by) > _numbers(__version__) else "an older"
@@ -194,8 +202,8 @@ class Plan:
 
     def _digest(self, path: str) -> str | None:
         if path not in self._digests:
-            seal = read_seal(Path(path))
-            self._digests[path] = None if seal is None else seal.digest
+            record = read_record(Path(path))
+            self._digests[path] = None if record is None else record.digest
         return self._digests[path]
 
 

@@ -1,55 +1,58 @@
-"""Seals: beside every result, what made it and the checksum of every byte.
+"""Provenance: beside every result a record of what made it and of the checksum of every byte.
 
-``behaviour.parquet`` has ``.behaviour.parquet.seal``, ``activations.zarr`` has ``.activations.zarr.seal``. A seal travels with
-the results, so they can be checked wherever they are copied, with or without Snakemake's own records.
+``behaviour.parquet`` has ``.behaviour.parquet.provenance.json``, ``activations.zarr`` has ``.activations.zarr.provenance.json``. The
+record goes where the result goes: it can be checked wherever it is copied, with or without Snakemake's own records.
 """
 
 import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import sha256, written_then_renamed
+from vlm_spatial.files import file_state, sha256, written_then_renamed
 
-# Snakemake marks finished directory outputs with this; it is no part of the result.
-_IGNORED = ".snakemake_timestamp"
+SNAKEMAKES_MARK = ".snakemake_timestamp"
+"""Snakemake marks finished folders with a file of this name; it is no part of the result."""
 
 
-class Record(BaseModel):
-    """One file of a result."""
+class FileRecord(BaseModel):
+    """One file of a result: what it was when it was made. ``state`` is that of :func:`vlm_spatial.files.file_state`, size first."""
 
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+    state: tuple[int, int, int, int]
     sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.state[0]
 
 
 class MadeBy(BaseModel):
     """What made a result; ``modules``, ``packages`` and ``content`` are those of :mod:`vlm_spatial.workflow.code_identity`.
 
-    ``inputs`` has the digest of each sealed input, by its path. ``version`` is the release, for people: whether a result is what
-    the code would make, ``modules`` say. It is empty in seals from before it was noted.
+    ``inputs`` has the digest of each input that has a record, by its path. ``version`` is the release, for people: whether a result
+    is what the code would make, ``modules`` say.
     """
 
     stage: str
     version: str = ""
-    settings: dict[str, Any]
-    modules: dict[str, str]
-    packages: dict[str, str]
-    content: dict[str, str]
-    inputs: dict[str, str]
+    settings: dict[str, Any] = {}
+    modules: dict[str, str] = {}
+    packages: dict[str, str] = {}
+    content: dict[str, str] = {}
+    inputs: dict[str, str] = {}
 
 
-class Seal(MadeBy):
-    """What made a result, and what it holds; ``files`` is by path below a folder, or ``""`` for a single file."""
+class Provenance(MadeBy):
+    """The record of ``result``, a path as the job was given it; ``files`` is by path below a folder, or ``""`` for a single file."""
 
-    files: dict[str, Record]
+    result: str
+    files: dict[str, FileRecord]
 
     @property
     def digest(self) -> str:
@@ -58,137 +61,128 @@ class Seal(MadeBy):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def seal_path(result: Path) -> Path:
-    """Where the seal of ``result`` lies."""
-    return result.with_name(f".{result.name}.seal")
+def record_path(result: Path) -> Path:
+    """Where the record of ``result`` lies."""
+    return result.with_name(f".{result.name}.provenance.json")
 
 
-def read_seal(result: Path) -> Seal | None:
-    """The seal of ``result``; ``None`` if there is none that can be read."""
+def read_record(result: Path) -> Provenance | None:
+    """The record of ``result``; ``None`` if there is none that can be read."""
     try:
-        return Seal.model_validate_json(seal_path(result).read_bytes())
+        return Provenance.model_validate_json(record_path(result).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def why_no_seal(result: Path) -> str:
-    """Where :func:`read_seal` gives nothing: the reason, in words."""
-    path = seal_path(result)
-    if not path.exists():
-        return f"no {path.name}: not finished"
-    return f"{path.name} is of another version" if is_of_another_version(result) else f"{path.name} is damaged"
+def why_no_record(result: Path) -> str:
+    """Where :func:`read_record` gives nothing: the reason, in words."""
+    path = record_path(result)
+    if path.exists():
+        return f"{path.name} is of another version" if is_of_another_version(result) else f"{path.name} is damaged"
+    if is_of_older_layout(result):
+        return "of an older layout, whose records were seals"
+    return f"no {path.name}: not finished, or its record was deleted"
+
+
+def is_of_older_layout(result: Path) -> bool:
+    """Whether ``result`` was made before there were provenance records: it has a seal and no record."""
+    return not record_path(result).exists() and result.with_name(f".{result.name}.seal").exists()
 
 
 def is_of_another_version(result: Path) -> bool:
-    """Whether there is a seal that is whole, but not as this version writes them."""
+    """Whether there is a record that is whole, but not as this version writes them."""
     try:
-        whole = isinstance(json.loads(seal_path(result).read_bytes()), dict)
+        whole = isinstance(json.loads(record_path(result).read_bytes()), dict)
     except (FileNotFoundError, ValueError):
         return False
-    return whole and read_seal(result) is None
+    return whole and read_record(result) is None
 
 
-def break_seals(results: Iterable[Path]) -> None:
-    """Remove the seals of results that are about to be made anew."""
+def remove_records(results: Iterable[Path]) -> None:
+    """Remove the records of results that are about to be made anew: without a record nothing counts."""
     for result in results:
-        seal_path(result).unlink(missing_ok=True)
+        record_path(result).unlink(missing_ok=True)
 
 
-def write_seal(result: Path, made_by: MadeBy) -> None:
-    """Seal a finished result.
+def write_record(result: Path, made_by: MadeBy, *, at: Path | None = None, checksums: Mapping[str, str] | None = None) -> None:
+    """Record a finished result.
+
+    Args:
+        at: where the result still lies, if it is about to be renamed to ``result``.
+        checksums: SHA-256 of files, by path below the folder, that need not be read again.
 
     Raises:
         UserError: if the stage did not make it.
     """
-    if not result.exists():
+    folder = at or result
+    if not folder.exists():
         raise UserError(f"{result}: stage {made_by.stage} ended without making it")
-    files = {name: _record(path) for name, path in _files(result)}
-    _write(result, Seal(**made_by.model_dump(), files=files))
+    known = checksums or {}
+    files = {name: FileRecord(state=file_state(path), sha256=known.get(name) or sha256(path)) for name, path in files_of(folder)}
+    _write(result, Provenance(**made_by.model_dump(), result=result.as_posix(), files=files))
 
 
-def _write(result: Path, seal: Seal) -> None:
-    with written_then_renamed(seal_path(result)) as temporary:
-        temporary.write_text(json.dumps(seal.model_dump(), sort_keys=True), encoding="utf-8")
-
-
-def _files(result: Path) -> Iterator[tuple[str, Path]]:
+def files_of(result: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of every file of a result."""
     if result.is_file():
         yield "", result
         return
-    for folder, _, names in os.walk(result):
-        for name in names:
-            if name != _IGNORED:
-                path = Path(folder, name)
-                yield path.relative_to(result).as_posix(), path
+    for path in sorted(result.rglob("*")):
+        if path.name != SNAKEMAKES_MARK and path.is_file():
+            yield path.relative_to(result).as_posix(), path
 
 
-def _record(path: Path) -> Record:
-    stat = path.stat()
-    return Record(size=stat.st_size, mtime_ns=stat.st_mtime_ns, ctime_ns=stat.st_ctime_ns, sha256=sha256(path))
+def _write(result: Path, record: Provenance) -> None:
+    with written_then_renamed(record_path(result)) as temporary:
+        temporary.write_text(json.dumps(record.model_dump(), sort_keys=True), encoding="utf-8")
 
 
-def damage(result: Path, *, thorough: bool) -> str | None:
-    """What is wrong with a sealed result, in words; ``None`` if nothing is.
+def damage(result: Path, names: Iterable[str] | None = None) -> str | None:
+    """What is wrong with a result, in words; ``None`` if nothing is.
 
-    Quick, it reads only files whose size or times changed; ``thorough``, every byte. New bytes under an old modification time are
-    seen all the same: the change time cannot be set back. A whole file with a new modification time (touched, copied) gets back
-    the time at which it was made, so that Snakemake's comparison of times says what it should.
+    It reads the files whose size, times or inode changed since they were recorded (the change time cannot be set back, so new bytes
+    under an old modification time are seen), and all that are named.
+
+    Args:
+        names: files to read in any case; by default none.
     """
-    return _damage(result, read_seal(result), lambda _: thorough)
-
-
-def _damage(result: Path, seal: Seal | None, thorough: Callable[[str], bool]) -> str | None:
-    if seal is None:
-        return f"{result} has no seal, so nothing says what made it"
-    renewed = {}
-    for name, record in seal.files.items():
+    record = read_record(result)
+    if record is None:
+        return f"{result}: {why_no_record(result)}"
+    to_read, renewed = set(names or ()), {}
+    for name, known in record.files.items():
         path = result / name if name else result
         try:
-            stat = path.stat()
-            same_times = (stat.st_mtime_ns, stat.st_ctime_ns) == (record.mtime_ns, record.ctime_ns)
-            if stat.st_size != record.size or ((thorough(name) or not same_times) and sha256(path) != record.sha256):
+            state = file_state(path)
+            if state[0] != known.size or ((name in to_read or state != known.state) and sha256(path) != known.sha256):
                 return f"{path} was altered after it was made"
         except FileNotFoundError:
             return f"{path} is missing"
-        if not same_times:
-            renewed[name] = _with_time_given_back(path, record)
-    if result.is_dir():
-        made = max((record.mtime_ns for record in seal.files.values()), default=0)
-        for path in (result / _IGNORED, result):
-            if path.exists() and path.stat().st_mtime_ns != made:
-                _set_time(path, made)
+        except (IsADirectoryError, NotADirectoryError):
+            return f"{path} is not the file that was made"
+        if state != known.state:
+            renewed[name] = known.model_copy(update={"state": state})
     if renewed:
         # Only a saving of time: results that cannot be written are read in full each time.
         with contextlib.suppress(OSError):
-            _write(result, seal.model_copy(update={"files": seal.files | renewed}))
+            _write(result, record.model_copy(update={"files": record.files | renewed}))
     return None
 
 
-def _with_time_given_back(path: Path, record: Record) -> Record:
-    _set_time(path, record.mtime_ns)
-    stat = path.stat()
-    return record.model_copy(update={"mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns})
-
-
-def _set_time(path: Path, mtime_ns: int) -> None:
-    # Someone else's results keep their times; Snakemake may then make more anew than it has to.
-    with contextlib.suppress(OSError):
-        os.utime(path, ns=(mtime_ns, mtime_ns))
-
-
 def verified_digest(result: Path) -> str | None:
-    """Digest of a sealed result after a check of every byte, made before it is used; ``None`` for a file without a seal.
+    """Digest of a result after a check of every byte, made before it is used; ``None`` for a file without a record.
 
-    The large parts are left to their readers, which check what they read: activation stores (each chunk against the manifest) and
-    scenes' images (each file against ``scenes.parquet``). Of these, files whose size or times changed are read here all the same.
+    The large parts are left to their readers, which check what they read: activation stores (each chunk by its CRC-32C) and scenes'
+    images (each file by ``scenes.parquet``). Of these, files whose size, times or inode changed are read here all the same.
 
     Raises:
         UserError: naming the file that is missing or altered.
     """
-    if not seal_path(result).exists():
+    if not record_path(result).exists():
         return None
-    seal = read_seal(result)
-    found = _damage(result, seal, lambda name: result.suffix != ".zarr" and not name.startswith("images/"))
+    record = read_record(result)
+    read_here = () if record is None or result.suffix == ".zarr" else [name for name in record.files if not name.startswith("images/")]
+    found = damage(result, read_here)
     if found is not None:
         raise UserError(f"{found}; run snakemake again, it makes it anew")
-    return None if seal is None else seal.digest
+    return None if record is None else record.digest

@@ -76,7 +76,7 @@ CASES = [
         "fresh",
         locked,
         START,
-        r"workflow\.lock: another process is writing these results .process 7 on here",
+        r"results: another workflow is using these results .process 7 on here",
     ),
     Case(
         "results: not writable",

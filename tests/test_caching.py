@@ -224,7 +224,7 @@ CASES = [
     Case("comment in tokens.py", append(f"{SRC}/tokens.py", "\n# a remark\n"), NOTHING),
     Case("docstring of tokens.py", new_docstring(f"{SRC}/tokens.py"), NOTHING),
     Case("constant in tokens.py", edit(f"{SRC}/tokens.py", "_TIE = 1e-9", "_TIE = 2e-9"), EVERYTHING),
-    Case("code of the Gemma-3 adapter", append(f"{SRC}/models/gemma3.py", "\nNEW = 1\n"), EVERYTHING - SCENES),
+    Case("code of the Gemma-3 adapter", append(f"{SRC}/models/families/gemma3.py", "\nNEW = 1\n"), EVERYTHING - SCENES),
     Case("code of the conflict experiment", append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), of_both("conflict") | FIGURES),
     Case("code of the erasure", append(f"{SRC}/interventions/erasure.py", "\nNEW = 1\n"), of_both("ablation") | FIGURES),
     Case("code of the probes", append(f"{SRC}/probes/fitting.py", "\nNEW = 1\n"), BOTH_PROBES_AND_AFTER),

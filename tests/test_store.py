@@ -194,7 +194,9 @@ def test_zarrita_reads_every_array_on_node(stored, tmp_path_factory):
         """
     )
     others = {name: array for name, array in arrays(path).items() if name not in values}
-    done = subprocess.run(["node", str(script), str(path), json.dumps(list(values)), *others], capture_output=True, text=True, timeout=60, cwd=folder)
+    done = subprocess.run(
+        ["node", str(script), str(path), json.dumps(list(values)), *others], capture_output=True, text=True, timeout=60, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert read["scene"] == described.scenes["scene_id"].to_list()

@@ -65,7 +65,7 @@ def test_the_next_workflow_waits_for_the_last_job_of_a_killed_one(tmp_path: Path
     assert partial.exists(), "removed under the hands of the job that writes it"
     job.resume()
     assert said(following) == "taken\n"
-    assert has_ended(job)
+    wait_until(lambda: has_ended(job))
     # What it finished counts.
     assert made(tmp_path / "alone").returncode == 0
     assert holds(results / "scenes" / "squares") == holds(tmp_path / "alone")

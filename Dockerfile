@@ -15,6 +15,7 @@ RUN python -m pip install --requirement requirements.lock
 
 COPY pyproject.toml README.md LICENSE Snakefile workflow_config.yaml ./
 COPY src src
+COPY organisms organisms
 COPY rules rules
 COPY envs envs
 COPY presets presets

@@ -236,6 +236,7 @@ def figure_inputs():
         f"training:{model}={plan.checkpoint(model)}/training.parquet"
         for model, settings in plan.config.models.items()
         if settings.organism is not None
+        or Path(settings.checkpoint, "training.parquet").is_file()
     ]
     named += [
         f"benchmark:{stage}:{{model}}/{{dataset}}={RESULTS}/benchmarks/{{model}}/{{dataset}}/{stage}.tsv"

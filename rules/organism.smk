@@ -9,7 +9,8 @@ rule organism:
         f"{RESULTS}/benchmarks/organisms/{{organism}}.tsv"
     conda:
         "../envs/torch.yaml"
-    # One thread: the organisms are small, so two train side by side faster than one after the other, and the same weights come out on any machine.
+    # One thread: the organisms are small, so two train side by side faster than one after the other. One machine makes the same
+    # weights each time; another processor rounds differently, and training makes other weights of that (docs/method.md).
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,

@@ -34,7 +34,7 @@ from vlm_spatial.tokens import TokenGrid
 
 SQUARES = dataset_settings(kind="squares")
 # Trained planted organisms, {mechanism}-{seed}: they take minutes to train, so they are kept.
-ORGANISMS = Path(os.environ.get("VLM_SPATIAL_ORGANISMS", Path(__file__).parent / "data" / "organisms"))
+ORGANISMS = Path(os.environ.get("VLM_SPATIAL_ORGANISMS", Path(__file__).parents[1] / "organisms"))
 
 
 def main_scenes(count: int) -> list[Scene]:

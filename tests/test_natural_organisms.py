@@ -1,6 +1,6 @@
 """Natural organisms know two datasets: every template of each is answered right on scenes that they never saw.
 
-``tests/data/organisms`` holds what ``snakemake --configfile presets/natural.yaml`` trained, as bfloat16; ``recipe.json`` in each says how.
+``organisms`` holds what ``snakemake --configfile presets/natural.yaml`` trained, as bfloat16; ``recipe.json`` in each says how.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import yaml
 from tiny_workflow import REPOSITORY, Workflow
 from vlm_spatial.files import read_json
 
-ORGANISMS = Path(__file__).parent / "data" / "organisms"
+ORGANISMS = REPOSITORY / "organisms"
 PRESET = yaml.safe_load((REPOSITORY / "presets" / "natural.yaml").read_text())
 NAMES = tuple(PRESET["organisms"])
 SCENES = {"scenes": {"train": 1, "validation": 1, "test": 60}, "pairs": {"vision": 1, "language": 1, "conflict": 1}}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vlm_spatial.config.reading import load_config
+from vlm_spatial.config.reading import parse_config
+from vlm_spatial.config.yaml_files import read_yaml
 from vlm_spatial.stages.registry import STAGES, fixed_names, of_scope, output_named, tables
 from vlm_spatial.workflow.planning import Plan
 
@@ -65,8 +66,11 @@ def test_the_registry_is_light():
 
 
 def test_jobs_and_their_inputs_of_a_model_on_two_datasets():
-    plan = Plan(load_config(REPOSITORY / "workflow_config.yaml"))
-    [model] = plan.config.models
+    values = read_yaml(REPOSITORY / "workflow_config.yaml")
+    [model, *others] = values["models"]
+    for other in others:
+        del values["models"][other]
+    plan = Plan(parse_config(values))
     first, second = plan.config.models[model].datasets
     assert plan.jobs("scenes") == [{"dataset": first}, {"dataset": second}]
     assert plan.jobs("probes", dataset=second) == [{"model": model, "dataset": second}]

@@ -1,6 +1,6 @@
 """The truth table: the whole pipeline on organisms whose mechanism is known by construction, two of each, must find it.
 
-``tests/data/organisms`` holds what ``snakemake --configfile presets/truth.yaml`` trained, as bfloat16; ``recipe.json`` in each says how.
+``organisms`` holds what ``snakemake --configfile presets/truth.yaml`` trained, as bfloat16; ``recipe.json`` in each says how.
 That command trains all of them anew and analyses them with the default settings.
 """
 
@@ -14,7 +14,7 @@ from tiny_workflow import REPOSITORY, Workflow
 from vlm_spatial.files import read_json
 from vlm_spatial.report.truth import EXPECTATIONS
 
-ORGANISMS = Path(__file__).parent / "data" / "organisms"
+ORGANISMS = REPOSITORY / "organisms"
 MECHANISMS = ("vision", "language", "strip", "object")
 NAMES = tuple(f"{mechanism}-{seed}" for mechanism in MECHANISMS for seed in (0, 1))
 STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")

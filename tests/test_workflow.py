@@ -28,15 +28,15 @@ def counted(output: str) -> Counter[str]:
     return Counter({row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()})
 
 
-def test_the_default_workflow_has_one_job_a_stage_and_dataset(tmp_path):
+def test_the_default_workflow_has_one_job_a_stage_model_and_dataset(tmp_path):
     (tmp_path / "workflow_config.yaml").write_text((REPOSITORY / "workflow_config.yaml").read_text())
     done = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
     assert done.returncode == 0, done.stderr
     jobs = counted(done.stdout + done.stderr)
-    # One model on two datasets.
-    once = {rule: 1 for rule in ("organism", *ACROSS_STAGES, "figures", "all")}
-    twice = {stage: 2 for stage in ("scenes", *MODEL_STAGES)}
-    assert jobs == Counter(once | twice | {"total": jobs["total"]})
+    # Two models, one of them on two datasets.
+    once = {rule: 1 for rule in (*ACROSS_STAGES, "figures", "all")}
+    thrice = {stage: 3 for stage in MODEL_STAGES}
+    assert jobs == Counter(once | {"scenes": 2} | thrice | {"total": jobs["total"]})
 
 
 @pytest.mark.slow
@@ -80,10 +80,10 @@ def test_settings_are_plain_builtins_with_sorted_keys():
         else:
             assert type(value) in (str, int, float, bool, type(None))
 
-    plan = Plan(load_config(REPOSITORY / "workflow_config.yaml"))
-    names = {"scenes": ("squares",), "organism": ("gemma3-natural",), "figures": ()}
+    plan = Plan(load_config(REPOSITORY / "presets" / "natural.yaml"))
+    names = {"scenes": ("squares",), "organism": ("natural-gemma3",), "figures": ()}
     for stage in ("scenes", "organism", *MODEL_STAGES, *ACROSS_STAGES, "figures"):
-        check(plan.settings(stage, names.get(stage, ("gemma3-natural", "squares"))))
+        check(plan.settings(stage, names.get(stage, ("natural-gemma3", "squares"))))
 
 
 def test_gpu_stages_ask_for_one_and_the_others_for_none():

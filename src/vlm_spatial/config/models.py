@@ -2,19 +2,30 @@
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.config.settings import Name, Settings, UserPath
+
+_BESIDE = Path(__file__).parents[3]
+
+
+def _kept(path: str) -> str:
+    """The small models beside the Snakefile are found from every working folder."""
+    kept = path.startswith("organisms/") and not Path(path).is_dir() and (_BESIDE / path).is_dir()
+    return str(_BESIDE / path) if kept else path
+
+
+Checkpoint = Annotated[UserPath, AfterValidator(_kept)]
 
 
 class ModelSettings(Settings):
     """One entry of ``models``: what to analyse. Exactly one of ``organism`` and ``checkpoint``."""
 
     organism: Name | None = Field(None, description="name of an entry of organisms")
-    checkpoint: UserPath | None = Field(None, description="hub id such as Qwen/Qwen2-VL-7B-Instruct, or a folder")
+    checkpoint: Checkpoint | None = Field(None, description="hub id such as Qwen/Qwen2-VL-7B-Instruct, or a folder")
     revision: str | None = Field(None, description="commit of a hub id; required for one")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from vlm_spatial.config.datasets import AnyDataset
 from vlm_spatial.config.models import ModelSettings
@@ -28,7 +28,8 @@ class _Named(Settings):
         description="folder of everything that is made; letters, digits, -, _ and . in its names, no ..",
     )
     datasets: dict[Name, AnyDataset]
-    organisms: dict[Name, OrganismSettings] = Field({})
+    # A section whose entries are all commented out is none.
+    organisms: Annotated[dict[Name, OrganismSettings], BeforeValidator(lambda found: {} if found is None else found)] = Field({})
     models: dict[Name, ModelSettings]
 
 

@@ -1,6 +1,6 @@
-"""Keep the organisms that ``snakemake --configfile presets/truth.yaml`` (and natural.yaml) trained, for the tests.
+"""Keep the organisms that ``snakemake --configfile presets/truth.yaml`` (and natural.yaml) trained, for the default run and the tests.
 
-    python tests/data/save_organisms.py results-truth/organisms   # and results-natural/organisms
+    python organisms/save.py results-truth/organisms   # and results-natural/organisms
 
 Weights are saved as bfloat16, half the size; ``recipe.json`` is what the record says made the organism: settings, code, packages.
 """
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from vlm_spatial.files import read_json, write_json
 from vlm_spatial.workflow.provenance import record_path
 
-KEPT = Path(__file__).parent / "organisms"
+KEPT = Path(__file__).parent
 RECIPE = ("settings", "modules", "packages")
 
 

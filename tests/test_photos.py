@@ -22,10 +22,11 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.boxes_file import boxes_from_file, read_boxes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.merge import FRAME, framed, join, plan_merge, plan_self_merge, plan_window
+from vlm_spatial.scenes.opening import upright_size
 from vlm_spatial.scenes.photo_alignment import PHOTO_GRIDS
 from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, find_boxes
 from vlm_spatial.scenes.photo_dataset import plan_photos
-from vlm_spatial.scenes.photos import HEIGHT, load_entries, open_photo, upright_size
+from vlm_spatial.scenes.photos import HEIGHT, load_entries, open_photo
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import Box, TokenGrid, matched_blocks

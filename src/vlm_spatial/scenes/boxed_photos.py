@@ -11,8 +11,9 @@ import numpy as np
 from vlm_spatial.errors import UserError
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.boxes_file import boxes_from_file, read_boxes
+from vlm_spatial.scenes.opening import upright_size
 from vlm_spatial.scenes.photo_boxes import GOOD, ObjectBoxes, find_boxes
-from vlm_spatial.scenes.photos import HEIGHT, Photo, open_photo, upright_size
+from vlm_spatial.scenes.photos import HEIGHT, Photo, open_photo
 from vlm_spatial.scenes.sources.source import SetAside
 from vlm_spatial.scenes.sources.whatsup import WhatsUpSettings
 

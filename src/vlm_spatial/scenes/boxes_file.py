@@ -50,6 +50,8 @@ def boxes_from_file(
         box = entry.get(word)
         if not isinstance(box, list) or len(box) not in (4, 5) or not all(isinstance(number, int | float) for number in box):
             raise UserError(f"{name}: box of {word!r} must be [left, top, right, bottom], found {box!r}")
+        if max(box[:4]) <= 1:
+            raise UserError(f"{name}: box {box} of {word!r} is in shares of the sides; boxes are in pixels, here of {width}×{height}")
         if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
             raise UserError(f"{name}: box {box} of {word!r} is empty or not inside the {width}×{height} photo")
         if not 0 <= box[-1] <= 1 and len(box) == 5:

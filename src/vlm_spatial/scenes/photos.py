@@ -5,17 +5,18 @@ file's name is ``object_relation_reference``. A damaged entry never ends a run: 
 """
 
 import re
-import warnings
+import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from vlm_spatial.errors import UserError, called
 from vlm_spatial.files import read_json
+from vlm_spatial.scenes.opening import find_file, open_upright
 from vlm_spatial.scenes.sources.source import SetAside
 
 HEIGHT = 448
@@ -34,10 +35,6 @@ RELATIONS = {
 }
 _NAME = re.compile(rf"(?P<object>.+?)_(?P<relation>{'|'.join(RELATIONS)})_(?P<reference>.+)")
 _CAPTION = re.compile(rf"(?:an?|the) (?P<object>.+?) (?P<relation>{'|'.join(RELATIONS.values())}) (?:an?|the) (?P<reference>.+?)\.?")
-# A photo of the data set has about 12 million pixels; beyond this a file is a mistake or an attack.
-_MOST_PIXELS = 60_000_000
-# EXIF orientations from 5 on exchange width and height.
-_TURNED = 5
 
 
 @dataclass(frozen=True)
@@ -84,10 +81,7 @@ def _entry(root: Path, index: int, entry: Any) -> Photo | SetAside:
     name, captions = entry["image_path"], entry.get("caption_options")
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
         return SetAside(name, "has no caption_options (a list of captions, the right one first)")
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        return SetAside(name, "lies outside the data set's folder")
-    parts = _NAME.fullmatch(Path(name).stem)
+    parts = _NAME.fullmatch(PurePosixPath(name.replace("\\", "/")).stem)
     if parts is None:
         return SetAside(name, f"is not named object_relation_reference with a relation of {', '.join(RELATIONS)}")
     caption = _CAPTION.fullmatch(captions[0].strip().lower())
@@ -97,31 +91,19 @@ def _entry(root: Path, index: int, entry: Any) -> Photo | SetAside:
     shown = (_words(parts["object"]), RELATIONS[parts["relation"]], _words(parts["reference"]))
     if tuple(map(_letters, said)) != tuple(map(_letters, shown)):
         return SetAside(name, f"caption {captions[0]!r} contradicts the file name")
-    if not path.is_file():
-        return SetAside(name, "no such file")
+    try:
+        path = find_file(root, name)
+    except UserError as error:
+        return SetAside(name, str(error))
     return Photo(name, path, shown[0], parts["relation"], shown[2])
 
 
 def _words(part: str) -> str:
-    return re.sub(r"[-_ ]+", " ", part).strip().lower()
+    return unicodedata.normalize("NFC", re.sub(r"[-_ ]+", " ", part)).strip().lower()
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text)
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of a readable photo as it is to be looked at: a camera held upright notes that, and stores the pixels lying.
-
-    Raises:
-        UserError: naming the file if it cannot be read.
-    """
-    try:
-        with Image.open(path) as file:
-            turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= _TURNED
-            return (file.height, file.width) if turned else (file.width, file.height)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: is not a readable photo ({error})") from error
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFC", text).casefold())
 
 
 def open_photo(path: Path, width: int | None = None) -> Pixels:
@@ -131,26 +113,8 @@ def open_photo(path: Path, width: int | None = None) -> Pixels:
         width: pixels to scale to; by default the photo keeps its shape.
 
     Raises:
-        UserError: naming the file if it is missing, unreadable, cut short, or far too large.
+        UserError: see :func:`vlm_spatial.scenes.opening.open_upright`.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb up to twice its limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                if file.width * file.height > _MOST_PIXELS:
-                    raise UserError(f"{path}: {file.width}×{file.height} pixels are more than the {_MOST_PIXELS:,} allowed")
-                # A JPEG can be decoded at a fraction of its size, which is several times faster.
-                file.draft("RGB", (3 * HEIGHT, 3 * HEIGHT))
-                image = ImageOps.exif_transpose(file).convert("RGB")
-    except (
-        OSError,
-        UnidentifiedImageError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise UserError(f"{path}: is not a readable photo ({error})") from error
+    image = open_upright(path, (3 * HEIGHT, 3 * HEIGHT))
     size = (width or max(1, round(image.width * HEIGHT / image.height)), HEIGHT)
     return np.asarray(image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))

@@ -8,7 +8,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_json
 from vlm_spatial.models.detector import Detector
 from vlm_spatial.progress import progress
-from vlm_spatial.scenes.photos import HEIGHT, open_photo, upright_size
+from vlm_spatial.scenes.opening import upright_size
+from vlm_spatial.scenes.photos import HEIGHT, open_photo
 from vlm_spatial.scenes.sources.registry import dataset_files, source_of
 from vlm_spatial.scenes.sources.whatsup import DetectorSettings
 from vlm_spatial.stages.stage import Job, run_stage

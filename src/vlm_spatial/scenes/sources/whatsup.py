@@ -107,7 +107,8 @@ class WhatsUp(Source[WhatsUpSettings]):
 
     def check(self, settings: WhatsUpSettings, about: About) -> None:
         from vlm_spatial.scenes.boxes_file import read_boxes
-        from vlm_spatial.scenes.photos import load_entries, upright_size
+        from vlm_spatial.scenes.opening import upright_size
+        from vlm_spatial.scenes.photos import load_entries
 
         root = settings.folder
         with about("root"):

@@ -30,7 +30,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("datasets", ["squares"], "datasets: must be a section of names, .*found a list"),
     ("datasets.squares", None, "datasets.squares: .*"),
     ("datasets.squares", {}, "datasets.squares.kind: Field required"),
-    ("datasets.squares.kind", "circles", "datasets.squares.kind: .*'squares', 'shapes', 'objects' or 'whatsup', found 'circles'"),
+    ("datasets.squares.kind", "circles", "datasets.squares.kind: .*'squares', 'shapes', 'objects', .*found 'circles'"),
     ("datasets.squares.kid", "squares", "datasets.squares.kid: unknown key; allowed are axes, difficulty"),
     ("datasets.squares.axes", [], "at least one"),
     ("datasets.squares.axes", ["horizontal", "horizontal"], "at most once"),

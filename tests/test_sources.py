@@ -15,7 +15,11 @@ from vlm_spatial.scenes.sources.registry import KINDS, SOURCES, dataset_files, s
 from vlm_spatial.scenes.sources.source import Source
 
 # What an entry of a kind needs besides ``kind``; drawn kinds need nothing.
-NEEDED: dict[str, dict[str, Any]] = {"whatsup": {"root": "photos"}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "whatsup": {"root": "photos"},
+    "coco": {"images": "photos", "annotations": "instances.json"},
+    "boxed": {"images": "photos", "boxes": "boxes.csv"},
+}
 
 
 def test_kinds_are_listed_once() -> None:

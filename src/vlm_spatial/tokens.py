@@ -95,12 +95,19 @@ class SceneTokens:
 
     Attributes:
         objects: ``[slots, tokens]``, the object set of each slot.
-        strips: ``[slots, tokens]``, the strip of each slot; the strips partition the grid.
+        strips: ``[slots, tokens]``, the strip of each slot; the strips partition what is not padding.
+        padding: cells that belong to no token set, as no part of the picture lies on most of them; None where there are none.
     """
 
     grid: TokenGrid
     objects: Bool[np.ndarray, "slots tokens"]
     strips: Bool[np.ndarray, "slots tokens"]
+    padding: Bool[np.ndarray, " tokens"] | None = None
+
+    @property
+    def inside(self) -> Bool[np.ndarray, " tokens"]:
+        """Cells of the picture: all but padding."""
+        return np.ones(self.grid.size, dtype=bool) if self.padding is None else ~self.padding
 
     def mask(self, token_set: TokenSet, slots: Sequence[int]) -> Bool[np.ndarray, " tokens"]:
         """Union of ``token_set`` over ``slots``. ``background`` (no object at all) and ``all`` ignore ``slots``."""
@@ -113,20 +120,25 @@ class SceneTokens:
             case "rim":
                 return _union(self.strips[chosen]) & ~_union(self.objects[chosen])
             case "background":
-                return ~_union(self.objects)
+                return ~_union(self.objects) & self.inside
             case "all":
-                return np.ones(self.grid.size, dtype=bool)
+                return self.inside
         raise UserError(f"token set {token_set!r}: allowed are {', '.join(TOKEN_SETS)}")
 
 
-def scene_tokens(boxes: Sequence[Box], grid: TokenGrid, width: float, height: float, axis: Axis) -> SceneTokens:
-    """Token sets of a scene whose slots' pixel boxes are ``boxes``, in slot order."""
+def scene_tokens(boxes: Sequence[Box], grid: TokenGrid, width: float, height: float, axis: Axis, picture: Box | None = None) -> SceneTokens:
+    """Token sets of a scene whose slots' pixel boxes are ``boxes``, in slot order.
+
+    Args:
+        picture: where the picture lies, if it does not fill the image. Cells less than half covered by it and by no object are padding.
+    """
     labels = strip_labels(boxes, grid, width, height, axis)
-    return SceneTokens(
-        grid=grid,
-        objects=np.stack([object_tokens(box, grid, width, height) for box in boxes]),
-        strips=np.stack([labels == slot for slot in range(len(boxes))]),
-    )
+    objects = np.stack([object_tokens(box, grid, width, height) for box in boxes])
+    inside = np.ones(grid.size, dtype=bool)
+    if picture is not None:
+        inside = (coverage(picture, grid, width, height) >= 0.5 - _TIE) | _union(objects)
+    strips = np.stack([(labels == slot) & inside for slot in range(len(boxes))])
+    return SceneTokens(grid, objects, strips, None if inside.all() else ~inside)
 
 
 def matched_blocks(

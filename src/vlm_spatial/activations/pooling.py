@@ -81,14 +81,20 @@ def patch_order(grid: TokenGrid, patches: int) -> Int[np.ndarray, " patch"]:
 
 
 def region_weights(
-    boxes: Sequence[Box], slots: Sequence[int], axis: Axis, grid: TokenGrid, width: float, height: float
+    boxes: Sequence[Box],
+    slots: Sequence[int],
+    axis: Axis,
+    grid: TokenGrid,
+    width: float,
+    height: float,
+    picture: Box | None = None,
 ) -> Float[np.ndarray, "region token"]:
     """Which tokens each region holds, as 0 and 1; a region that the scene does not have is all 0.
 
     Scenes of fewer than three objects have no bands, hence no strip or rim.
     """
     weights = np.zeros((len(REGIONS), grid.size), dtype=np.float32)
-    whole = _bands(boxes, slots, axis, grid, width, height)
+    whole = _bands(boxes, slots, axis, grid, width, height, picture)
     occupied = np.zeros(grid.size, dtype=bool)
     for box, slot in zip(boxes, slots, strict=True):
         mask = object_tokens(box, grid, width, height)
@@ -97,10 +103,13 @@ def region_weights(
         if whole is not None:
             for token_set in ("strip", "rim"):
                 weights[REGIONS.index(Region(token_set, slot))] = whole.mask(token_set, [slot])
-    weights[REGIONS.index(Region("background", -1))] = ~occupied
-    weights[REGIONS.index(Region("all", -1))] = 1
+    inside = np.ones(grid.size, dtype=bool) if whole is None else whole.inside
+    weights[REGIONS.index(Region("background", -1))] = ~occupied & inside
+    weights[REGIONS.index(Region("all", -1))] = inside
     return weights
 
 
-def _bands(boxes: Sequence[Box], slots: Sequence[int], axis: Axis, grid: TokenGrid, width: float, height: float) -> SceneTokens | None:
-    return scene_tokens(boxes, grid, width, height, axis) if list(slots) == list(range(SLOTS)) else None
+def _bands(
+    boxes: Sequence[Box], slots: Sequence[int], axis: Axis, grid: TokenGrid, width: float, height: float, picture: Box | None
+) -> SceneTokens | None:
+    return scene_tokens(boxes, grid, width, height, axis, picture) if list(slots) == list(range(SLOTS)) else None

@@ -51,6 +51,7 @@ class Group:
     Attributes:
         strips: ``[scenes, tokens]``, slot of the strip the cell lies in.
         objects: ``[scenes, tokens]``, slot of the object on the cell, -1 where there is none.
+        inside: ``[scenes, tokens]``, cells that are no padding.
         words: ``[scenes, slots]``, number of the answer word of each slot's object.
     """
 
@@ -58,6 +59,7 @@ class Group:
     strips: Int[np.ndarray, "scenes tokens"]
     objects: Int[np.ndarray, "scenes tokens"]
     words: Int[np.ndarray, "scenes slots"]
+    inside: Bool[np.ndarray, "scenes tokens"]
 
     @property
     def size(self) -> int:
@@ -66,8 +68,8 @@ class Group:
     def mask(self, token_set: TokenSet) -> Bool[np.ndarray, "scenes tokens"]:
         """Cells of ``token_set``, over all slots: the strips then cover the image, and the rim is the background."""
         if token_set in ("strip", "all"):
-            return np.ones(self.objects.shape, dtype=bool)
-        return self.objects >= 0 if token_set == "object" else self.objects < 0
+            return self.inside
+        return self.objects >= 0 if token_set == "object" else (self.objects < 0) & self.inside
 
     def labels(self, token_set: TokenSet) -> Int[np.ndarray, "scenes tokens"]:
         """Right answer for every cell: the object's slot in the object set, else the slot of the cell's strip."""
@@ -93,13 +95,15 @@ def group(dataset: TokensOf, scenes: pl.DataFrame, grid: TokenGrid, words: dict[
     strips = np.zeros((count, grid.size), dtype=np.int8)
     objects = np.full((count, grid.size), -1, dtype=np.int8)
     numbers = np.zeros((count, slots), dtype=np.int32)
+    inside = np.ones((count, grid.size), dtype=bool)
     for index, (scene_id, names, places) in enumerate(scenes.select("scene_id", "objects", "slots").iter_rows()):
         tokens = dataset.tokens(scene_id, grid)
         slot = np.array(places)
         strips[index] = slot[tokens.strips.argmax(axis=0)]
         objects[index] = np.where(tokens.objects.any(axis=0), slot[tokens.objects.argmax(axis=0)], -1)
+        inside[index] = tokens.inside
         numbers[index, slot] = [words[name] for name in names]
-    return Group(tuple(scenes.get_column("scene_id")), strips, objects, numbers)
+    return Group(tuple(scenes.get_column("scene_id")), strips, objects, numbers, inside)
 
 
 def cell_counts(scenes: Group, slots: int) -> Float[np.ndarray, "tokens slots"]:

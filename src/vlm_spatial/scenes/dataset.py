@@ -4,6 +4,7 @@ import hashlib
 import io
 import threading
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,15 @@ from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, scene_tokens
 
 _FILTERS = threading.Lock()
 AGAIN = "delete the dataset's folder and run snakemake again"
+
+
+def picture_of(row: Mapping[str, object]) -> Box | None:
+    """Where the photograph of a row of ``scenes.parquet`` lies on its canvas; None where it fills it."""
+    edges = row.get("picture")
+    if not isinstance(edges, list):
+        return None
+    left, top, right, bottom = map(float, edges)
+    return left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class Dataset:
         boxes = self.boxes(scene_id)
         if not boxes:
             raise UserError(f"{self.folder}: scene {scene_id!r} has no objects, so no token sets but 'all'")
-        return scene_tokens(boxes, grid, width, height, axis)
+        return scene_tokens(boxes, grid, width, height, axis, picture_of(row))
 
     def _position(self, scene_id: str) -> int:
         self.row(scene_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.natural_questions import ask_named, is_there
 from vlm_spatial.scenes.scene import Content, Scene
 from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.scenes.sources.settings import DatasetSettings, Template, Wording
@@ -43,14 +44,17 @@ _WORDINGS: dict[Wording, str] = {
     "plain": "{question}",
     "one_word": "{question} Answer with one word.",
 }
+# Names may have several words.
+_NAME_ONLY = "{question} Answer with its name only."
 
 
-def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain") -> Question:
+def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain", order: int | None = None) -> Question:
     """The question of ``template`` whose answer is the object in ``slot``, or that slot itself.
 
     The middle object's relation question refers to ``scene.middle_reference``; the outer ones' to the middle object.
     ``content`` asks, by a coin toss that belongs to the scene and slot, whether that object is there, or one that is not.
-    Object words among the candidates are sorted, so that their order tells nothing.
+    Object words among the candidates are sorted, so that their order tells nothing. A scene that is ``named`` is asked about as
+    :mod:`vlm_spatial.scenes.natural_questions` says, with its options in the given ``order``.
 
     Raises:
         UserError: if the scene has no object in that slot, or no neighbour to refer to.
@@ -58,6 +62,8 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
     by_slot = dict(zip(scene.slots, scene.contents, strict=True))
     if slot not in by_slot:
         raise UserError(f"slot {slot}: the scene has objects in slots {list(scene.slots)} only")
+    if scene.named:
+        return _ask_named(scene, template, slot, wording, order)
     places = _PLACES[scene.axis]
     match template:
         case "slot_to_object":
@@ -81,6 +87,16 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain")
     return Question(_WORDINGS[wording].format(question=question), answer, candidates)
 
 
+def _ask_named(scene: Scene, template: Template, slot: int, wording: Wording, order: int | None) -> Question:
+    answers_name = template == "slot_to_object" or (template == "relation_to_object" and len(scene.slots) == 3)
+    if template == "content":
+        named, answer = _whether(scene, slot, scene.contents[scene.slots.index(slot)])
+        return Question(_WORDINGS[wording].format(question=is_there(named.phrase)), answer, _WHETHER)
+    question, answer, candidates = ask_named(scene, template, slot, order)
+    pattern = _NAME_ONLY if answers_name and wording == "one_word" else _WORDINGS[wording]
+    return Question(pattern.format(question=question), answer, candidates)
+
+
 def _whether(scene: Scene, slot: int, present: Content) -> tuple[Content, str]:
     """What a content question names, and its answer."""
     generator = np.random.default_rng([scene.seed, slot])
@@ -89,6 +105,11 @@ def _whether(scene: Scene, slot: int, present: Content) -> tuple[Content, str]:
     # Seen from its contents only, so that both scenes of a pair may differ in what is absent.
     absent = [content for content in scene.vocabulary if content.word not in scene.objects]
     return absent[generator.permutation(len(absent))[0]], "no"
+
+
+def has_relations(scene: Scene) -> bool:
+    """Whether a scene has relation questions: of two objects only one that is asked for the relation itself."""
+    return len(scene.slots) == 3 or (scene.named and len(scene.slots) == 2)
 
 
 def reference_slot(scene: Scene, slot: int) -> int:

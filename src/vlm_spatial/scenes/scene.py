@@ -42,6 +42,9 @@ class Scene:
         middle_reference: the neighbour (slot 0 or 2) by which a relation question finds the middle object.
         asking: the question for an object by its place.
         vocabulary: contents of other scenes, which a question about what is not there may name.
+        named: whether questions name the objects that are meant, as in a picture that shows more.
+        both_orders: whether every question is asked with its options in either order.
+        picture: where the photograph lies on the canvas; what surrounds it is padding. None where it fills the canvas.
         flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
     """
 
@@ -61,6 +64,9 @@ class Scene:
     asking: str = "Which object is {place}?"
     vocabulary: tuple[Content, ...] = ()
     flipped: bool = False
+    named: bool = False
+    both_orders: bool = False
+    picture: Box | None = None
     width: int = CANVAS
     height: int = CANVAS
 
@@ -91,6 +97,7 @@ def mirrored(scene: Scene) -> Scene:
         boxes=tuple(flip_box(box, scene.axis, scene.width, scene.height) for box in scene.boxes[::-1]),
         flipped=not scene.flipped,
         middle_reference=2 - scene.middle_reference,
+        picture=scene.picture and flip_box(scene.picture, scene.axis, scene.width, scene.height),
     )
 
 

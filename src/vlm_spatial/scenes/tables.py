@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 
 import polars as pl
 from polars.datatypes import DataType, DataTypeClass
 
 from vlm_spatial.scenes.pairs import HYPOTHESES, Pair
 from vlm_spatial.scenes.plan import Planned, image_path
-from vlm_spatial.scenes.questions import ask
+from vlm_spatial.scenes.questions import ask, has_relations
 from vlm_spatial.scenes.sources.settings import Template, Wording
 from vlm_spatial.scenes.sources.source import SetAside
 
@@ -33,6 +34,7 @@ SCENES_SCHEMA: Columns = {
     "box_source": pl.String,
     "box_quality": pl.Float32,
     "mirrored_from": pl.String,
+    "picture": pl.List(pl.Float32),
 }
 
 QUESTIONS_SCHEMA: Columns = {
@@ -46,6 +48,7 @@ QUESTIONS_SCHEMA: Columns = {
     "prompt": pl.String,
     "answer": pl.String,
     "candidates": pl.List(pl.String),
+    "option_order": pl.Int32,
 }
 
 PAIRS_SCHEMA: Columns = {
@@ -88,6 +91,7 @@ def scenes_table(planned: Iterable[Planned], checksums: Mapping[str, str]) -> pl
             "box_source": item.box_source,
             "box_quality": item.box_quality,
             "mirrored_from": item.mirrored_from,
+            "picture": None if item.scene.picture is None else list(item.scene.picture),
         }
         for item in planned
     ]
@@ -100,26 +104,28 @@ def questions_table(planned: Iterable[Planned], templates: Sequence[Template], w
     for item in planned:
         if item.scene.variant not in WITH_QUESTIONS:
             continue
-        for template in templates:
-            if template == "relation_to_object" and len(item.scene.slots) < 3:
-                continue
-            for slot in item.scene.slots:
-                question = ask(item.scene, template, slot, wording)
-                rows.append(
-                    {
-                        "question_id": f"{item.scene_id}/{template}/{slot}",
-                        "scene_id": item.scene_id,
-                        "variant": item.scene.variant,
-                        "split": item.split,
-                        "axis": item.scene.axis,
-                        "template": template,
-                        "slot": slot,
-                        "prompt": question.prompt,
-                        "answer": question.answer,
-                        "candidates": list(question.candidates),
-                    }
-                )
+        asked = [each for each in templates if each != "relation_to_object" or has_relations(item.scene)]
+        for template, slot in product(asked, item.scene.slots):
+            for order in (0, 1) if item.scene.both_orders and template != "content" else (None,):
+                rows.append(_question_row(item, template, slot, wording, order))
     return pl.DataFrame(rows, schema=QUESTIONS_SCHEMA)
+
+
+def _question_row(item: Planned, template: Template, slot: int, wording: Wording, order: int | None) -> dict[str, object]:
+    question = ask(item.scene, template, slot, wording, order)
+    return {
+        "question_id": f"{item.scene_id}/{template}/{slot}" + ("" if order is None else f"/{order}"),
+        "scene_id": item.scene_id,
+        "variant": item.scene.variant,
+        "split": item.split,
+        "axis": item.scene.axis,
+        "template": template,
+        "slot": slot,
+        "prompt": question.prompt,
+        "answer": question.answer,
+        "candidates": list(question.candidates),
+        "option_order": order,
+    }
 
 
 def pairs_table(pairs: Iterable[Pair]) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 Only what can be told in moments: nothing is loaded, and of weights and photos no more than the beginning is read.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,9 @@ def check_outside(config: Config, source: Source) -> None:
                 check_folder(Path(model.checkpoint))
     for name, dataset in config.datasets.items():
         source_of(dataset.kind).check(dataset, lambda key, name=name: _about(source, f"datasets.{name}.{key}"))  # type: ignore[misc]
+        outlook = source_of(dataset.kind).outlook(dataset)
+        if outlook:
+            print(f"datasets.{name}: {outlook}", file=sys.stderr)
         for key, folder in dataset.checkpoints.items():
             with _about(source, f"datasets.{name}.{key}"):
                 config_file(folder)

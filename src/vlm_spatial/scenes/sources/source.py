@@ -98,6 +98,10 @@ class Source(ABC, Generic[S]):
         """
         return None
 
+    def outlook(self, settings: S) -> str:
+        """One line on what will come out, where that is not what the settings ask for; told before a run."""
+        return ""
+
     def unboxed(self, settings: S) -> Iterator[Unboxed]:
         """The photos that the boxes stage looks at, for settings with a ``boxes_stage``."""
         return iter(())

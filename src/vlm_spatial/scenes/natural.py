@@ -1,0 +1,545 @@
+"""Scenes of photographs with boxes: which images make one, how they are shown, which pairs they make.
+
+An image makes at most one scene an axis: of all sets of objects that occur once each, the one whose centres lie furthest apart. Its split
+follows from its name alone, so that it stays when images are added. Everything that is not used is listed with its reason.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.progress import progress
+from vlm_spatial.scenes.annotations import Annotated, Labelled, check_units, read_annotations
+from vlm_spatial.scenes.natural_questions import content_named
+from vlm_spatial.scenes.opening import find_file, open_upright, upright_size
+from vlm_spatial.scenes.pairs import Experiment, Pair, make_pair, turns
+from vlm_spatial.scenes.plan import SPLITS, Planned, Split, scene_name
+from vlm_spatial.scenes.scene import CANVAS, Scene, Variant, mirrored
+from vlm_spatial.scenes.sources.natural import NaturalSettings
+from vlm_spatial.scenes.sources.source import PlannedDataset, SetAside
+from vlm_spatial.tokens import Axis, Box
+
+PADDING = (127, 127, 127)
+"""What surrounds a photograph on the square canvas."""
+# Blocks that are exchanged cover whole cells of the canvas's 16 × 16 grid.
+_CELLS = 16
+# Published boxes are rounded to hundredths, and end up to a pixel outside.
+_SLACK = 1.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A scene that the boxes give: objects in slot order, boxes in pixels of the upright photograph of ``size``.
+
+    Attributes:
+        order: a share that follows from the image's name alone; splits and selection go by it.
+        absent: names of categories that the image does not show, where the annotations say so of every category.
+    """
+
+    image: str
+    path: Path
+    size: tuple[int, int]
+    axis: Axis
+    objects: tuple[Labelled, ...]
+    order: float
+    split: Split
+    absent: tuple[str, ...] = ()
+
+
+@dataclass
+class Choices:
+    """What will be made, and what not."""
+
+    images: int
+    scenes: list[Chosen] = field(default_factory=list)
+    items: list[Chosen] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
+
+    def files(self) -> list[Path]:
+        """The images that are shown."""
+        return sorted({chosen.path for chosen in (*self.scenes, *self.items)})
+
+    def outlook(self) -> str:
+        """One line on what comes out."""
+        counts = Counter((chosen.axis, chosen.split) for chosen in self.scenes)
+        axes = dict.fromkeys(chosen.axis for chosen in self.scenes)
+        parts = [f"{axis} " + ", ".join(f"{counts[axis, split]} {split}" for split in SPLITS) for axis in axes]
+        items = f"; {len(self.items)} items of the list of questions" if self.items else ""
+        pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test") and len(chosen.objects) == 3)
+        return f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)}){items}; {pairs} of them can be mirrored for pairs"
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def choices(settings: NaturalSettings, boxes: Path, questions: Path | None = None) -> Choices:
+    """The scenes that a file of boxes gives, and those of What'sUp's list of questions. No picture is decoded.
+
+    Raises:
+        UserError: if a file cannot be read, no image is there, or no scene at all comes out.
+    """
+    files = [path.stat() for path in (boxes, questions) if path is not None and path.is_file()]
+    # What changed is read again.
+    return _choices(settings, boxes, questions, tuple((file.st_size, file.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _choices(settings: NaturalSettings, boxes: Path, questions: Path | None, _: object) -> Choices:
+    annotations = read_annotations(boxes)
+    found, usable = Choices(len(annotations.images), set_aside=list(annotations.set_aside)), []
+    sizes: dict[str, tuple[int, int]] = {}
+    for image in annotations.images:
+        try:
+            path = find_file(Path(settings.images), image.name)
+            if image.fault is not None:
+                raise UserError(image.fault)
+            if image.size is None:
+                image.size = sizes[image.name] = upright_size(path)
+        except UserError as error:
+            found.set_aside.append(SetAside(image.name, str(error).removeprefix(f"{Path(settings.images, image.name)}: ")))
+        else:
+            usable.append((image, path))
+    if not usable:
+        hint = "are these the annotations of another split?"
+        raise UserError(f"{boxes}: none of its {found.images} images can be used, {_first(found)}; {hint}")
+    check_units([image for image, _ in usable], sizes, boxes)
+    for image, path in usable:
+        _choose(image, path, settings, annotations.labels, found)
+    _enough(found, settings)
+    if questions is not None:
+        _add_items(questions, {image.key: (image, path) for image, path in usable}, settings, annotations.labels, found)
+    if not found.scenes and not found.items:
+        raise UserError(f"{boxes}: none of its {found.images} images makes a scene, {_first(found)}; lower min_area or separation")
+    return found
+
+
+def _first(found: Choices) -> str:
+    reasons = Counter(re.sub(r"\d[\d.]*", "…", item.reason) for item in found.set_aside)
+    most, count = reasons.most_common(1)[0]
+    example = next(item for item in found.set_aside if re.sub(r"\d[\d.]*", "…", item.reason) == most)
+    return f"{count} for one reason, such as {example.file}: {example.reason}"
+
+
+def _choose(image: Annotated, path: Path, settings: NaturalSettings, labels: tuple[str, ...], found: Choices) -> None:
+    assert image.size is not None
+    crowded = {labelled.label for labelled in image.boxes if labelled.crowd}
+    by_label: dict[str, list[Labelled]] = defaultdict(list)
+    for labelled in image.boxes:
+        by_label[labelled.label].append(labelled)
+    single = [of_label[0] for label, of_label in sorted(by_label.items()) if len(of_label) == 1 and label not in crowded]
+    outside = [labelled for labelled in single if not _inside(labelled.box, image.size)]
+    if outside:
+        box, (width, height) = outside[0].box, image.size
+        shown = ", ".join(f"{edge:g}" for edge in box)
+        found.set_aside.append(SetAside(image.name, f"box of {outside[0].label!r} ends outside the {width}×{height} image ({shown})"))
+        return
+    single = [replace(labelled, box=_clipped(labelled.box, image.size)) for labelled in single]
+    large = [labelled for labelled in single if _area(labelled.box) >= settings.min_area * image.size[0] * image.size[1]]
+    count = settings.objects
+    if len(large) < count:
+        small = f", {len(single)} with smaller ones" if len(single) > len(large) else ""
+        crowd = f"; {len(crowded)} are crowds" if crowded else ""
+        reason = f"shows {len(large)} categories once and large enough, {count} are needed{small}{crowd}"
+        found.set_aside.append(SetAside(image.name, reason))
+        return
+    absent = tuple(label for label in labels if label not in by_label)
+    order = _order(image.key, settings.seed)
+    for axis in settings.axes:
+        best = _best(large, image.size, axis, settings)
+        if best is None:
+            overlap = "" if settings.disjoint else f", overlapping by at most {settings.overlap:g}"
+            reason = f"no {count} of its {len(large)} objects lie {settings.separation:g} of the side apart along the {axis} axis{overlap}"
+            found.set_aside.append(SetAside(image.name, reason))
+        else:
+            found.scenes.append(Chosen(image.name, path, image.size, axis, best, order, _split(order, settings), absent))
+
+
+def _inside(box: Box, size: tuple[int, int]) -> bool:
+    return box[0] >= -_SLACK and box[1] >= -_SLACK and box[2] <= size[0] + _SLACK and box[3] <= size[1] + _SLACK and _area(box) > 0
+
+
+def _clipped(box: Box, size: tuple[int, int]) -> Box:
+    return max(0.0, box[0]), max(0.0, box[1]), min(float(size[0]), box[2]), min(float(size[1]), box[3])
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1]) if box[2] > box[0] and box[3] > box[1] else 0.0
+
+
+def _best(objects: Sequence[Labelled], size: tuple[int, int], axis: Axis, settings: NaturalSettings) -> tuple[Labelled, ...] | None:
+    """The objects whose nearest centres lie furthest apart, in slot order; of equals the alphabetically first."""
+    first = 0 if axis == "horizontal" else 1
+    centred = sorted(((one.box[first] + one.box[first + 2]) / 2 / size[first], one.label, one) for one in objects)
+    best: tuple[float, tuple[str, ...], tuple[Labelled, ...]] | None = None
+    for chosen in combinations(centred, settings.objects):
+        gap = min(later[0] - earlier[0] for earlier, later in pairwise(chosen))
+        if gap < settings.separation or (best is not None and gap < best[0]):
+            continue
+        names, taken = tuple(name for _, name, _ in chosen), tuple(one for _, _, one in chosen)
+        if (best is None or gap > best[0] or names < best[1]) and not _entangled(taken, first, settings):
+            best = (gap, names, taken)
+    return None if best is None else best[2]
+
+
+def _entangled(objects: Sequence[Labelled], first: int, settings: NaturalSettings) -> bool:
+    for one, other in combinations([labelled.box for labelled in objects], 2):
+        if settings.disjoint and one[first + 2] > other[first]:
+            return True
+        common = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
+        if common > settings.overlap * min(_area(one), _area(other)):
+            return True
+    return False
+
+
+def _order(key: str, seed: int) -> float:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def _split(order: float, settings: NaturalSettings) -> Split:
+    """The splits' shares are those of the scenes asked for."""
+    wanted = np.array([getattr(settings.scenes, split) for split in SPLITS], dtype=float)
+    if not wanted.sum():
+        raise UserError("scenes: train, validation and test are all 0, so there is nothing to make")
+    return SPLITS[min(int(np.searchsorted(np.cumsum(wanted / wanted.sum()), order, side="right")), len(SPLITS) - 1)]
+
+
+def _enough(found: Choices, settings: NaturalSettings) -> None:
+    """Of each axis and split as many as are asked for, in an order that does not change when images are added."""
+    kept: list[Chosen] = []
+    counts: Counter[tuple[Axis, Split]] = Counter()
+    for chosen in sorted(found.scenes, key=lambda chosen: (settings.axes.index(chosen.axis), chosen.order, chosen.image)):
+        place = (chosen.axis, chosen.split)
+        wanted = getattr(settings.scenes, chosen.split)
+        if counts[place] < wanted:
+            counts[place] += 1
+            kept.append(chosen)
+        else:
+            reason = f"is not needed: scenes.{chosen.split} asks for {wanted} on the {chosen.axis} axis"
+            found.set_aside.append(SetAside(chosen.image, reason))
+    found.scenes = kept
+
+
+# --- What'sUp's list -------------------------------------------------------------------------------------------------
+
+_RELATIONS: dict[str, tuple[Axis, bool]] = {
+    "to the left of": ("horizontal", True),
+    "to the right of": ("horizontal", False),
+    "above": ("vertical", True),
+    "below": ("vertical", False),
+}
+_CAPTION = re.compile(rf"a photo of an? (?P<object>.+?) (?P<relation>{'|'.join(_RELATIONS)}) an? (?P<reference>.+?)\.?", re.IGNORECASE)
+
+
+def _add_items(
+    path: Path, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...], found: Choices
+) -> None:
+    """Items of ``[image id, right caption, wrong caption]``, each checked against the boxes."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: must be a list of [image id, right caption, wrong caption], found {type(entries).__name__}")
+    for number, entry in enumerate(entries):
+        item = _item(entry, images, settings, labels)
+        if isinstance(item, Chosen):
+            found.items.append(item)
+        else:
+            found.set_aside.append(SetAside(f"{path.name}, item {number}", item))
+
+
+def _item(entry: object, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...]) -> Chosen | str:
+    if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[1], str):
+        return "must be [image id, right caption, wrong caption]"
+    caption = _CAPTION.fullmatch(entry[1].strip())
+    if caption is None:
+        return f"caption {entry[1]!r} does not say which of two objects is where"
+    if str(entry[0]) not in images:
+        return f"image {entry[0]} is not there, or has no boxes"
+    image, file = images[str(entry[0])]
+    assert image.size is not None
+    axis, first_is_object = _RELATIONS[caption["relation"].lower()]
+    words = [caption["object"], caption["reference"]] if first_is_object else [caption["reference"], caption["object"]]
+    boxes = []
+    for word in words:
+        of_word = [one for one in image.boxes if one.label.lower() == word.lower()]
+        if len(of_word) != 1 or of_word[0].crowd:
+            return f"image {entry[0]} has {len(of_word)} boxes of {word!r}, one is needed"
+        if not _inside(of_word[0].box, image.size):
+            return f"image {entry[0]}: box of {word!r} is not inside the image"
+        boxes.append(replace(of_word[0], box=_clipped(of_word[0].box, image.size)))
+    low = 0 if axis == "horizontal" else 1
+    if boxes[0].box[low + 2] > boxes[1].box[low]:
+        order = "are the other way round" if boxes[1].box[low + 2] <= boxes[0].box[low] else "overlap along the axis"
+        return f"image {entry[0]}: the boxes of {words[0]!r} and {words[1]!r} {order}"
+    shown = {one.label for one in image.boxes}
+    absent = tuple(label for label in labels if label not in shown)
+    return Chosen(image.name, file, image.size, axis, tuple(boxes), _order(image.key, settings.seed), "test", absent)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PictureDrawing:
+    """A photograph at its place on the canvas, mirrored last."""
+
+    path: Path
+    place: tuple[int, int, int, int]
+    flipped: bool = False
+
+
+def letterbox(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a picture of this size lies on the square canvas: as large as it can be, centred."""
+    scale = CANVAS / max(size)
+    width, height = (max(1, round(side * scale)) for side in size)
+    left, top = (CANVAS - width) // 2, (CANVAS - height) // 2
+    return left, top, left + width, top + height
+
+
+def draw_picture(drawing: PictureDrawing) -> Image.Image:
+    """The RGB image of a planned scene, ``CANVAS`` pixels square."""
+    left, top, right, bottom = drawing.place
+    picture = open_upright(drawing.path, (2 * CANVAS, 2 * CANVAS))
+    canvas = Image.new("RGB", (CANVAS, CANVAS), PADDING)
+    canvas.paste(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS, reducing_gap=3.0), (left, top))
+    return canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawing.flipped else canvas
+
+
+def natural_scene(chosen: Chosen, kind: str, variant: Variant, number: int) -> Scene:
+    """The scene that a photograph shows on its canvas."""
+    place = letterbox(chosen.size)
+    scale = [(place[2] - place[0]) / chosen.size[0], (place[3] - place[1]) / chosen.size[1]]
+    boxes = [
+        (place[0] + x * scale[0], place[1] + y * scale[1], place[0] + right * scale[0], place[1] + bottom * scale[1])
+        for x, y, right, bottom in (labelled.box for labelled in chosen.objects)
+    ]
+    left, top, right, bottom = map(float, place)
+    return Scene(
+        kind=kind,
+        variant=variant,
+        axis=chosen.axis,
+        contents=tuple(content_named(labelled.label) for labelled in chosen.objects),
+        slots=(0, 1, 2) if len(boxes) == 3 else (0, 2),
+        boxes=tuple(boxes),
+        background=chosen.image,
+        seed=number,
+        middle_reference=2 * (number % 2),
+        vocabulary=tuple(map(content_named, chosen.absent)),
+        named=True,
+        picture=None if place == (0, 0, CANVAS, CANVAS) else (left, top, right, bottom),
+    )
+
+
+# --- planning --------------------------------------------------------------------------------------------------------
+
+
+def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> PlannedDataset:
+    """The dataset of the scenes chosen, without those whose pictures cannot be opened.
+
+    Raises:
+        UserError: if no picture at all can be opened.
+    """
+    planned = PlannedDataset([], [], {}, draw_picture, list(chosen.set_aside))
+    drawings: dict[str, PictureDrawing] = {}
+    planned.drawings = drawings
+    opened = _Opened(planned.set_aside)
+    variant: Variant = "main" if settings.objects == 3 else "photo"
+    numbers: Counter[tuple[Variant, Axis, Split]] = Counter()
+    tests: dict[Axis, list[tuple[Planned, PictureDrawing]]] = defaultdict(list)
+    items = set(chosen.items)
+    for one in progress([*chosen.scenes, *chosen.items], "photos"):
+        if not opened.fits(one):
+            continue
+        is_item = one in items
+        of_variant: Variant = "photo" if is_item else variant
+        place = (of_variant, one.axis, one.split)
+        number = numbers[place]
+        numbers[place] += 1
+        scene = replace(natural_scene(one, settings.kind, of_variant, number), both_orders=is_item)
+        item = Planned(scene_name(*place, number), one.split, scene, "file")
+        drawing = PictureDrawing(one.path, letterbox(one.size))
+        planned.scenes.append(item)
+        drawings[item.scene_id] = drawing
+        if one.split == "test" and not is_item and settings.objects == 3:
+            tests[one.axis].append((item, drawing))
+        if settings.variants.mirror and one.split == "test" and one.axis == "horizontal":
+            # Told apart from the mirrors of main scenes by their number.
+            name = scene_name("mirror", one.axis, one.split, number if not is_item else 50_000 + number)
+            planned.scenes.append(replace(item, scene_id=name, scene=mirrored(scene), mirrored_from=item.scene_id))
+            drawings[name] = replace(drawing, flipped=True)
+    if not planned.scenes:
+        first = planned.set_aside[-1]
+        raise UserError(f"{settings.images}: none of {len(chosen.files())} photos can be used; the last: {first.file}: {first.reason}")
+    for axis in settings.axes:
+        if settings.objects == 3:
+            _add_pairs(planned, drawings, tests[axis], axis, settings, seed)
+    return planned
+
+
+@dataclass
+class _Opened:
+    """Whether a photograph can be opened and has the size that its boxes are of; each is looked at once."""
+
+    set_aside: list[SetAside]
+    known: dict[Path, bool] = field(default_factory=dict)
+
+    def fits(self, one: Chosen) -> bool:
+        if one.path not in self.known:
+            self.known[one.path] = self._fits(one)
+        return self.known[one.path]
+
+    def _fits(self, one: Chosen) -> bool:
+        try:
+            size = upright_size(one.path)
+            open_upright(one.path, (2 * CANVAS, 2 * CANVAS))
+        except UserError as error:
+            self.set_aside.append(SetAside(one.image, str(error).removeprefix(f"{one.path}: ")))
+            return False
+        if size != one.size:
+            turned = ", lying where the photo stands" if size == one.size[::-1] else ""
+            reason = f"is {size[0]}×{size[1]}, its boxes are of {one.size[0]}×{one.size[1]}{turned}"
+            self.set_aside.append(SetAside(one.image, reason))
+            return False
+        return True
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
+
+_NO_PAIRS = {
+    "vision": "no further test scene, or question about it",
+    "conflict": "no further test scene whose two objects fit into blocks of one size that keep clear of the third",
+}
+
+
+def _add_pairs(
+    planned: PlannedDataset,
+    drawings: dict[str, PictureDrawing],
+    tests: Sequence[tuple[Planned, PictureDrawing]],
+    axis: Axis,
+    settings: NaturalSettings,
+    seed: int,
+) -> None:
+    """Mirror pairs for ``vision``, exchanges within one picture for ``conflict``; what cannot be made is counted."""
+    numbers = iter(range(1_000_000))
+    if settings.pairs.language:
+        reason = "0 made: questions name the objects of their picture, so no question fits two pictures without a common object"
+        planned.set_aside.append(SetAside(f"language pairs, {axis}", reason))
+    for experiment in ("vision", "conflict"):
+        wanted = list(turns(experiment, settings, outer=experiment == "vision"))
+        if not wanted:
+            continue
+        if experiment == "vision" and axis == "vertical":
+            reason = "0 made: a picture turned upside down is no natural picture; mirror pairs are horizontal"
+            planned.set_aside.append(SetAside("vision pairs, vertical", reason))
+            continue
+        generator = np.random.default_rng(np.random.SeedSequence([seed, settings.seed, 11, axis == "vertical", experiment == "vision"]))
+        made, used, position = 0, set(), 0
+        for template, slots in wanted:
+            for step in range(len(tests)):
+                place = (position + step) % len(tests)
+                if (place, template, slots) in used:
+                    continue
+                used.add((place, template, slots))
+                sides = _mirror_sides(tests, place, generator) if experiment == "vision" else _conflict_sides(tests[place], slots)
+                if sides is None:
+                    continue
+                if template == "relation_to_object" and slots[0] == 1:
+                    sides = [(replace(scene, middle_reference=3 - sum(slots)), drawing) for scene, drawing in sides]
+                names = [scene_name("pair", axis, "test", next(numbers)) for _ in sides]
+                for name, (scene, drawing) in zip(names, sides, strict=True):
+                    planned.scenes.append(Planned(name, "test", scene, "file"))
+                    drawings[name] = drawing
+                planned.pairs.append(_pair(f"{experiment}-{axis}-{made:05d}", experiment, template, slots, sides, names, settings))
+                made, position = made + 1, place + 1
+                break
+        if made < len(wanted):
+            planned.set_aside.append(SetAside(f"{experiment} pairs, {axis}", f"{made} of {len(wanted)} made: {_NO_PAIRS[experiment]}"))
+
+
+Sides = list[tuple[Scene, PictureDrawing]]
+
+
+def _pair(
+    name: str, experiment: Experiment, template: str, slots: tuple[int, int], sides: Sides, names: list[str], settings: NaturalSettings
+) -> Pair:
+    clean = sides[0][0]
+    unrelated = names[2] if len(names) == 3 else None
+    other, ids = (clean, (names[0], names[0], None)) if experiment == "conflict" else (sides[1][0], (names[0], names[1], unrelated))
+    return make_pair(name, experiment, template, slots, clean, other, ids, settings.wording, same_boxes=False)  # type: ignore[arg-type]
+
+
+def _mirror_sides(tests: Sequence[tuple[Planned, PictureDrawing]], place: int, generator: np.random.Generator) -> Sides:
+    """A picture, its mirror image, and (if there is one) a picture that shares no object with it."""
+    item, drawing = tests[place]
+    scene = replace(item.scene, variant="pair")
+    twin = replace(mirrored(scene), variant="pair")
+    sides = [(scene, drawing), (twin, replace(drawing, flipped=True))]
+    strangers = [(other.scene, shown) for other, shown in tests if not set(other.scene.objects) & set(scene.objects)]
+    if strangers:
+        unrelated, shown = strangers[int(generator.integers(len(strangers)))]
+        sides.append((replace(unrelated, variant="pair"), shown))
+    return sides
+
+
+def _conflict_sides(test: tuple[Planned, PictureDrawing], slots: tuple[int, int]) -> Sides | None:
+    item, drawing = test
+    boxes = equal_blocks(item.scene.boxes, slots, item.scene.axis)
+    return None if boxes is None else [(replace(item.scene, variant="pair", boxes=boxes), drawing)]
+
+
+def equal_blocks(boxes: Sequence[Box], slots: tuple[int, int], axis: Axis) -> tuple[Box, ...] | None:
+    """The boxes with those of ``slots`` widened to blocks of whole cells of one size, or None if they do not fit beside each other.
+
+    A block holds its object, and no cell of another object or block; centres keep their order along ``axis``.
+    """
+    cell = CANVAS / _CELLS
+    spans = {slot: _cells(boxes[slot], cell) for slot in range(3)}
+    [third] = {0, 1, 2} - set(slots)
+    across, down = (max(spans[slot][edge + 2] - spans[slot][edge] for slot in slots) for edge in (0, 1))
+    first = 0 if axis == "horizontal" else 1
+    for one in _blocks(spans[slots[0]], across, down):
+        for other in _blocks(spans[slots[1]], across, down):
+            if _apart(one, other) and _apart(one, spans[third]) and _apart(other, spans[third]):
+                found = list(boxes)
+                for slot, block in zip(slots, (one, other), strict=True):
+                    found[slot] = (block[0] * cell, block[1] * cell, block[2] * cell, block[3] * cell)
+                centres = [box[first] + box[first + 2] for box in found]
+                if centres[0] < centres[1] < centres[2]:
+                    return tuple(found)
+    return None
+
+
+Cells = tuple[int, int, int, int]
+
+
+def _cells(box: Box, cell: float) -> Cells:
+    return int(box[0] // cell), int(box[1] // cell), int(-(-box[2] // cell)), int(-(-box[3] // cell))
+
+
+def _blocks(span: Cells, across: int, down: int) -> Iterator[Cells]:
+    """Blocks of the size that hold ``span`` and stay on the canvas, the most central first."""
+    places = [
+        (left, top, left + across, top + down)
+        for left in range(max(0, span[2] - across), min(span[0], _CELLS - across) + 1)
+        for top in range(max(0, span[3] - down), min(span[1], _CELLS - down) + 1)
+    ]
+
+    def off_centre(block: Cells) -> tuple[int, Cells]:
+        return sum(abs(block[edge] + block[edge + 2] - span[edge] - span[edge + 2]) for edge in (0, 1)), block
+
+    yield from sorted(places, key=off_centre)
+
+
+def _apart(one: Cells, other: Cells) -> bool:
+    return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]

@@ -1,0 +1,80 @@
+"""What ``coco`` and ``boxed`` have in common: photographs with boxes, of which scenes are chosen, none is merged or pasted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vlm_spatial.config.settings import Share, UserPath
+from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.sources.settings import DatasetSettings, Pairs, Variants
+from vlm_spatial.scenes.sources.source import About, PlannedDataset, S, Source
+
+if TYPE_CHECKING:
+    from vlm_spatial.scenes.natural import Choices
+
+
+class NaturalSettings(DatasetSettings):
+    """Photographs with boxes."""
+
+    images: UserPath = Field(description="the folder that the images' names start from; links are followed")
+    objects: Literal[2, 3] = Field(3, description="objects of a scene; scenes of two are asked about in behaviour only")
+    min_area: Share = Field(0.01, description="smallest box of an object, as a share of the image")
+    separation: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        0.12, description="least distance of two neighbours' centres along the axis, as a share of the image's side"
+    )
+    overlap: Share = Field(0.3, description="largest part of the smaller of two boxes that lies in the other")
+    disjoint: bool = Field(False, description="whether the boxes' intervals along the axis must not overlap at all")
+    pairs: Pairs = Field(
+        Pairs(vision=50, language=0, conflict=50),
+        description="vision: an image and its mirror image, horizontally; language: none",
+    )
+    variants: Variants = Field(Variants(mirror=True), description="mirror only, on the horizontal axis")
+
+    @model_validator(mode="after")
+    def _as_photographed(self) -> Self:
+        made = Variants()
+        if self.variants.single or self.variants.decorrelated != made.decorrelated:
+            raise ValueError("variants: decorrelated and single are drawn; photographs have mirror only, leave the others out")
+        return self
+
+
+class Natural(Source[S]):
+    """A kind of photographs with boxes."""
+
+    settings: type[S]
+
+    @abstractmethod
+    def choose(self, settings: S) -> Choices:
+        """The scenes that the boxes give, before any picture is opened."""
+
+    @abstractmethod
+    def sources(self, settings: S) -> dict[str, Path]:
+        """The files that hold boxes and questions, by their key."""
+
+    def plan(self, settings: S, seed: int, boxes: Path | None = None) -> PlannedDataset:
+        from vlm_spatial.scenes.natural import plan_natural
+
+        assert isinstance(settings, NaturalSettings)
+        return plan_natural(settings, self.choose(settings), seed)
+
+    def files(self, settings: S) -> list[Path]:
+        return [*self.sources(settings).values(), *self.choose(settings).files()]
+
+    def check_paths(self, settings: S) -> None:
+        assert isinstance(settings, NaturalSettings)
+        if not Path(settings.images).is_dir():
+            raise UserError(f"images: no folder {settings.images!r}; give the folder that the images' names start from")
+        for key, path in self.sources(settings).items():
+            if not path.is_file():
+                raise UserError(f"{key}: no file {str(path)!r}")
+
+    def check(self, settings: S, about: About) -> None:
+        with about("images"):
+            self.choose(settings)
+
+    def outlook(self, settings: S) -> str:
+        return self.choose(settings).outlook()

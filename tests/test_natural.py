@@ -1,0 +1,446 @@
+"""Photographs with boxes: scenes, questions and pairs against the boxes themselves, and every way in which they can be wrong."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from natural_set import COLUMNS, write_natural_set
+from vlm_spatial.config.datasets import dataset_settings
+from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.annotations import Labelled
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.scenes.natural import Chosen, equal_blocks, letterbox, natural_scene
+from vlm_spatial.scenes.natural_questions import content_named, is_there, spoken, with_article
+from vlm_spatial.scenes.questions import ask
+from vlm_spatial.scenes.sources.registry import dataset_files, source_of
+from vlm_spatial.stages.scenes import scenes as scenes_stage
+from vlm_spatial.stages.stage import Job
+from vlm_spatial.tokens import TokenGrid, matched_blocks
+
+SAMPLE = Path(__file__).parents[2] / "shared" / "coco_sample"
+needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the sample of COCO is not at {SAMPLE}")
+SPLITS = {"train": 4, "validation": 2, "test": 6}
+PAIRS = {"vision": 6, "language": 1, "conflict": 6}
+TEMPLATES = ["slot_to_object", "object_to_slot", "relation_to_object", "content"]
+
+
+def settings(root: Path, kind: str = "coco", **changes: Any) -> dict[str, Any]:
+    file = {"annotations": str(root / "instances.json")} if kind == "coco" else {"boxes": str(root / "boxes.csv")}
+    return {"kind": kind, "images": str(root / "photos"), "scenes": SPLITS, "pairs": PAIRS, **file} | changes
+
+
+def run(folder: Path, values: dict[str, Any]) -> Dataset:
+    scenes_stage(Job({"dataset": values, "name": "test"}, {}, {"folder": folder}))
+    return Dataset.open(folder)
+
+
+def refused(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        source_of(values["kind"]).plan(dataset_settings(values), 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, list[float]]]]:
+    root = tmp_path_factory.mktemp("natural")
+    return root, write_natural_set(root, 24)
+
+
+@pytest.fixture(scope="module")
+def coco(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return run(tmp_path_factory.mktemp("coco") / "out", settings(made[0], templates=TEMPLATES))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    write_natural_set(tmp_path / "set", 9)
+    return tmp_path / "set"
+
+
+def aside(dataset: Dataset) -> dict[str, str]:
+    return dict(pl.read_parquet(dataset.folder / "set_aside.parquet").iter_rows())
+
+
+def test_boxes_lie_where_the_things_are(made: tuple[Path, dict[str, dict[str, list[float]]]], coco: Dataset) -> None:
+    colours = {"brown": (165, 42, 42), "purple": (128, 0, 128), "teal": (0, 128, 128), "black": (0,) * 3, "red": (255, 0, 0)}
+    named = {"dining table": "brown", "umbrella": "purple", "scissors": "teal", "TV": "black", "Äpfel": "red"}
+    seen = 0
+    for row in coco.scenes.filter(pl.col("variant").is_in(["main", "mirror"])).iter_rows(named=True):
+        pixels = np.asarray(coco.image(row["scene_id"])).astype(int)
+        assert pixels.shape == (448, 448, 3)
+        truth = made[1][row["background"]]
+        assert {spoken(label) for label in truth} == set(row["objects"])
+        for word, (left, top, right, bottom) in zip(row["objects"], row["boxes"], strict=True):
+            inner = pixels[int(top) + 4 : int(bottom) - 4, int(left) + 4 : int(right) - 4]
+            if word in named:
+                assert np.abs(inner - colours[named[word]]).mean() < 12
+                seen += 1
+        first = 0 if row["axis"] == "horizontal" else 1
+        centres = [box[first] + box[first + 2] for box in row["boxes"]]
+        assert centres == sorted(centres)
+    assert seen > 20
+
+
+def test_padding_is_in_no_token_set(coco: Dataset) -> None:
+    grid = TokenGrid(16, 16)
+    padded = 0
+    for row in coco.scenes.iter_rows(named=True):
+        tokens = coco.tokens(row["scene_id"], grid)
+        pixels = np.asarray(coco.image(row["scene_id"])).reshape(16, 28, 16, 28, 3)
+        grey = (np.abs(pixels.astype(int) - 127).max(axis=-1) <= 1).all(axis=(1, 3)).ravel()
+        sets = {name: tokens.mask(name, (0, 1, 2)) for name in ("object", "strip", "rim", "background", "all")}
+        assert not any((mask & grey).any() for mask in sets.values())
+        assert np.array_equal(sets["all"], tokens.inside)
+        assert np.array_equal(sets["strip"], tokens.inside)
+        assert np.array_equal(sets["object"] ^ sets["background"], tokens.inside)
+        assert (tokens.strips.sum(axis=0) == tokens.inside).all()
+        padded += bool(grey.any())
+        assert (row["picture"] is None) == (not grey.any())
+    assert padded > 5
+
+
+def test_questions_name_the_objects_and_are_right(coco: Dataset) -> None:
+    boxes = {row["scene_id"]: dict(zip(row["objects"], row["boxes"], strict=True)) for row in coco.scenes.iter_rows(named=True)}
+    asked = coco.questions.filter(pl.col("variant") == "main")
+    assert asked.height
+    for row in asked.iter_rows(named=True):
+        of_scene, prompt = boxes[row["scene_id"]], row["prompt"]
+        first = 0 if row["axis"] == "horizontal" else 1
+        order = sorted(of_scene, key=lambda word: of_scene[word][first] + of_scene[word][first + 2])
+        assert row["answer"] in row["candidates"]
+        if row["template"] != "content":
+            assert all(f"the {word}" in prompt for word in of_scene), prompt
+        match row["template"]:
+            case "slot_to_object":
+                ends = {"furthest to the left": 0, "highest up": 0, "between": 1, "furthest to the right": 2, "lowest down": 2}
+                [place] = [place for words, place in ends.items() if words in prompt]
+                assert row["answer"] == order[place]
+            case "object_to_slot":
+                [word] = [word for word in of_scene if f", is the {word} " in prompt or f", are the {word} " in prompt]
+                names = ("left", "middle", "right") if first == 0 else ("top", "middle", "bottom")
+                assert row["answer"] == names[order.index(word)]
+            case "relation_to_object":
+                [reference] = [word for word in of_scene if f"the {word}:" in prompt]
+                step = 1 if "right of" in prompt or "below" in prompt else -1
+                assert row["answer"] == order[order.index(reference) + step]
+            case "content":
+                assert (row["answer"] == "yes") == any(is_there(word) == prompt for word in of_scene)
+
+
+def test_the_right_option_stands_at_each_place_alike(tmp_path: Path) -> None:
+    counts: Counter[int] = Counter()
+    for number in range(6):
+        labels = ("cake", "knife", "person")
+        boxes = tuple((100.0 * place, 100.0, 100.0 * place + 50, 150.0) for place in range(3))
+        objects = tuple(Labelled(label, box) for label, box in zip(labels, boxes, strict=True))
+        scene = natural_scene(Chosen("a", tmp_path, (448, 448), "horizontal", objects, 0.5, "test"), "coco", "main", number)
+        for slot in range(3):
+            question = ask(scene, "slot_to_object", slot)
+            order = sorted(labels, key=question.prompt.index)
+            counts[order.index(question.answer)] += 1
+    assert set(counts.values()) == {6}
+    assert ask(scene, "slot_to_object", 0, "one_word").prompt.endswith("? Answer with its name only.")
+    assert ask(scene, "object_to_slot", 0, "one_word").prompt.endswith("? Answer with one word.")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("umbrella", "an umbrella"),
+        ("unicorn", "a unicorn"),
+        ("uniform", "a uniform"),
+        ("hourglass", "an hourglass"),
+        ("TV", "a TV"),
+        ("SUV", "an SUV"),
+        ("scissors", "scissors"),
+        ("wine glass", "a wine glass"),
+        ("Äpfel", "an Äpfel"),
+        ("oven", "an oven"),
+        ("one-way sign", "a one-way sign"),
+        ("uninhabited house", "an uninhabited house"),
+    ],
+)
+def test_articles(name: str, said: str) -> None:
+    assert with_article(name) == said
+    assert content_named(name.replace(" ", "_")).word == name
+
+
+def test_mirror_pairs_exchange_places_and_nothing_else(coco: Dataset) -> None:
+    pairs = coco.pairs.filter(pl.col("experiment") == "vision")
+    assert pairs.height == PAIRS["vision"]
+    assert set(pairs["axis"]) == {"horizontal"}
+    for row in pairs.iter_rows(named=True):
+        clean, other = coco.image(row["clean_scene"]), coco.image(row["counterfactual_scene"])
+        assert clean.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes() == other.tobytes()
+        assert row["prompt"] == row["counterfactual_prompt"]
+        assert row["clean_answer"] != row["counterfactual_answer"]
+        assert sorted(row["slots"]) == [0, 2]
+    assert aside(coco)["vision pairs, vertical"].startswith("0 made: a picture turned upside down")
+    assert aside(coco)["language pairs, horizontal"].startswith("0 made: questions name the objects")
+
+
+def test_conflict_pairs_exchange_blocks_of_one_size(coco: Dataset) -> None:
+    pairs = coco.pairs.filter(pl.col("experiment") == "conflict")
+    assert set(pairs["axis"]) == {"horizontal", "vertical"}
+    main = {(row["background"], row["axis"]): row["boxes"] for row in coco.scenes.filter(pl.col("variant") == "main").iter_rows(named=True)}
+    for row in pairs.iter_rows(named=True):
+        tokens = coco.tokens(row["clean_scene"], TokenGrid(16, 16))
+        ours, theirs = matched_blocks(tokens, *row["slots"], "object")
+        assert len(ours) == len(theirs) == tokens.objects[row["slots"][0]].sum()
+        scene = coco.row(row["clean_scene"])
+        for block, box in zip(scene["boxes"], main[scene["background"], scene["axis"]], strict=True):
+            assert block[0] <= box[0] + 1e-3
+            assert block[1] <= box[1] + 1e-3
+            assert block[2] >= box[2] - 1e-3
+            assert block[3] >= box[3] - 1e-3
+        assert (tokens.objects.sum(axis=0) <= 1).all()
+
+
+def test_blocks_that_do_not_fit_are_none() -> None:
+    boxes = ((0.0, 0.0, 300.0, 448.0), (310.0, 0.0, 330.0, 20.0), (400.0, 0.0, 440.0, 20.0))
+    assert equal_blocks(boxes, (0, 1), "horizontal") is None
+    assert equal_blocks(boxes, (1, 2), "horizontal") is not None
+
+
+def test_splits_stay_when_images_are_added(tmp_path: Path) -> None:
+    write_natural_set(tmp_path / "few", 12)
+    write_natural_set(tmp_path / "more", 30)
+    every = {"train": 100, "validation": 50, "test": 100}
+    splits = []
+    for name in ("few", "more"):
+        planned = source_of("coco").plan(dataset_settings(settings(tmp_path / name, scenes=every)), 0)
+        splits.append({item.scene.background: item.split for item in planned.scenes if item.scene.variant == "main"})
+    assert splits[0].items() <= splits[1].items()
+    assert len(set(splits[1].values())) == 3
+
+
+def test_every_image_is_used_or_its_reason_said(made: tuple[Path, Any], coco: Dataset) -> None:
+    used = set(coco.scenes["background"])
+    reasons = aside(coco)
+    assert set(made[1]) <= used | set(reasons)
+    assert any(reason.startswith("is not needed: scenes.") for reason in reasons.values())
+    outlook = source_of("coco").outlook(dataset_settings(settings(made[0])))
+    counts = coco.scenes.filter(pl.col("variant") == "main").group_by("axis", "split").len()
+    for axis, split, count in counts.iter_rows():
+        assert f"{count} {split}" in outlook.split(axis)[1]
+
+
+def test_csv_and_json_give_the_same_scenes(made: tuple[Path, Any]) -> None:
+    every = {"train": 100, "validation": 50, "test": 100}
+    plans = [source_of(kind).plan(dataset_settings(settings(made[0], kind, scenes=every)), 0) for kind in ("coco", "boxed")]
+    main = [[one.scene for one in plan.scenes if one.scene.variant == "main"] for plan in plans]
+    for axis in ("horizontal", "vertical"):
+        shown = [{(one.background, one.objects, one.boxes) for one in scenes if one.axis == axis} for scenes in main]
+        assert shown[0] == shown[1]
+        assert shown[0]
+
+
+def test_two_objects_are_asked_for_their_relation(made: tuple[Path, Any], tmp_path: Path) -> None:
+    dataset = run(tmp_path / "out", settings(made[0], objects=2, templates=["relation_to_object"]))
+    assert set(dataset.scenes["variant"]) == {"photo", "mirror"}
+    assert dataset.pairs.is_empty()
+    orders = Counter("left or to the right" in prompt for prompt in dataset.questions.filter(pl.col("axis") == "horizontal")["prompt"])
+    assert min(orders.values()) / orders.total() > 0.3
+    for row in dataset.questions.filter(pl.col("axis") == "horizontal").iter_rows(named=True):
+        scene = dataset.row(row["scene_id"])
+        asked = next(word for word in scene["objects"] if row["prompt"].split("the ", 1)[1].startswith(word))
+        assert row["answer"] == ("left" if scene["objects"].index(asked) == 0 else "right")
+
+
+def test_the_files_that_scenes_depend_on(made: tuple[Path, Any]) -> None:
+    files = dataset_files(settings(made[0]))
+    assert made[0] / "instances.json" in files
+    planned = source_of("coco").plan(dataset_settings(settings(made[0])), 0)
+    assert {made[0] / "photos" / item.scene.background for item in planned.scenes} == set(files) - {made[0] / "instances.json"}
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def edited(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = root / "instances.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+
+
+FIRST = "photos/photo 00 ü.jpg"
+ONE_IMAGE: list[tuple[str, Callable[[Path], None], str]] = [
+    ("missing", lambda root: (root / FIRST).unlink(), "no such file"),
+    ("cut short", lambda root: cut(root / FIRST), "is not a readable photo .*truncated"),
+    (
+        "another size",
+        lambda root: Image.new("RGB", (500, 500)).save(root / "photos/photo 00 ü.jpg"),
+        "is 500×500, its boxes are of 480×360",
+    ),
+    ("outside", lambda root: edited(root, lambda v: v["annotations"][0].update(bbox=[470, 10, 50, 50])), "ends outside the 480×360 image"),
+    (
+        "no name",
+        lambda root: edited(root, lambda v: v["annotations"][0].update(category_id=99)),
+        "category 99, which the file gives no n",
+    ),
+    ("no box", lambda root: edited(root, lambda v: v["annotations"][0].update(bbox=[1, 2, None, 4])), "must be .x, y, width, height."),
+    (
+        "crowd",
+        lambda root: edited(root, lambda v: [a.update(iscrowd=1) for a in v["annotations"][:3]]),
+        "shows 0 .*3 are crowds",
+    ),
+    ("two ids", lambda root: edited(root, lambda v: v["images"].append(dict(v["images"][0]))), "id 1000 is that of two images"),
+    ("leaves", lambda root: edited(root, lambda v: v["images"][0].update(file_name="../a.jpg")), "outside the data set's folder"),
+]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(("damage", "reason"), [case[1:] for case in ONE_IMAGE], ids=[case[0] for case in ONE_IMAGE])
+def test_a_fault_of_one_image_sets_it_aside(small: Path, damage: Callable[[Path], None], reason: str) -> None:
+    damage(small)
+    every = {"train": 100, "validation": 50, "test": 100}
+    planned = source_of("coco").plan(dataset_settings(settings(small, scenes=every)), 0)
+    names = {"photo 00 ü.jpg", "../a.jpg"}
+    assert not any(item.scene.background in names for item in planned.scenes)
+    assert len({item.scene.background for item in planned.scenes}) == 8
+    assert any(item.file in names and re.search(reason, item.reason) for item in planned.set_aside), planned.set_aside
+
+
+def scaled(factor: float) -> Callable[[list[float]], list[float]]:
+    return lambda box: [value * factor for value in box]
+
+
+UNITS: list[tuple[str, Callable[[list[float]], list[float]], str]] = [
+    ("shares", scaled(1 / 480), "they look like shares of the image's sides"),
+    ("percent", scaled(100 / 480), "they look like percent of the sides"),
+    ("corners", lambda box: [box[0], box[1], box[0] + box[2], box[1] + box[3]], "they look like left, top, right, bottom"),
+    ("swapped", lambda box: [box[0] + box[2], box[1] + box[3], -box[2], -box[3]], "their corners look swapped"),
+    ("another resolution", scaled(3.0), "they look like those of another resolution"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), [case[1:] for case in UNITS], ids=[case[0] for case in UNITS])
+@pytest.mark.parametrize("kind", ["coco", "boxed"])
+def test_boxes_in_another_unit_are_recognised(small: Path, kind: str, change: Callable[[list[float]], list[float]], reason: str) -> None:
+    edited(small, lambda values: [each.update(bbox=change(each["bbox"])) for each in values["annotations"]])
+    header, *lines = (small / "boxes.csv").read_text(encoding="utf-8-sig").splitlines()
+    rows = [line.split(",") for line in lines]
+    changed = [[*row[:2], *map(str, change([float(number) for number in row[2:]]))] for row in rows]
+    (small / "boxes.csv").write_text("\n".join([header, *map(",".join, changed)]))
+    refused(settings(small, kind), f"boxes must be left, top, width and height in pixels; .*{reason}")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("image,label,left,top,right,bottom\n", "line 1 must name the columns image,label,x,y,width,height .*found 'image,label,left"),
+        (COLUMNS + "\n", "has a header and no boxes"),
+        (COLUMNS + "\na.jpg,cup, with lid,1,2,3,4\n", "line 2 has 7 cells, the header 6; quote labels with commas"),
+        (COLUMNS + "\na.jpg,cup,1,2,wide,4\n", "line 2: width is 'wide', must be a number of pixels"),
+        (COLUMNS + "\na.jpg,,1,2,3,4\n", "line 2 has no label"),
+        (COLUMNS + "\nnone.jpg,cup,1,2,3,4\n", "none of its 1 images can be used.*none.jpg: no such file"),
+        ("", "line 1 must name the columns"),
+    ],
+)
+def test_a_csv_that_is_none_is_one_line(small: Path, content: str, reason: str) -> None:
+    (small / "boxes.csv").write_text(content)
+    refused(settings(small, "boxed"), rf"boxes\.csv: .*{reason}")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[]", "must be COCO's instances JSON, an object with images"),
+        (b'{"images": [], "annotations": []}', "has no categories"),
+        (b'{"images": [{"id": 1', "it ends in the middle; download it again|is not JSON"),
+        (b'{"images": [{"id": 1}} ', "is not JSON"),
+        (b"\xff\xfe{\x00", "is not UTF-8 text"),
+        (b'{"images": [{"id": 1, "file_name": "x.jpg"}], "annotations": [], "categories": []}', "another split"),
+    ],
+)
+def test_a_json_that_is_none_is_one_line(small: Path, content: bytes, reason: str) -> None:
+    (small / "instances.json").write_bytes(content)
+    refused(settings(small), rf"instances\.json: .*({reason})")
+
+
+def test_a_folder_of_links_with_backslashes_and_a_mark(small: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.move(small / "photos", store)
+    (small / "photos/sub").mkdir(parents=True)
+    for path in store.iterdir():
+        (small / "photos/sub" / path.name.replace(".jpg", ".JPG")).symlink_to(path)
+    edited(small, lambda values: [image.update(file_name=f"sub\\{image['file_name']}") for image in values["images"]])
+    text = (small / "instances.json").read_text(encoding="utf-8")
+    (small / "instances.json").write_text("\ufeff" + text, encoding="utf-8")
+    planned = source_of("coco").plan(dataset_settings(settings(small)), 0)
+    assert len({item.scene.background for item in planned.scenes}) > 5
+
+
+def test_a_photo_held_upright_keeps_its_boxes(small: Path) -> None:
+    for path in sorted((small / "photos").iterdir())[:3]:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    planned = source_of("boxed").plan(dataset_settings(settings(small, "boxed")), 0)
+    assert not [item for item in planned.set_aside if item.reason.startswith("is ") and "its boxes are of" in item.reason]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "nowhere"}, "images: no folder 'nowhere'"),
+        ({"annotations": "nowhere.json"}, "annotations: no file 'nowhere.json'"),
+        ({"questions": "nowhere.json"}, "questions: no file 'nowhere.json'"),
+    ],
+)
+def test_paths_are_checked_when_the_configuration_is_read(small: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        source_of("coco").check_paths(dataset_settings(settings(small, **changes)))
+
+
+def test_the_canvas() -> None:
+    assert letterbox((640, 480)) == (0, 56, 448, 392)
+    assert letterbox((480, 640)) == (56, 0, 392, 448)
+    assert letterbox((1, 5000)) == (223, 0, 224, 448)
+
+
+# --- the sample of COCO ----------------------------------------------------------------------------------------------
+
+
+@needs_sample
+def test_the_sample_and_its_list_of_questions(tmp_path: Path) -> None:
+    values = {
+        "kind": "coco",
+        "images": str(SAMPLE / "val2017"),
+        "annotations": str(SAMPLE / "annotations/instances_val2017.json"),
+        "questions": str(SAMPLE / "coco_qa_two_obj.json"),
+        "min_area": 0.002,
+        "separation": 0.08,
+        "templates": ["relation_to_object"],
+    }
+    dataset = run(tmp_path / "out", values)
+    items = dataset.scenes.filter(pl.col("variant") == "photo")
+    reasons = aside(dataset)
+    assert items.height == 5
+    assert reasons["coco_qa_two_obj.json, item 5"] == "image 39956 is not there, or has no boxes"
+    asked = dataset.questions.filter(pl.col("variant") == "photo")
+    # Both objects are asked about, with the options in either order.
+    assert asked.height == 5 * 4
+    assert Counter(asked["option_order"]) == {0: 10, 1: 10}
+    told = {row["prompt"]: row["answer"] for row in asked.iter_rows(named=True)}
+    assert told["Is the toilet above or below the sink?"] == told["Is the toilet below or above the sink?"] == "below"
+    assert told["Is the refrigerator to the right or to the left of the oven?"] == "right"
+    assert told["Is the oven to the left or to the right of the refrigerator?"] == "left"
+    main = dataset.scenes.filter(pl.col("variant") == "main")
+    assert main["background"].n_unique() >= 6
+    everything = {path.name for path in (SAMPLE / "val2017").iterdir()}
+    assert everything <= set(dataset.scenes["background"]) | set(reasons)

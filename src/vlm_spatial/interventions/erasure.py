@@ -76,7 +76,7 @@ def fit_erasure(values: Iterable[Float[np.ndarray, "cells features"]], scenes: S
     labels = np.concatenate([_centred(members) for members in kinds], axis=-1)
     fitter: LeaceFitter | None = None
     for x, z, tokens in zip(values, labels, scenes, strict=True):
-        chosen = np.ones(tokens.grid.size, dtype=bool) if background else tokens.objects.any(axis=0)
+        chosen = tokens.inside if background else tokens.objects.any(axis=0)
         if fitter is None:
             # The library's trace constraint would mix in another projection and give up the guarantee.
             fitter = LeaceFitter(x.shape[1], z.shape[1], affine=True, constrain_cov_trace=False, dtype=torch.float64, svd_tol=_TOLERANCE)

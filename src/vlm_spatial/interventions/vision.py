@@ -16,12 +16,13 @@ def cells(pair: Case, token_set: str, seed: int) -> Int[np.ndarray, " cells"]:
     """Cells that an exchange of ``pair`` covers: the union of ``token_set`` over the two slots whose contents differ.
 
     Where the two scenes' boxes differ (photos), a set is what either scene has there, so that the old content goes and the new one comes
-    whole. ``random`` is as many cells as the strips have, drawn from the whole grid without replacement, from ``seed`` and the pair's id.
+    whole. ``random`` is as many cells as the strips have, drawn from all cells without replacement, from ``seed`` and the pair's id.
     It may cover objects and strips: there are not always that many other cells (on a 6×6 grid two strips are 24 of 36). How much of them it
     covers stands in the table (``object_tokens``, ``strip_tokens``).
     """
     scenes = (pair.tokens, pair.counterfactual_tokens)
     objects, strips = (np.any([scene.mask(name, pair.slots) for scene in scenes], axis=0) for name in ("object", "strip"))
+    inside = np.flatnonzero(np.any([scene.inside for scene in scenes], axis=0))
     match token_set:
         case "object":
             return np.flatnonzero(objects)
@@ -32,10 +33,10 @@ def cells(pair: Case, token_set: str, seed: int) -> Int[np.ndarray, " cells"]:
         case "background":
             return np.flatnonzero(np.all([scene.mask("background", pair.slots) for scene in scenes], axis=0))
         case "all":
-            return np.arange(pair.tokens.grid.size)
+            return inside
         case "random":
             generator = np.random.default_rng([seed, *pair.pair_id.encode()])
-            return np.sort(generator.choice(pair.tokens.grid.size, size=int(strips.sum()), replace=False))
+            return np.sort(generator.choice(inside, size=int(strips.sum()), replace=False))
     raise UserError(f"token set {token_set!r}: allowed are {', '.join((*TOKEN_SETS, 'random'))}")
 
 

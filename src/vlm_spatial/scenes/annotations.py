@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.files import json_fault
 from vlm_spatial.scenes.sources.source import SetAside
 from vlm_spatial.tokens import Box
 
@@ -162,7 +163,7 @@ def _entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     except IndexError as error:
         raise UserError(f"{path}: is not JSON: it ends in the middle; download it again") from error
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+        raise UserError(f"{path}: {json_fault(error)}; download it again") from error
 
 
 _BLANK = " \t\r\n"

@@ -5,7 +5,6 @@ follows from its name alone, so that it stays when images are added. Everything 
 """
 
 import hashlib
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.files import read_json
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.annotations import Annotated, Labelled, check_units, read_annotations
 from vlm_spatial.scenes.natural_questions import content_named
@@ -244,10 +244,7 @@ def _add_items(
     path: Path, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...], found: Choices
 ) -> None:
     """Items of ``[image id, right caption, wrong caption]``, each checked against the boxes."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    entries = read_json(path, "download it again")
     if not isinstance(entries, list):
         raise UserError(f"{path}: must be a list of [image id, right caption, wrong caption], found {type(entries).__name__}")
     for number, entry in enumerate(entries):

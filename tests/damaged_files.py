@@ -155,12 +155,15 @@ DAMAGED: list[tuple[str, Harm, str]] = [
     ),
     (
         "checkpoint: one of several files missing",
-        holds("checkpoint/model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'),
+        both(
+            gone("checkpoint/model.safetensors"),
+            holds("checkpoint/model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'),
+        ),
         rf"{CHECKPOINT}/model-00002-of-00002\.safetensors: missing weight file",
     ),
     (
         "checkpoint: index of nothing",
-        holds("checkpoint/model.safetensors.index.json", "{}"),
+        both(gone("checkpoint/model.safetensors"), holds("checkpoint/model.safetensors.index.json", "{}")),
         rf"{CHECKPOINT}/model\.safetensors\.index\.json: has no weight_map",
     ),
     ("checkpoint: no tokenizer", gone("checkpoint/tokenizer.json"), "no complete processor .no tokenizer.json or .* save it beside"),

@@ -1,6 +1,8 @@
 """Loading: what the identity of weights depends on, and one clear line for everything that can be wrong."""
 
+import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
-from damaged_files import Harm, cut_short, edited, gone, holds, renamed
+from damaged_files import Harm, both, cut_short, edited, gone, holds, renamed
 from vlm_spatial.errors import UserError
 from vlm_spatial.models import load, weights
 from vlm_spatial.models.families import ARCHITECTURES, family_of
@@ -73,18 +75,41 @@ def test_identity_depends_on_every_weight_and_name_but_not_on_the_place(folder: 
     assert weights_identity(renamed) != before
 
 
-def test_large_weights_are_sampled_at_both_ends(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_HASH_WHOLE_BELOW", 1)
-    before = weights_identity(folder)
-    for place in (0, -1):
-        changed = Path(shutil.copytree(folder, tmp_path / f"changed{place}"))
+def test_the_identity_is_that_of_the_weights_that_are_loaded(folder: Path, tmp_path: Path) -> None:
+    """transformers loads ``model.safetensors`` where there is one, whatever an index beside it says."""
+    index = {"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), "model-00001-of-00001.safetensors")}
+    for shard in ("none", "other"):
+        beside = Path(shutil.copytree(folder, tmp_path / shard))
+        (beside / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        if shard == "other":
+            save_file(
+                {name: tensor + 1 for name, tensor in load_file(folder / WEIGHTS).items()}, beside / "model-00001-of-00001.safetensors"
+            )
+        adapter = load_adapter(beside, device="cpu")
+        assert adapter.identity.weights == weights_identity(folder)
+        assert torch.equal(
+            adapter.model.state_dict()["lm_head.weight"], load_adapter(folder, device="cpu").model.state_dict()["lm_head.weight"]
+        )
 
-        def nudge(tensors: dict[str, torch.Tensor], place: int = place) -> None:
-            largest = max(tensors.values(), key=torch.numel)
-            largest.view(-1)[place] += 1
 
-        edit_weights(changed, nudge)
-        assert weights_identity(changed) != before
+def test_every_byte_counts_and_is_read_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache/weights.json"
+    time.sleep(0.1)
+    before = weights_identity(folder, cache)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "_tensor_digest", fail)
+        assert weights_identity(folder, cache) == before
+
+    def nudge(tensors: dict[str, torch.Tensor]) -> None:
+        largest = max(tensors.values(), key=torch.numel)
+        largest.view(-1)[largest.numel() // 2] += 1
+
+    edit_weights(folder, nudge)
+    assert weights_identity(folder, cache) != before
 
 
 @pytest.mark.parametrize(
@@ -95,7 +120,7 @@ def test_large_weights_are_sampled_at_both_ends(folder: Path, tmp_path: Path, mo
         (holds(WEIGHTS, ""), r"model\.safetensors: not a whole safetensors file"),
         (renamed(WEIGHTS, "pytorch_model.bin"), r"pickled weights .* save them as safetensors"),
         (
-            holds("model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}'),
+            both(gone(WEIGHTS), holds("model.safetensors.index.json", '{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')),
             r"model-00002-of-00002\.safetensors: missing weight file",
         ),
         (gone("config.json"), r"not a checkpoint folder, it has no config\.json"),

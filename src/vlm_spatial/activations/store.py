@@ -18,7 +18,7 @@ from vlm_spatial.activations.schema import READABLE, WORDS
 from vlm_spatial.activations.shards import damaged, read_rows
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
-from vlm_spatial.models.weights import weights_identity
+from vlm_spatial.models.peft import identity_with_peft
 from vlm_spatial.tokens import TokenGrid
 from vlm_spatial.workflow.provenance import FileRecord, files_of, read_record, why_no_record
 
@@ -178,7 +178,7 @@ class Store:
         Raises:
             UserError: naming the first field that differs.
         """
-        self._same_model(identity, ("architecture", "weights", "dtype"))
+        self._same_model(identity, ("architecture", "weights", "dtype", "processor", "prompting"))
 
     def check_checkpoint(self, model: Mapping[str, Any]) -> None:
         """Refuse a store of another checkpoint than the one configured. Reads weight files, but loads no model.
@@ -193,7 +193,7 @@ class Store:
         folder = Path(model["checkpoint"])
         expected = {**known, "dtype": model.get("dtype", known["dtype"])}
         if folder.is_dir():
-            expected["weights"] = weights_identity(folder)
+            expected["weights"] = identity_with_peft(folder, model.get("peft"))
         elif model.get("revision") is not None:
             expected["revision"] = model["revision"]
         self._same_model(expected, ("revision", "weights", "dtype"))
@@ -232,9 +232,9 @@ class Store:
 
     def _same_model(self, expected: Mapping[str, Any], keys: Sequence[str]) -> None:
         for key in keys:
-            if expected[key] != self.manifest.model[key]:
+            if expected[key] != self.manifest.model.get(key):
                 raise UserError(
-                    f"{self.path}: from another model ({key} {self.manifest.model[key]}, expected {expected[key]}); "
+                    f"{self.path}: from another model ({key} {self.manifest.model.get(key)}, expected {expected[key]}); "
                     "run snakemake to extract this model's activations"
                 )
 

@@ -1,5 +1,7 @@
 """How a model is addressed: what stands around the question."""
 
+import hashlib
+
 from pydantic import Field
 
 from vlm_spatial.config.settings import Settings
@@ -13,3 +15,9 @@ class PromptingSettings(Settings):
     chat_template: str | None = Field(
         None, description="name of one of the checkpoint's several chat templates (additional_chat_templates/NAME.jinja)"
     )
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the model reads; empty where nothing is set."""
+        said = self.model_dump_json(exclude_defaults=True)
+        return "" if said == "{}" else hashlib.sha256(said.encode()).hexdigest()[:16]

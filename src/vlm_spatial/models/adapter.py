@@ -43,13 +43,18 @@ Classes = tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]]
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What a result is tied to. ``weights`` is a hash over names, shapes and bytes (or the index) of the weights."""
+    """What a result is tied to. ``weights`` is a hash over names, shapes and bytes of the weights."""
 
     checkpoint: str
     revision: str | None
     architecture: str
     weights: str
     dtype: str
+    processor: str = ""
+    """The image processor in use, and a hash of its settings."""
+    prompting: str = ""
+    """Hash of what stands around the question; empty for the chat template alone."""
+    attention: str = "sdpa"
 
 
 @dataclass(frozen=True)

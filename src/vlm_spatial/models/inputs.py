@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -151,7 +152,13 @@ class ProcessorCache:
         return DirectPixels(self._process, self._resized, self._processor.image_processor.resample)
 
     def _process(self, image: Image.Image) -> dict[str, Tensor]:
-        made = self._processor.image_processor(images=[image], return_tensors="pt", **self._options)
+        try:
+            made = self._processor.image_processor(images=[image], return_tensors="pt", **self._options)
+        except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+            raise UserError(
+                f"image of {image.width}×{image.height} pixels: the checkpoint's image processor refuses it ({first_line(error)}); use "
+                "another size, or the processor settings that the checkpoint was published with"
+            ) from error
         return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
     def tokens(self, prompt: Prompt, image: Image.Image) -> list[int]:
@@ -168,9 +175,19 @@ class ProcessorCache:
         """Tokens of every form in which the model may write ``answer``, see :class:`AnswerForms`."""
         return self._forms.of(answer, template)
 
+    def check(self) -> None:
+        """Refuse a chat template that cannot be filled in.
+
+        Raises:
+            UserError: with what the template says.
+        """
+        _ = self._forms
+
     @cached_property
     def _forms(self) -> AnswerForms:
-        text = self._processor.apply_chat_template(self._turns(_MARK, None), tokenize=False, add_generation_prompt=True)
+        text = self._filled_in(self._turns(_MARK, None), tokenize=False)
+        if _MARK not in text:
+            raise UserError("chat template: leaves the question out; choose another one in models.*.prompting.chat_template")
         return AnswerForms(self._processor.tokenizer, text.rpartition(_MARK)[2] + self.prompting.answer_prefix, self.answers)
 
     def _turns(self, prompt: str, image: Image.Image | None) -> list[dict[str, Any]]:
@@ -180,17 +197,26 @@ class ProcessorCache:
             turns.insert(0, {"role": "system", "content": [{"type": "text", "text": self.prompting.system}]})
         return turns
 
+    def _filled_in(self, turns: list[dict[str, Any]], **options: Any) -> Any:
+        try:
+            return self._processor.apply_chat_template(turns, add_generation_prompt=True, **options)
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, StopIteration) as error:
+            raise UserError(
+                f"chat template: cannot be filled in ({first_line(error)}); choose another one in models.*.prompting.chat_template, or "
+                "leave out the system turn"
+            ) from error
+
     def _tokenize(self, prompt: str, image: Image.Image) -> list[int]:
+        tokenizer = self._processor.tokenizer
+        for mark in {*tokenizer.all_special_tokens, tokenizer.convert_ids_to_tokens(self._image_token)}:
+            if mark and mark in prompt:
+                raise UserError(f"prompt {prompt!r}: holds {mark!r}, a mark that the model's own chat template writes; leave it out")
+        options = {"images_kwargs": self._options} if self._options else {}
         # Tokenizers take one caller at a time.
         with self._tokenizing:
-            made = self._processor.apply_chat_template(
-                self._turns(prompt, as_rgb(image)),
-                tokenize=True,
-                return_dict=True,
-                add_generation_prompt=True,
-                processor_kwargs={"images_kwargs": self._options} if self._options else {},
-            )
-            begun = self._processor.tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
+            turns = self._turns(prompt, as_rgb(image))
+            made = self._filled_in(turns, tokenize=True, return_dict=True, processor_kwargs=options)
+            begun = tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
         return [*made["input_ids"][0], *begun]
 
     def rows(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Rows:
@@ -203,10 +229,17 @@ class ProcessorCache:
             raise UserError(f"inputs: {len(images)} images and {len(prompts)} prompts; give one prompt for each image, at least one")
         lists = [self.tokens(prompt, image) for image, prompt in zip(images, prompts, strict=True)]
         longest = max(map(len, lists))
-        padding = self._processor.tokenizer.pad_token_id
+        # Padding is masked out, so any token would do where a tokenizer has none of its own.
+        padding = self._processor.tokenizer.pad_token_id or 0
         ids = torch.tensor([[padding] * (longest - len(row)) + row for row in lists])
         attention = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in lists])
         return Rows(ids=ids, attention=attention, visual=(ids == self._image_token) & attention)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message (with the next, where it announces that), or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def visual_positions(visual: Bool[Tensor, "batch positions"], cells: int) -> Int[Tensor, "batch cells"]:

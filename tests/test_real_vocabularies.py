@@ -106,7 +106,6 @@ def test_whole_words_under_patches_and_corrections_equal_the_plain_way(adapter: 
     other = image.transpose(Image.Transpose.ROTATE_180)
     pairs = [PairRuns("pair", Run(image, prompt), {"counterfactual": Run(other, prompt)}) for prompt in reader.prompts(PROMPT)]
     cells = np.arange(5, 20)
-    ways = (PatchEngine(adapter).run, lambda *given: run_plain(adapter, *given))
     for site in ("vision.0", "connector", "language.0"):
         patches = [Patch(pair, site, cells) for pair in range(len(pairs))]
         fast, plain = (

@@ -12,24 +12,35 @@ min_version("9.20")
 report: "rules/captions/workflow.rst"
 
 
-SOURCE = str(Path(workflow.basedir, "src"))
+# Where this file lies, also if another workflow uses it as a module.
+SOURCE = str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)) / "src")
 sys.path.insert(0, SOURCE)
+# The profile has imported the installed package, which may be another release.
+installed = sys.modules.get("vlm_spatial")
+if installed and not Path(installed.__file__).samefile(
+    Path(SOURCE, "vlm_spatial/__init__.py")
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == "vlm_spatial"]:
+        del sys.modules[name]
 
 
 from vlm_spatial.config.yaml_files import Source, read_yaml
 from vlm_spatial.errors import UserError
 
-# A file given with --configfile is the whole configuration, not an addition to the default one.
-CONFIG_FILES = Source(*workflow.overwrite_configfiles or ["workflow_config.yaml"])
-# Snakemake reads them with less care: it takes the last of two equal keys.
-try:
-    for path in CONFIG_FILES.paths:
-        read_yaml(path)
-except UserError as error:
-    raise SystemExit(f"error: {error}") from None
-if not workflow.overwrite_configfiles:
+# The whole configuration is one of three: what a workflow gives that uses this one as a module, the files of --configfile, or the default.
+if workflow.modifier.skip_configfile:
+    CONFIG_FILES = Source("config of the module")
+else:
+    CONFIG_FILES = Source(*workflow.overwrite_configfiles or ["workflow_config.yaml"])
+    # Snakemake reads them with less care: it takes the last of two equal keys.
+    try:
+        for path in CONFIG_FILES.paths:
+            read_yaml(path)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    if not workflow.overwrite_configfiles:
 
-    configfile: "workflow_config.yaml"
+        configfile: "workflow_config.yaml"
 
 
 # For `--sdm apptainer`; what makes it is the Dockerfile.
@@ -37,6 +48,8 @@ container: os.environ.get("VLM_SPATIAL_IMAGE", "vlm-spatial.sif")
 
 
 include: "rules/common.smk"
+include: "rules/reruns.smk"
+include: "rules/bases.smk"
 include: "rules/boxes.smk"
 include: "rules/scenes.smk"
 include: "rules/organism.smk"
@@ -56,15 +69,9 @@ include: "rules/figures.smk"
 rule all:
     default_target: True
     input:
-        rules.figures.output,
-        scenes=expand(rules.scenes.output, dataset=plan.config.datasets),
-        results=[
-            of_every_model(output)
-            for stage in MODEL_STAGES
-            for output in getattr(rules, stage).output
-        ],
-        across=[
-            across_datasets(output)
-            for stage in ACROSS_STAGES
-            for output in getattr(rules, stage).output
+        # Boxes and organisms are made where something needs them.
+        [
+            str(path)
+            for stage in ("scenes", *of_scope("model and dataset", "model", "all"))
+            for path, _ in plan.results_of(stage)
         ],

@@ -1,31 +1,15 @@
-rule behaviour:
+use rule on_gpu as behaviour with:
     input:
-        scenes=f"{RESULTS}/scenes/{{dataset}}",
-        organism=organism_of,
-        stale=trusted("behaviour"),
+        **inputs("behaviour"),
     output:
-        behaviour=f"{RESULTS}/{{model}}/{{dataset}}/behaviour.parquet",
+        **outputs("behaviour"),
     log:
-        f"{RESULTS}/logs/{{model}}/{{dataset}}/behaviour.log",
+        log_of("behaviour"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/behaviour.tsv"
+        benchmark_of("behaviour")
     group:
         together("behaviour")
-    conda:
-        "../envs/torch.yaml"
-    threads: CORES
-    resources:
-        gpu=1,
-        mem_mb=model_memory,
-        runtime=model_runtime,
     params:
-        settings=model_settings("behaviour"),
-        code=code("behaviour"),
-        content=model_content("behaviour"),
+        **params("behaviour"),
     message:
         "Behaviour of {wildcards.model} on {wildcards.dataset}"
-    shell:
-        "python -m vlm_spatial.stages.behaviour --settings {params.settings:q}"
-        " --input scenes={input.scenes:q}"
-        " --output behaviour={output.behaviour:q}"
-        " 2>&1 | tee {log:q}"

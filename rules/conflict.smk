@@ -1,31 +1,15 @@
-rule conflict:
+use rule on_gpu as conflict with:
     input:
-        scenes=f"{RESULTS}/scenes/{{dataset}}",
-        organism=organism_of,
-        stale=trusted("conflict"),
+        **inputs("conflict"),
     output:
-        table=f"{RESULTS}/{{model}}/{{dataset}}/conflict.parquet",
+        **outputs("conflict"),
     log:
-        f"{RESULTS}/logs/{{model}}/{{dataset}}/conflict.log",
+        log_of("conflict"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/conflict.tsv"
+        benchmark_of("conflict")
     group:
         together("conflict")
-    conda:
-        "../envs/torch.yaml"
-    threads: CORES
-    resources:
-        gpu=1,
-        mem_mb=model_memory,
-        runtime=model_runtime,
     params:
-        settings=model_settings("conflict"),
-        code=code("conflict"),
-        content=model_content("conflict"),
+        **params("conflict"),
     message:
         "Conflict of vision code and token place of {wildcards.model} on {wildcards.dataset}"
-    shell:
-        "python -m vlm_spatial.stages.conflict --settings {params.settings:q}"
-        " --input scenes={input.scenes:q}"
-        " --output table={output.table:q}"
-        " 2>&1 | tee {log:q}"

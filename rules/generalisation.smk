@@ -1,38 +1,16 @@
 # One job a model, of models of several datasets. Nothing but figures reads it, so that a new dataset reruns no other dataset's stages.
-rule generalisation:
+use rule on_cpu as generalisation with:
     input:
-        scenes=of_its_datasets(f"{RESULTS}/scenes/{{dataset}}"),
-        store=of_its_datasets(f"{RESULTS}/{{model}}/{{dataset}}/activations.zarr"),
-        manifest=of_its_datasets(f"{RESULTS}/{{model}}/{{dataset}}/activations.json"),
-        main=of_its_datasets(f"{RESULTS}/{{model}}/{{dataset}}/probes.safetensors"),
-        decorrelated=of_its_datasets(
-            f"{RESULTS}/{{model}}/{{dataset}}/probes_decorrelated.safetensors"
-        ),
-        stale=trusted("generalisation"),
+        **inputs("generalisation"),
     output:
-        table=f"{RESULTS}/{{model}}/generalisation.parquet",
-        geometry=f"{RESULTS}/{{model}}/between_datasets.parquet",
+        **outputs("generalisation"),
     log:
-        f"{RESULTS}/logs/{{model}}/generalisation.log",
+        log_of("generalisation"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{model}}/generalisation.tsv"
+        benchmark_of("generalisation")
     group:
         together("probes")
-    conda:
-        "../envs/light.yaml"
-    threads: CORES
-    resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=model_runtime,
     params:
-        settings=model_settings("generalisation"),
-        code=code("generalisation"),
-        given=named_by_dataset("scenes", "store", "manifest", "main", "decorrelated"),
+        **params("generalisation"),
     message:
         "Probes of {wildcards.model} across its datasets"
-    shell:
-        "python -m vlm_spatial.stages.generalisation --settings {params.settings:q}"
-        " {params.given:q}"
-        " --output table={output.table:q}"
-        " --output geometry={output.geometry:q}"
-        " 2>&1 | tee {log:q}"

@@ -1,36 +1,19 @@
-rule measures:
+use rule on_cpu as measures with:
     input:
-        tables=lambda wildcards: [
-            path
-            for of_input in plan.inputs("measures", **wildcards).values()
-            for path in of_input.values()
-        ],
-        stale=trusted("measures"),
+        **inputs("measures"),
     output:
-        table=f"{RESULTS}/{{model}}/{{dataset}}/measures.parquet",
+        **outputs("measures"),
     log:
-        f"{RESULTS}/logs/{{model}}/{{dataset}}/measures.log",
+        log_of("measures"),
     benchmark:
-        f"{RESULTS}/benchmarks/{{model}}/{{dataset}}/measures.tsv"
+        benchmark_of("measures")
     group:
         together("measures")
-    conda:
-        "../envs/light.yaml"
+    threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=30,
     params:
-        settings=model_settings("measures"),
-        code=code("measures"),
-        given=lambda wildcards: [
-            f"--input={name}={path}"
-            for of_input in plan.inputs("measures", **wildcards).values()
-            for name, path in of_input.items()
-        ],
+        **params("measures"),
     message:
         "Measures of {wildcards.model} on {wildcards.dataset}"
-    shell:
-        "python -m vlm_spatial.stages.measures --settings {params.settings:q}"
-        " {params.given:q}"
-        " --output table={output.table:q}"
-        " 2>&1 | tee {log:q}"

@@ -1,12 +1,12 @@
-rule organism:
+use rule on_cpu as organism with:
     input:
-        stale=trusted("organism"),
+        **inputs("organism"),
     output:
-        folder=directory(f"{RESULTS}/organisms/{{organism}}"),
+        **outputs("organism"),
     log:
-        f"{RESULTS}/logs/organisms/{{organism}}.log",
+        log_of("organism"),
     benchmark:
-        f"{RESULTS}/benchmarks/organisms/{{organism}}.tsv"
+        benchmark_of("organism")
     conda:
         "../envs/torch.yaml"
     # One thread: the organisms are small, so two train side by side faster than one after the other. One machine makes the same
@@ -16,11 +16,6 @@ rule organism:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        settings=lambda wildcards: plan.organism(wildcards.organism),
-        code=code("organism"),
+        **params("organism"),
     message:
         "Training the model organism {wildcards.organism}"
-    shell:
-        "python -m vlm_spatial.stages.organism --settings {params.settings:q}"
-        " --output folder={output.folder:q}"
-        " 2>&1 | tee {log:q}"

@@ -17,10 +17,11 @@ import pytest
 import yaml
 
 from tiny_workflow import CONFIG, REPOSITORY, Workflow
+from vlm_spatial.stages.registry import of_scope
 
 pytestmark = pytest.mark.slow
 
-ANALYSES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
+ANALYSES = of_scope("model and dataset")
 NOTHING: set[str] = set()
 FIGURES = {"figures"}
 
@@ -240,7 +241,8 @@ CASES = [
     Case("code of the claims", append(f"{SRC}/measures/claims.py", "\nNEW = 1\n"), of_both("measures") | FIGURES),
     Case("code of a command", append(f"{SRC}/commands/inspect.py", "\nNEW = 1\n"), NOTHING),
     Case("version of this package", edit(f"{SRC}/__init__.py", '"0.1.0"', '"0.2.0"'), NOTHING),
-    Case("shell command of a rule", edit("rules/conflict.smk", "tee {log:q}", "tee -i {log:q}"), of_both("conflict") | FIGURES),
+    Case("shell command of the rules", edit("rules/bases.smk", "tee {log:q}", "tee -i {log:q}"), EVERYTHING),
+    Case("an entry of the registry", append(f"{SRC}/stages/registry.py", "\nNEW = 1\n"), FIGURES),
     # configuration
     Case("layout and comments of the configuration", other_layout_of_the_config, NOTHING),
     Case("order of the configuration's keys", other_order_of_the_config, NOTHING),
@@ -270,7 +272,7 @@ CASES = [
     Case("one core", nothing, NOTHING, ("--cores", "1")),
     Case("other resources", nothing, NOTHING, ("--resources", "gpu=3", "mem_mb=100000", "--set-resources", "probes:mem_mb=9")),
     Case("the SLURM profile", nothing, NOTHING, ("--workflow-profile", "profiles/slurm")),
-    Case("memory in a rule", edit("rules/probes.smk", "6000 * attempt", "7000 * attempt"), NOTHING),
+    Case("memory in a rule", edit("rules/bases.smk", "6000 * attempt", "7000 * attempt"), NOTHING),
     Case("times of all files", touch_everything, NOTHING),
     Case("fresh clone beside the results", fresh_clone_beside_the_results, NOTHING),
     Case("results without Snakemake's records", results_without_snakemakes_records, NOTHING),

@@ -9,6 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from snakemake_rules import rules
 from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.workflow.code_identity import stage_identity
 
@@ -69,8 +70,7 @@ def test_light_environment_is_light():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_rule_names_an_environment_that_holds_what_its_stage_imports(stage):
-    rule = (REPOSITORY / "rules" / f"{stage}.smk").read_text()
-    [name] = re.findall(r'"\.\./envs/(\w+)\.yaml"', rule)
+    name = rules()[stage].environment
     imported = {canonicalize_name(package) for package in stage_identity(stage).packages}
     declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     assert imported & declared <= environment(name).keys()

@@ -8,11 +8,10 @@ import pytest
 
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.config.yaml_files import read_yaml
-from vlm_spatial.stages.registry import STAGES, fixed_names, of_scope, output_named, tables
+from vlm_spatial.stages.registry import SCOPES, STAGES, fixed_names, of_scope, tables
 from vlm_spatial.workflow.planning import Plan
 
 REPOSITORY = Path(__file__).parents[1]
-NAMES = {"dataset": {"dataset"}, "organism": {"organism"}, "model and dataset": {"model", "dataset"}, "model": {"model"}, "all": set()}
 
 
 def test_every_stage_module_and_rule_is_registered_and_the_reverse():
@@ -31,18 +30,18 @@ def test_every_stage_module_and_rule_is_registered_and_the_reverse():
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_a_stage_reads_what_earlier_ones_write_and_its_results_are_named_after_its_scope(stage):
     earlier = list(STAGES)[: list(STAGES).index(stage.name)]
-    for reference in stage.inputs.values():
-        assert reference.split(".")[0] in earlier
-        output_named(reference)
+    for producer, key in stage.sources.values():
+        assert producer.name in earlier
+        assert key in producer.outputs
     for result in stage.outputs.values():
-        assert {name for name in ("model", "dataset", "organism") if f"{{{name}}}" in result.path} == NAMES[stage.scope]
+        assert {name for name in ("model", "dataset", "organism") if f"{{{name}}}" in result.path} == set(SCOPES[stage.scope])
 
 
 def test_no_two_results_share_a_path_and_no_two_tables_a_name():
     paths = [result.path for stage in STAGES.values() for result in stage.outputs.values()]
     assert len(paths) == len(set(paths))
     names = [name for stage in STAGES.values() for name in stage.tables]
-    assert len(names) == len(set(names)) == sum(len(tables(scope)) for scope in NAMES)
+    assert len(names) == len(set(names)) == sum(len(tables(scope)) for scope in SCOPES)
 
 
 def test_every_table_is_described():

@@ -8,32 +8,30 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlm_spatial.stages.registry import of_scope
+from snakemake_rules import rules
+from vlm_spatial.stages.registry import STAGES, of_scope
 
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
-RULES = {path.stem: path.read_text() for path in (REPOSITORY / "rules").glob("*.smk") if path.stem != "common"}
 MODELS, DATASETS = 20, 8
 
 
 def test_every_rule_has_its_cores_memory_and_time() -> None:
-    assert PROFILE["set-threads"].keys() == RULES.keys()
-    for name, text in RULES.items():
-        assert "mem_mb=" in text, name
-        assert "runtime=" in text, name
+    assert PROFILE["set-threads"].keys() == rules().keys() == STAGES.keys()
+    for name, rule in rules().items():
+        assert {"mem_mb", "runtime"} <= rule.resources, name
 
 
 def test_jobs_that_go_together_take_turns() -> None:
     """Else a submission would ask for the sum of its jobs' cores, memory and GPUs, though they run one after another."""
-    # A group is named after the stage that most of its jobs are of.
-    group_of = {name: found[1] for name, text in RULES.items() if (found := re.search(r'together\("(\w+)"\)', text))} | PROFILE["groups"]
-    assert PROFILE["group-components"].keys() == set(group_of.values())
-    assert set(group_of.values()) <= group_of.keys()
     limits = {text.split("=")[0] for text in PROFILE["resources"]}
     assert PROFILE["set-resource-scopes"] == [f"{name}=local" for name in ("gpu", "turn")]
-    for name in group_of:
-        assert ("gpu=1" in RULES[name] and "gpu" in limits) or PROFILE["set-resources"][name] == {"turn": 1}, name
+    together = {name for name, stage in STAGES.items() if stage.scope in ("model and dataset", "model") or name in PROFILE["groups"]}
+    # A group is named after the stage that most of its jobs are of; what is about all datasets of a model goes with another stage.
+    assert PROFILE["group-components"].keys() == together - set(of_scope("model"))
+    for name in together:
+        assert (rules()[name].gpus and "gpu" in limits) or PROFILE["set-resources"][name] == {"turn": 1}, name
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from snakemake_rules import rules
 from vlm_spatial.config.reading import load_config
-from vlm_spatial.stages.registry import of_scope
+from vlm_spatial.stages.registry import STAGES, of_scope
 from vlm_spatial.workflow.planning import Plan
 
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
@@ -58,14 +59,6 @@ def test_twenty_models_on_eight_datasets_are_planned_within_ten_seconds(tmp_path
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
-def test_lint_and_format():
-    lint = snakemake(REPOSITORY, "--lint")
-    assert lint.returncode == 0, lint.stderr
-    command = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "rules"]
-    formatted = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert formatted.returncode == 0, formatted.stderr
-
-
 def test_settings_are_plain_builtins_with_sorted_keys():
     """All that Snakemake compares faithfully."""
 
@@ -81,11 +74,10 @@ def test_settings_are_plain_builtins_with_sorted_keys():
             assert type(value) in (str, int, float, bool, type(None))
 
     plan = Plan(load_config(REPOSITORY / "presets" / "natural.yaml"))
-    names = {"scenes": ("squares",), "organism": ("natural-gemma3",), "figures": ()}
-    for stage in ("scenes", "organism", *MODEL_STAGES, *ACROSS_STAGES, "figures"):
-        check(plan.settings(stage, names.get(stage, ("natural-gemma3", "squares"))))
+    for stage in STAGES:
+        for names in plan.jobs(stage):
+            check(plan.settings(stage, tuple(names.values())))
 
 
 def test_gpu_stages_ask_for_one_and_the_others_for_none():
-    asking = {path.stem for path in (REPOSITORY / "rules").glob("*.smk") if "gpu=1" in path.read_text()}
-    assert asking == {"boxes", "behaviour", "activations", "interchange", "conflict", "ablation", "amplification", "transfer"}
+    assert {name: rule.gpus for name, rule in rules().items()} == {name: int(stage.device == "gpu") for name, stage in STAGES.items()}

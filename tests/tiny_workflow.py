@@ -112,30 +112,22 @@ class Workflow:
 
     def jobs(self, *arguments: str, environment: dict[str, str] | None = None) -> set[str]:
         """The jobs that a dry-run would run: ``stage``, ``stage:dataset``, ``stage:organism``, ``stage:model``, ``stage:model:dataset``."""
-        done = self.snakemake("--dry-run", *arguments, environment=environment)
+        done = self.snakemake("--dry-run", "--printshellcmds", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr[-6000:]
-        announced = re.findall(r"^ *Job \d+: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE)
-        jobs = {_job(message) for message in announced}
-        assert len(jobs) == len(announced), announced
-        return jobs
+        shown = done.stdout + done.stderr
+        jobs = [_job(*found) for found in re.findall(r"-m vlm_spatial\.stages\.(\w+) .*?--output=\w+=(\S+)", shown)]
+        announced = re.findall(r"^ *Job \d+: ", shown, flags=re.MULTILINE)
+        assert len(set(jobs)) == len(announced), shown[-6000:]
+        return set(jobs)
 
 
 CAPTURE: dict = {"capture_output": True, "text": True, "check": False}
 
 
-def _messages() -> dict[str, re.Pattern[str]]:
-    """For each stage, what its rule announces, as a pattern whose groups are the names."""
-    patterns = {}
-    for rule in sorted((REPOSITORY / "rules").glob("*.smk")):
-        found = re.search(r"message:\s+\"(.*)\"", rule.read_text())
-        if found:
-            patterns[rule.stem] = re.compile(re.sub(r"\\\{wildcards\\\.\w+\\\}", "([a-z0-9._-]+)", re.escape(found[1])) + "$")
-    return patterns
-
-
-MESSAGES = _messages()
-
-
-def _job(message: str) -> str:
-    [job] = [":".join([stage, *found.groups()]) for stage, pattern in MESSAGES.items() if (found := pattern.match(message))]
-    return job
+def _job(stage: str, result: str) -> str:
+    """A job's name, from its stage and the path of its first result."""
+    first = next(iter(registry.STAGES[stage].outputs.values()))
+    pattern = re.sub(r"\\{\w+\\}", "([a-z0-9._-]+)", re.escape(first.path))
+    found = re.search(f"(?:^|/){pattern}$", result)
+    assert found, result
+    return ":".join([stage, *found.groups()])

@@ -20,6 +20,14 @@ from vlm_spatial.config.settings import Settings
 
 Scope = Literal["dataset", "organism", "model and dataset", "model", "all"]
 """What one job is run for. ``model``: all datasets of a model together; only models of several datasets have such jobs."""
+SCOPES: dict[Scope, tuple[str, ...]] = {
+    "dataset": ("dataset",),
+    "organism": ("organism",),
+    "model and dataset": ("model", "dataset"),
+    "model": ("model",),
+    "all": (),
+}
+"""The names in a scope's paths."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Stage:
         device: ``gpu`` for stages that run a model.
         settings: the model of its section in the configuration; None if it has no section of its own.
         section: the configuration's section that it goes by, if not the one called like the stage.
-        only: whether there is a job for a dataset, by its section in the configuration.
+        only: whether there is a job for a dataset, judged by its section in the configuration.
     """
 
     name: str
@@ -75,7 +83,7 @@ class Stage:
     @property
     def loads_model(self) -> bool:
         """Whether it runs an analysed model: then an organism's checkpoint is an input."""
-        return self.device == "gpu" and "{model}" in self.place
+        return self.device == "gpu" and "model" in SCOPES[self.scope]
 
     @property
     def place(self) -> str:
@@ -90,6 +98,12 @@ class Stage:
                 return self.name
             case _:
                 return str(PurePosixPath(first.path).with_suffix(""))
+
+    @property
+    def sources(self) -> dict[str, tuple["Stage", str]]:
+        """The stage and the output that each input is."""
+        split = {name: reference.split(".") for name, reference in self.inputs.items()}
+        return {name: (STAGES[stage], key) for name, (stage, key) in split.items()}
 
     @property
     def tables(self) -> dict[str, Output]:
@@ -221,12 +235,6 @@ _FIGURES = Stage(
 
 STAGES = {stage.name: stage for stage in (*_EXPERIMENTS, _MEASURES, _FIGURES)}
 """Every stage by name, each after those whose outputs it reads."""
-
-
-def output_named(reference: str) -> Output:
-    """The output that an input names as ``stage.output``."""
-    stage, name = reference.split(".")
-    return STAGES[stage].outputs[name]
 
 
 def of_scope(*scopes: Scope) -> tuple[str, ...]:

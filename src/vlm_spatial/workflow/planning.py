@@ -13,7 +13,7 @@ from vlm_spatial.config.settings import plain
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.sources.registry import dataset_files
-from vlm_spatial.stages.registry import STAGES, Stage, output_named
+from vlm_spatial.stages.registry import SCOPES, STAGES, Stage
 from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content, stage_identity
 from vlm_spatial.workflow.provenance import damage, is_of_another_version, is_of_older_layout, read_record, why_no_record
 
@@ -134,14 +134,28 @@ class Plan:
     def inputs(self, stage: str, **names: str) -> dict[str, dict[str, Path]]:
         """Paths of a job's inputs, by the input's name and then by the name on its command line: ``name`` or ``name:dataset``."""
         found: dict[str, dict[str, Path]] = {}
-        for name, reference in STAGES[stage].inputs.items():
-            producer = reference.split(".")[0]
-            jobs = sorted(self.jobs(producer, **names), key=lambda job: tuple(job.values()))
-            found[name] = {
-                ":".join([name, *(value for key, value in job.items() if key not in names)]): self.results
-                / output_named(reference).path.format(**job)
-                for job in jobs
-            }
+        for name, (producer, key) in STAGES[stage].sources.items():
+            found[name] = {}
+            for job in sorted(self.jobs(producer.name, **names), key=lambda job: tuple(job.values())):
+                label = ":".join([name, *(value for part, value in job.items() if part not in names)])
+                found[name][label] = self.results / producer.outputs[key].path.format(**job)
+        return found
+
+    def times_and_training(self) -> list[str]:
+        """Inputs of the figures that no rule makes, as ``name=path``: benchmarks and training curves, shown where they are found.
+
+        The stage fills in ``{model}`` and ``{dataset}``.
+        """
+        curves = {name: Path(self.checkpoint(name), "training.parquet") for name in self.config.models}
+        # An organism's comes to be before the figures do; a checkpoint from elsewhere may have one.
+        trained = [name for name, model in self.config.models.items() if model.organism is not None or curves[name].is_file()]
+        found = [f"training:{name}={curves[name]}" for name in trained]
+        for stage in STAGES.values():
+            path = f"{self.results}/benchmarks/{stage.place}.tsv"
+            if stage.scope == "organism":
+                found += [f"benchmark:{stage.name}:{name}={path.format(organism=name)}" for name in self.config.organisms]
+            elif stage.scope != "all":
+                found.append(f"benchmark:{stage.name}:{'/'.join(f'{{{name}}}' for name in SCOPES[stage.scope])}={path}")
         return found
 
     def content(self, settings: dict[str, Any]) -> dict[str, str]:

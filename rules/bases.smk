@@ -1,0 +1,27 @@
+# What the stages' rules inherit; no rule of its own makes anything. A stage says what is different, under `with`.
+
+
+rule on_gpu:
+    log:
+        f"{RESULTS}/logs/on_gpu.log",
+    conda:
+        "../envs/torch.yaml"
+    threads: CORES
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime=model_runtime,
+    shell:
+        "python -m vlm_spatial.stages.{params.stage} --settings {params.settings:q}"
+        " {params.given:q}"
+        " 2>&1 | tee {log:q}"
+
+
+use rule on_gpu as on_cpu with:
+    log:
+        f"{RESULTS}/logs/on_cpu.log",
+    conda:
+        "../envs/light.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=model_runtime,

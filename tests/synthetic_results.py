@@ -265,7 +265,27 @@ def interchange(planted: Planted) -> pl.DataFrame:
                     "vision", "intact", site, token_set, source, {"flip": rate * reached if source == "counterfactual" else 0.0}
                 )
     rows += language(planted.ordering, "intact")
+    rows += crosswise(planted, "intact")
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+RANDOM_TOKENS = {"random_object": 4, "random_strip": 20}
+CROSSWISE_SETS = ("object", "strip", "rim", "random_object", "random_strip")
+REACH = (1.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0)
+"""Share of the planted flips that a crosswise exchange still makes: at the connector, then by language layer."""
+
+
+def crosswise(planted: Planted, condition: str) -> list[dict]:
+    """The crosswise sweep: each set flips as planted up to the second language layer, random tokens never; the mirror form, too."""
+    rows = []
+    for site, reach in zip(SITES[VISION:], REACH, strict=True):
+        for token_set in CROSSWISE_SETS:
+            rate = planted.flips.get(token_set, 0.0) * reach
+            rows += _pair_rows("crosswise", condition, site, token_set, "counterfactual", {"flip": rate})
+        if condition == "intact":
+            mirrored = _pair_rows("mirror", condition, site, "strip", "counterfactual", {"flip": planted.flips["strip"] * reach})
+            rows += [row for row in mirrored if row["axis"] == "horizontal"]
+    return rows
 
 
 def language(rates: tuple[float, ...], condition: str) -> list[dict]:
@@ -287,6 +307,7 @@ def conflict(planted: Planted) -> pl.DataFrame:
 def ablation_sweep(planted: Planted) -> pl.DataFrame:
     """The language sweep under each ablation."""
     rows = [row for condition in ("erasure", "neutral") for row in language(planted.ordering_ablated, condition)]
+    rows += [row for condition in ("erasure", "neutral") for row in crosswise(planted, condition)]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -370,9 +391,16 @@ def _pair_rows(experiment: str, condition: str, site: str, token_set: str, sourc
                     "outcome": outcome,
                     "log_odds_clean": -3.0,
                     "log_odds": -3.0 if outcome == "stay" else 3.0,
-                    "tokens": {"object": 4, "strip": 24, "rim": 20, "background": 52, "all": 64, "random": 24}[token_set],
-                    "object_tokens": {"object": 4, "strip": 4, "rim": 0, "background": 0, "all": 4, "random": 1}[token_set],
-                    "strip_tokens": {"object": 4, "strip": 24, "rim": 20, "background": 16, "all": 24, "random": 9}[token_set],
+                    "log_odds_source": 3.0,
+                    "candidates": ["red", "green", "blue"],
+                    "log_probabilities_clean": [-0.1, -3.1, -4.0],
+                    "log_probabilities": [-0.1, -3.1, -4.0] if outcome == "stay" else [-3.1, -0.1, -4.0],
+                    "candidate_mass": 0.97,
+                    "tokens": {"object": 4, "strip": 24, "rim": 20, "background": 52, "all": 64, "random": 24, **RANDOM_TOKENS}[token_set],
+                    "object_tokens": {"object": 4, "strip": 4, "rim": 0, "background": 0, "all": 4, "random": 1}.get(token_set, 0),
+                    "strip_tokens": {"object": 4, "strip": 24, "rim": 20, "background": 16, "all": 24, "random": 9, "random_object": 4}.get(
+                        token_set, 0
+                    ),
                 }
             )
     return rows

@@ -20,6 +20,9 @@ NAMES = [
     "slot_probe_background",
     "strip_flip",
     "object_flip",
+    "crosswise_strip_flip",
+    "crosswise_object_flip",
+    "crosswise_last_layer",
     "dominance",
     "language_ordering_peak",
     "language_peak_layer",
@@ -61,6 +64,10 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     assert (strip["strip_flip"]["low"], strip["strip_flip"]["high"]) == (pytest.approx(low), pytest.approx(high))
     assert strip["object_flip"]["estimate"] == pytest.approx(10 / 92)
     assert strip["object_flip"]["control"]["estimate"] == pytest.approx(4 / 92)
+    # Up to language layer 1 the crosswise exchange of the strips flips as many, in layer 2 half of them.
+    assert strip["crosswise_strip_flip"]["estimate"] == pytest.approx(88 / 92)
+    assert strip["crosswise_object_flip"]["estimate"] == pytest.approx(10 / 92)
+    assert strip["crosswise_last_layer"]["estimate"] == 1
     # 5 of 46 conflict answers move: (41 - 5) / 46.
     assert strip["dominance"]["estimate"] == pytest.approx(36 / 46)
     assert strip["dominance"]["n"] == 92
@@ -85,7 +92,7 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
 
 def test_verdicts_of_the_papers_pattern(strip: dict[str, dict]) -> None:
     refuted = {name for name, record in strip.items() if record["verdict"] == "refuted"}
-    assert refuted == {"object_flip"}
+    assert refuted == {"object_flip", "crosswise_object_flip"}
     # Seven of 120 answers gained, in few scenes: the interval that resamples scenes touches zero.
     assert {name for name, record in strip.items() if record["verdict"] == "inconclusive"} == {"net_accuracy"}
     assert strip["net_accuracy"]["low"] == 0

@@ -18,6 +18,9 @@ class AblationSettings(Settings):
         "from_peak",
         description="where the language ordering is erased: at the layer where it peaks, or there and at every later one",
     )
+    crosswise_sets: tuple[Literal["object", "strip", "rim", "random_object", "random_strip"], ...] = Field(
+        ("object", "strip"), description="what the crosswise sweep exchanges under each method; none: leave it out"
+    )
     questions: PositiveCount = Field(300, description="test questions of an axis asked under every condition, whole scenes drawn at random")
     fit_scenes: PositiveCount = Field(
         150,

@@ -26,4 +26,18 @@ class InterchangeSettings(Settings):
         True,
         description="also patch from a scene that shares nothing with the clean one",
     )
+    crosswise_sites: tuple[str, ...] = Field(
+        ("connector", "language.*"), description="sites of the crosswise and mirror sweeps; the ablations use those of the crosswise one"
+    )
+    crosswise_sets: tuple[Literal["object", "strip", "rim", "random_object", "random_strip"], ...] = Field(
+        ("object", "strip", "rim", "random_object", "random_strip"),
+        description="what two slots exchange with the picture in which their contents are exchanged; none: leave it out",
+    )
+    crosswise_match: Literal["offset", "place"] = Field(
+        "offset",
+        description="cells of two strips that correspond: same offset from the object, or same place in the strip (as published)",
+    )
+    mirror_sets: tuple[Literal["object", "strip", "all"], ...] = Field(
+        ("object", "strip", "all"), description="what the picture takes from its mirror image, left and right only; none: leave it out"
+    )
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

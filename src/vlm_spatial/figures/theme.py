@@ -35,7 +35,7 @@ def colours(palette: str, count: int) -> list[str]:
 def series(names: Sequence[str], palette: str) -> dict[str, Any]:
     """Altair scales ``color``, ``shape`` and ``dash`` of named series; controls are grey."""
     found = dict(zip(names, colours(palette, len(names)), strict=True))
-    found |= {name: CONTROL for name in names if name in ("random", "other", "stay") or name.startswith("control: ")}
+    found |= {name: CONTROL for name in names if name in ("other", "stay") or name.startswith("random") or name.startswith("control: ")}
     return {
         "domain": list(names),
         "color": [found[name] for name in names],

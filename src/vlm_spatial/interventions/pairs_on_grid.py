@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
@@ -16,13 +16,16 @@ from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
 
+MIRRORED = "mirrored"
+"""Stands for the id of a scene: the mirror image of a pair's own."""
+
 EditOf = Callable[[str], Edit | None]
 """Scene id → the edit of what enters the language model in a run of that scene (None: none)."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of ``pairs.parquet`` on one model's token grid.
+    """One row of ``pairs.parquet`` on one model's token grid, or a pair of a scene and its mirror image (``mirror``).
 
     Attributes:
         slots: the two slots exchanged; the first is the one asked about.
@@ -50,7 +53,7 @@ class Case:
     @property
     def shown(self) -> list[str]:
         """The scenes whose images its runs show."""
-        counterfactual = [] if self.experiment == "conflict" else [self.counterfactual_scene]
+        counterfactual = [] if self.experiment in ("conflict", "mirror") else [self.counterfactual_scene]
         return [self.clean_scene, *counterfactual, *([] if self.unrelated_scene is None else [self.unrelated_scene])]
 
     def runs(self, images: Mapping[str, Image.Image], edit: EditOf | None = None) -> list[PairRuns]:
@@ -58,11 +61,19 @@ class Case:
 
         Args:
             images: of the scenes that are ``shown``.
+            edit: of a scene; mirrored images have none, so no ``mirror`` pair is run with it.
         """
+        images = dict(images)
+        if self.experiment == "mirror":
+            images[MIRRORED] = ImageOps.mirror(images[self.clean_scene])
+            # Shown several times: of a read-only image the key is worked out once (see image_key).
+            images[MIRRORED].readonly = 1
         made = []
         for clean, counterfactual in zip(self.reader.prompts(self.prompt), self.reader.prompts(self.counterfactual_prompt), strict=True):
             sources = {}
-            if self.experiment != "conflict":
+            if self.experiment == "mirror":
+                sources["counterfactual"] = Run(images[MIRRORED], clean)
+            elif self.experiment != "conflict":
                 sources["counterfactual"] = _run(images, self.counterfactual_scene, counterfactual, edit)
             if self.unrelated_scene is not None:
                 sources["unrelated"] = _run(images, self.unrelated_scene, clean, edit)

@@ -35,6 +35,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "layer": pl.Int32,
     "token_set": pl.String,
     "source": pl.String,
+    "match": pl.String,
     "included": pl.Boolean,
     "clean_predicted": pl.String,
     "counterfactual_predicted": pl.String,
@@ -42,6 +43,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "outcome": pl.String,
     "log_odds_clean": pl.Float64,
     "log_odds": pl.Float64,
+    "log_odds_source": pl.Float64,
     "content_log_odds_clean": pl.Float64,
     "content_log_odds": pl.Float64,
     "candidates": pl.List(pl.String),
@@ -73,13 +75,17 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One patch of one pair, with what the table says about it; ``from_cells`` None means the same cells."""
+    """One patch of one pair, with what the table says about it; ``from_cells`` None means the same cells.
+
+    ``match`` is the rule by which a crosswise exchange pairs cells.
+    """
 
     site: Site
     token_set: str
     source: str
     to_cells: Int[np.ndarray, " cells"]
     from_cells: Int[np.ndarray, " cells"] | None = None
+    match: str | None = None
 
     def patch(self, pair: int) -> Patch:
         return Patch(pair, self.site, self.to_cells, self.source, self.from_cells)
@@ -143,7 +149,8 @@ def _rows(
         content = case.hypotheses.get("content")
         before = _read(case, clean)
         clean_predicted = case.reader.best(before)
-        counterfactual_predicted = case.reader.best(_read(case, counterfactual))
+        there = _read(case, counterfactual)
+        counterfactual_predicted = case.reader.best(there)
         included = clean_predicted == case.clean_answer and counterfactual_predicted == case.counterfactual_answer
         for exchange in exchanges:
             after = _read(case, patched)
@@ -158,6 +165,7 @@ def _rows(
                 "layer": None if exchange.site == CONNECTOR else int(exchange.site.split(".")[1]),
                 "token_set": exchange.token_set,
                 "source": exchange.source,
+                "match": exchange.match,
                 "included": included,
                 "clean_predicted": clean_predicted,
                 "counterfactual_predicted": counterfactual_predicted,
@@ -165,6 +173,7 @@ def _rows(
                 "outcome": outcome(predicted, case.hypotheses),
                 "log_odds_clean": case.reader.log_odds(before, intended, stay),
                 "log_odds": case.reader.log_odds(after, intended, stay),
+                "log_odds_source": case.reader.log_odds(there, intended, stay),
                 "content_log_odds_clean": None if content is None else case.reader.log_odds(before, content, stay),
                 "content_log_odds": None if content is None else case.reader.log_odds(after, content, stay),
                 "candidates": list(case.reader.candidates),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from vlm_spatial.interventions.labels import CONNECTOR, LANGUAGE_ERASED
-from vlm_spatial.measures import behaviour
+from vlm_spatial.measures import behaviour, crosswise
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.amplification import chosen_outcome, random_corrected_share, random_net
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
@@ -116,6 +116,29 @@ def _flip(token_set: str) -> Callable[[Tables], Measured]:
         )
 
     return measure
+
+
+def _crosswise_strip(tables: Tables) -> Measured:
+    table = tables["interchange"]
+    random = crosswise.flip_rate(table, "random_strip")
+    name = "random tokens outside the two strips" if random.n else "no flips (there is no random set)"
+    return Measured(crosswise.flip_rate(table, "strip"), random if random.n else ZERO, name)
+
+
+def _crosswise_object(tables: Tables) -> Measured:
+    table = tables["interchange"]
+    random = crosswise.highest_flip_rate(table, "random_object")
+    name = "background tokens of the two strips, as many" if random.n else "no flips (there is no random set)"
+    return Measured(crosswise.highest_flip_rate(table, "object"), random if random.n else ZERO, name)
+
+
+def _crosswise_last(tables: Tables) -> Measured:
+    layers = crosswise.flips(tables["interchange"], "strip").layers
+    if len(layers) == 0:
+        return NOTHING
+    first, last = float(layers[0]), float(layers[-1])
+    ends = Interval((first + last) / 2, first, last, len(layers))
+    return Measured(crosswise.last_layer(tables["interchange"]), ends, "first and last site")
 
 
 def _dominance(tables: Tables) -> Measured:
@@ -237,6 +260,43 @@ CLAIMS: tuple[Claim, ...] = (
         _RELIABLY,
         _flip("object"),
         reliably,
+    ),
+    Claim(
+        "crosswise_strip_flip",
+        "The strip's code alone flips answers",
+        "interchange",
+        "What enters the language model in the strips of two slots carries the code that answers are read from: exchanged while the "
+        "contents stay, it changes most answers.",
+        "flip rate of the crosswise exchange of the strips at the connector, included pairs of both axes; Wilson",
+        "the same for random tokens outside the two strips",
+        _RELIABLY,
+        _crosswise_strip,
+        reliably,
+    ),
+    Claim(
+        "crosswise_object_flip",
+        "The object's code alone flips answers",
+        "interchange",
+        "At the connector or some language layer the objects' own tokens carry the code that answers are read from.",
+        "highest flip rate of the crosswise exchange of the objects over the connector and the language layers: the site is chosen on one "
+        "half of the pairs and the rate counted on the other, and the other way round; bootstrap over pairs",
+        "the same for as many background tokens of the two strips",
+        _RELIABLY,
+        _crosswise_object,
+        reliably,
+    ),
+    Claim(
+        "crosswise_last_layer",
+        "The code is read midway",
+        "interchange",
+        "The strips' code is read before the last layers: up to an intermediate layer its exchange still flips most answers, then no more.",
+        "last layer at which the crosswise exchange of the strips flips most answers (−1: the connector), interval over resampled pairs; "
+        "none where it flips most at no layer",
+        "the first and the last site",
+        "supported: first < low and high < last; refuted: high ≤ first or low ≥ last; else inconclusive",
+        _crosswise_last,
+        within,
+        unit="layer",
     ),
     Claim(
         "dominance",

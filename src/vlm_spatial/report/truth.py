@@ -55,11 +55,15 @@ def _above_control(name: str) -> Measure:
 _CORRECTED = "errors corrected over random subspaces"
 EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("vision", "dominance", _claim("dominance"), "≥", 0.9),
+    Expectation("vision", "crosswise_strip_flip", _claim("crosswise_strip_flip"), "≥", 0.9),
     Expectation("language", "dominance", _claim("dominance"), "≤", -0.9),
+    Expectation("language", "crosswise_strip_flip", _claim("crosswise_strip_flip"), "≤", 0.01),
     Expectation("language", "background probe at the connector over its best control", _above_control("slot_probe_background"), "≤", 0.05),
     Expectation("language", _CORRECTED, _above_control("errors_corrected"), "≤", 0.05),
     Expectation("strip", "object_flip", _claim("object_flip"), "≤", 0.2),
     Expectation("strip", "strip_flip", _claim("strip_flip"), "≥", 0.9),
+    Expectation("strip", "crosswise_object_flip", _claim("crosswise_object_flip"), "≤", 0.2),
+    Expectation("strip", "crosswise_strip_flip", _claim("crosswise_strip_flip"), "≥", 0.9),
     Expectation("strip", "rim flips − object flips", _rim_above_object, ">", 0.0),
     Expectation("strip", "dominance", _claim("dominance"), ">", 0.0),
     Expectation("object", "object_flip", _claim("object_flip"), "≥", 0.9),

@@ -13,6 +13,7 @@ from vlm_spatial.files import read_parquet, write_parquet
 from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, check_store, language_ablation, vision_erasures
 from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
 from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA, EditsOf, ask, sample_questions
+from vlm_spatial.interventions.crosswise import crosswise_cases, crosswise_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import Erasure
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
@@ -30,9 +31,10 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def ablation(job: Job) -> None:
-    """Write three tables: the language sweep under every ablation, the accuracy under each (the 2×2 of both kinds), and their check.
+    """Write three tables: the language and crosswise sweeps under every ablation, the accuracy under each, and what a probe still reads.
 
-    ``interchange`` holds the intact sweep, which is not run again: its sites are swept, and its peak stands in where an ablation has none.
+    ``interchange`` holds the intact sweeps, which are not run again: their sites are swept, and the peak of the language sweep stands in
+    where an ablation has none.
     """
     settings = section(job, AblationSettings)
     dataset = Dataset.open(job.inputs["scenes"])
@@ -40,24 +42,35 @@ def ablation(job: Job) -> None:
     scenes = GridScenes(load_adapter(**job.settings["model"]), dataset)
     check_store(scenes, store)
     at_connector = _connector_probes(load_probes(job.inputs["probes"]), scenes.axes)
-    intact = read_parquet(job.inputs["interchange"]).filter(pl.col("experiment") == "language")
+    interchange = read_parquet(job.inputs["interchange"])
+    intact = interchange.filter(experiment="language")
+    crossed = interchange.filter(experiment="crosswise")
     questions = sample_questions(dataset, settings.questions, job.settings["seed"])
     cases = exchangeable(read_cases(dataset, scenes.adapter, "language"))
-    if questions.is_empty() and not cases:
-        print("ablation: no question of main test scenes and no language pair, so there is nothing to ablate", file=sys.stderr, flush=True)
+    crosswise = crosswise_cases(read_cases(dataset, scenes.adapter, "vision")) if settings.crosswise_sets and len(crossed) else []
+    if questions.is_empty() and not cases and not crosswise:
+        print("ablation: no question of main test scenes and no pair, so there is nothing to ablate", file=sys.stderr, flush=True)
         for output, schema in (("sweep", SCHEMA), ("accuracy", ACCURACY_SCHEMA), ("check", CHECK_SCHEMA)):
             write_parquet(pl.DataFrame(schema=schema), job.outputs[output])
         return
-    conditions = _conditions(scenes, store, settings, questions, cases)
+    conditions = _conditions(scenes, store, settings, questions, [*cases, *crosswise])
 
     write_parquet(read_slots(scenes, store, at_connector, conditions, settings.fit_scenes), job.outputs["check"])
     engine = PatchEngine(scenes.adapter, memory_gb=settings.memory_gb)
-    plan = language_plan(intact["site"].unique(maintain_order=True).to_list(), job.settings["seed"])
+    plan = language_plan(_sites(intact), job.settings["seed"])
     ablated = [
         run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}")
         for condition in conditions
         if condition.name != INTACT
     ]
+    if crosswise:
+        match = "place" if set(crossed["match"]) == {"place"} else "offset"
+        plan = crosswise_plan(_sites(crossed), settings.crosswise_sets, job.settings["seed"], match)
+        ablated += [
+            run_sweep(engine, dataset, crosswise, plan, condition, f"crosswise interchange, {condition.name}")
+            for condition in conditions
+            if condition.name != INTACT
+        ]
     write_parquet(pl.concat([pl.DataFrame(schema=SCHEMA), *ablated]), job.outputs["sweep"])
     sweeps = pl.concat([intact, *ablated])
     answers = [pl.DataFrame(schema=ACCURACY_SCHEMA)]
@@ -94,6 +107,10 @@ def _conditions(
             encoder.make([*of_readout, *questions["scene_id"], *of_pairs, *of_fit])
             found.append(Condition(method, encoder.edit))
     return found
+
+
+def _sites(table: pl.DataFrame) -> list[Site]:
+    return table["site"].unique(maintain_order=True).to_list()
 
 
 def _by_axis(scenes: GridScenes, erasures: Mapping[str, Erasure]) -> EditOf:

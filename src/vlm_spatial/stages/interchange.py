@@ -4,6 +4,7 @@ import polars as pl
 
 from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions.crosswise import crosswise_cases, crosswise_plan, mirror_cases, mirror_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.pairs_on_grid import read_cases
@@ -15,7 +16,7 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def interchange(job: Job) -> None:
-    """Write ``interchange.parquet``: the vision sweep over token sets and sites, and the language sweep over layers."""
+    """Write ``interchange.parquet``: the vision sweep, and over the language layers the language, crosswise and mirror sweeps."""
     settings = section(job, InterchangeSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
@@ -24,12 +25,19 @@ def interchange(job: Job) -> None:
     sources = ("counterfactual", "unrelated") if settings.unrelated_control else ("counterfactual",)
     vision = vision_plan(adapter.matching_sites(settings.vision_sites), settings.token_sets, sources, seed)
     language = language_plan(adapter.matching_sites(settings.language_sites), seed)
+    crosswise_sites = adapter.matching_sites(settings.crosswise_sites)
+    crosswise = crosswise_plan(crosswise_sites, settings.crosswise_sets, seed, settings.crosswise_match)
     pairs = read_cases(dataset, adapter, "vision", unrelated=settings.unrelated_control)
     ordered = exchangeable(read_cases(dataset, adapter, "language"))
     tables = [
         run_sweep(engine, dataset, pairs, vision, description="vision interchange"),
         run_sweep(engine, dataset, ordered, language, description="language interchange"),
     ]
+    if settings.crosswise_sets:
+        tables.append(run_sweep(engine, dataset, crosswise_cases(pairs), crosswise, description="crosswise interchange"))
+    if settings.mirror_sets:
+        mirrored = mirror_plan(crosswise_sites, settings.mirror_sets)
+        tables.append(run_sweep(engine, dataset, mirror_cases(dataset, pairs), mirrored, description="mirror interchange"))
     write_parquet(pl.concat(tables), job.outputs["table"])
 
 

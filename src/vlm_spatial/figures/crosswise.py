@@ -1,0 +1,63 @@
+"""Figure: whose code, laid on the other slot while the content stays, changes the answer, by layer."""
+
+import polars as pl
+
+from vlm_spatial.figures.chart_layers import over_sites
+from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.measures.crosswise import by_site
+from vlm_spatial.measures.interventions import sweeps
+
+SETS = ["object", "strip", "rim", "all", "random_object", "random_strip"]
+FORMS = {"crosswise": "other picture", "mirror": "mirror image"}
+MEASURES = {
+    "flip": "answers flipped",
+    "recovery": "recovery",
+    "probability_flip": "probability of the other answer",
+    "probability_stay": "probability of the own answer",
+    "candidate_mass": "probability of all candidates",
+    "broken": "answers no question",
+}
+
+
+def rows(tables: Tables) -> pl.DataFrame:
+    """A row a site, axis, token set, condition, form (whose code it is) and measure."""
+    table = sweeps(tables)
+    table = table if table.is_empty() else table.filter(pl.col("experiment").is_in(list(FORMS)))
+    if table.is_empty():
+        return pl.DataFrame()
+    # The mirror form has one axis only, so both axes together would say the same again.
+    both = pl.concat([table, table.filter(experiment="crosswise").with_columns(axis=pl.lit(BOTH))])
+    found = by_site(both, ("axis", "site", "token_set", "condition", "experiment"), draws=1000)
+    named = found.with_columns(
+        form=pl.col("experiment").replace_strict(FORMS), measure=pl.col("measure").replace_strict(MEASURES), series=pl.col("token_set")
+    )
+    return with_sites(named.drop("experiment", "token_set"))
+
+
+def caption(shown: pl.DataFrame) -> str:
+    aside = int(shown["set_aside"].to_numpy().max()) if shown.height else 0
+    return (
+        "The tokens of two slots are exchanged with those of a picture in which the two objects have changed places, by layer. "
+        "Each object stays where it is and takes the other place's ordering code; an answer that flips was read from that code. "
+        "On screen also recovery (how far the log-odds move from the clean run to the other picture's, as a ratio of sums over pairs), the "
+        "probabilities of the answers, and the mirror form (the code of the mirrored picture, left and right only). random_object: as many "
+        "background tokens as the object has, exchanged between the two strips; random_strip: as many as the strip has, or all there are, "
+        "of the third strip. "
+        f"{counts(shown, 'pairs')} (at most {aside} a setting set aside because the model, under the same condition, answers them wrong). "
+        f"{INTERVAL} (Wilson for shares, else a bootstrap over pairs)."
+    )
+
+
+FIGURE = Figure(
+    name="crosswise",
+    title="The code moves, the content stays",
+    question="Up to which layer is the answer read from the ordering code of object or strip?",
+    rows=rows,
+    draw=lambda palette: over_sites("series", SETS, palette, y_title="share", tooltip=["series", "measure", "condition", "form"]),
+    caption=caption,
+    controls=("dataset", "axis", "condition", "form", "measure"),
+    paper={"condition": "intact", "form": "other picture", "measure": MEASURES["flip"]},
+    by_site=True,
+    optional=True,
+    height=320,
+)

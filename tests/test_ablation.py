@@ -141,7 +141,9 @@ def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Pat
     # The intact sweep is the interchange's; the ablated ones have its pairs, sites and token sets.
     keys = ["pair_id", "site", "token_set"]
     intact = tables["interchange"].filter(experiment="language").select(keys).rows()
-    assert {name[0]: part.select(keys).rows() for name, part in sweep.group_by("condition", maintain_order=True)} == {
+    assert {
+        name[0]: part.select(keys).rows() for name, part in sweep.filter(experiment="language").group_by("condition", maintain_order=True)
+    } == {
         "erasure": intact,
         "neutral": intact,
     }

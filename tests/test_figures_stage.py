@@ -86,7 +86,7 @@ def test_figure_data_hold_the_planted_numbers(finished: Job) -> None:
 
 def test_findings_file(finished: Job) -> None:
     records = read_json(finished.outputs["findings"])
-    assert len(records) == 11
+    assert len(records) == len(CLAIMS)
     assert {(r["model"], r["dataset"]) for r in records} == {("strip-organism", "squares")}
 
 
@@ -131,7 +131,7 @@ def test_the_report_is_one_escaped_file(finished: Job) -> None:
 def test_planted_truths_are_told(finished: Job) -> None:
     text = finished.outputs["report"].read_text()
     truths = text[text.index('id="truth"') : text.index('id="figures"')]
-    assert truths.count("yes</td>") == 4
+    assert truths.count("yes</td>") == 6
     assert "no</td>" not in truths
 
 

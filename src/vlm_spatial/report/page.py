@@ -37,6 +37,8 @@ CONTROL_LABELS = {
     "site": "Corrected at",
     "subspace": "Subspace",
     "against": "Other dataset",
+    "condition": "Condition",
+    "form": "Code of",
 }
 
 Rows = Mapping[str, Mapping[str, pl.DataFrame]]

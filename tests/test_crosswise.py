@@ -226,7 +226,7 @@ def test_strips_of_unlike_width_are_matched_by_their_own_first_cell(tiny: Datase
 def test_a_patch_costs_at_most_0_45_full_passes(dataset: Dataset) -> None:
     """Counted in floating-point operations, the untouched runs of a pair shared among its patches."""
     adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
-    assert adapter.causal_image
+    assert adapter.reach == "causal"
     cases = crosswise_cases(read_cases(dataset, adapter, "vision"))[::6]
     sites = ["connector", *(site for site in adapter.sites if site.startswith("language."))]
     prepared = adapter.prepare([dataset.image(cases[0].clean_scene)], [cases[0].prompt])

@@ -3,14 +3,13 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, with_sites
-from vlm_spatial.measures.crosswise import by_site
-from vlm_spatial.measures.interventions import sweeps
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.measures.table import select
 
 SETS = ["object", "strip", "rim", "all", "random_object", "random_strip"]
 FORMS = {"crosswise": "other picture", "mirror": "mirror image"}
 MEASURES = {
-    "flip": "answers flipped",
+    "flip_rate": "answers flipped",
     "recovery": "recovery",
     "probability_flip": "probability of the other answer",
     "probability_stay": "probability of the own answer",
@@ -19,19 +18,17 @@ MEASURES = {
 }
 
 
+_COLUMNS = {name: name for name in ("axis", "site", "condition", "measure", "estimate", "low", "high", "n", "set_aside")}
+
+
 def rows(tables: Tables) -> pl.DataFrame:
     """A row a site, axis, token set, condition, form (whose code it is) and measure."""
-    table = sweeps(tables)
-    table = table if table.is_empty() else table.filter(pl.col("experiment").is_in(list(FORMS)))
-    if table.is_empty():
-        return pl.DataFrame()
-    # The mirror form has one axis only, so both axes together would say the same again.
-    both = pl.concat([table, table.filter(experiment="crosswise").with_columns(axis=pl.lit(BOTH))])
-    found = by_site(both, ("axis", "site", "token_set", "condition", "experiment"), draws=1000)
-    named = found.with_columns(
-        form=pl.col("experiment").replace_strict(FORMS), measure=pl.col("measure").replace_strict(MEASURES), series=pl.col("token_set")
-    )
-    return with_sites(named.drop("experiment", "token_set"))
+    parts = [
+        select(tables.get("measures"), experiment, list(MEASURES), _COLUMNS | {"token_set": "series"}).with_columns(form=pl.lit(form))
+        for experiment, form in FORMS.items()
+    ]
+    shown = pl.concat(parts)
+    return shown if shown.is_empty() else with_sites(shown.with_columns(pl.col("measure").replace_strict(MEASURES)))
 
 
 def caption(shown: pl.DataFrame) -> str:
@@ -56,7 +53,7 @@ FIGURE = Figure(
     draw=lambda palette: over_sites("series", SETS, palette, y_title="share", tooltip=["series", "measure", "condition", "form"]),
     caption=caption,
     controls=("dataset", "axis", "condition", "form", "measure"),
-    paper={"condition": "intact", "form": "other picture", "measure": MEASURES["flip"]},
+    paper={"condition": "intact", "form": "other picture", "measure": MEASURES["flip_rate"]},
     by_site=True,
     optional=True,
     height=320,

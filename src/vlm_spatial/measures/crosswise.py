@@ -4,7 +4,7 @@
 sum of the whole distances, over pairs. It is not clamped: below 0 the answer moved away, above 1 it overshot.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT
+from vlm_spatial.measures.interventions import sweeps
+from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.statistics import EMPTY, Interval, percentile_interval, resample_counts, wilson
 
 DRAWS = 2000
@@ -104,38 +106,43 @@ def recovery(table: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Inter
     return _mean(moved, whole, draws, seed)
 
 
-def by_site(table: pl.DataFrame, by: tuple[str, ...], *, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
-    """Every measure of every group of crosswise or mirror rows: columns ``by``, ``measure``, ``estimate``, ``low``, ``high``, ``n``.
+def crosswise(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Rows of the table of measures: every measure by axis, site, token set and condition, of the crosswise and the mirror form.
 
-    Measures: ``flip`` (share of answers, Wilson), ``recovery``, ``probability_stay`` and ``probability_flip`` (of the clean answer and of
-    the counterfactual's, over the whole vocabulary, mean over pairs), ``candidate_mass`` (of all candidates) and ``broken`` (share of
-    pairs that no longer answer the question, Wilson).
+    ``flip_rate`` (Wilson), ``recovery``, ``probability_stay`` and ``probability_flip`` (of the clean answer and of the counterfactual's,
+    over the whole vocabulary, mean over pairs), ``candidate_mass`` (of all candidates) and ``broken`` (share of pairs that no longer
+    answer the question, Wilson).
     """
+    table = sweeps(tables)
+    parts = [tidy([], "crosswise")]
+    for experiment in ("crosswise", "mirror"):
+        chosen = table if table.is_empty() else table.filter(pl.col("experiment") == experiment)
+        if not chosen.is_empty():
+            # The mirror form has one axis only, so both axes together would say the same again.
+            both = chosen if experiment == "mirror" else pl.concat([chosen, chosen.with_columns(axis=pl.lit(BOTH))])
+            parts.append(tidy(_by_site(both, ("axis", "site", "token_set", "condition")), experiment, counted="pairs"))
+    return pl.concat(parts)
+
+
+def _by_site(table: pl.DataFrame, by: tuple[str, ...]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    table = with_probabilities(table)
-    for keys, group in table.group_by(by, maintain_order=True):
+    for keys, group in with_probabilities(table).group_by(by, maintain_order=True):
         named = dict(zip(by, keys, strict=True))
         kept = group.filter(pl.col("included"))
         ones = np.ones(kept.height)
         broken = kept["candidate_mass"] < BROKEN * kept["candidate_mass_clean"]
-        found = {
-            "flip": wilson(int((kept["outcome"] == "flip").sum()), kept.height),
-            "recovery": recovery(kept, draws=draws, seed=seed),
-            "probability_stay": _mean(kept["probability_stay"].to_numpy(), ones, draws, seed),
-            "probability_flip": _mean(kept["probability_flip"].to_numpy(), ones, draws, seed),
-            "candidate_mass": _mean(kept["candidate_mass"].to_numpy(), ones, draws, seed),
+        shares = {
+            "flip_rate": wilson(int((kept["outcome"] == "flip").sum()), kept.height),
             "broken": wilson(int(broken.sum()), kept.height),
         }
+        means = {
+            "recovery": recovery(kept),
+            **{name: _mean(kept[name].to_numpy(), ones) for name in ("probability_stay", "probability_flip", "candidate_mass")},
+        }
         aside = group.height - kept.height
-        rows += [
-            {**named, "measure": name, "estimate": got.estimate, "low": got.low, "high": got.high, "n": got.n, "set_aside": aside}
-            for name, got in found.items()
-        ]
-    columns = {name: table.schema[name] for name in by}
-    numbers = {"estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "set_aside": pl.Int64}
-    return pl.DataFrame(rows, schema={**columns, "measure": pl.String, **numbers}).with_columns(
-        pl.col("estimate", "low", "high").fill_nan(None)
-    )
+        for method, found in (("Wilson", shares), ("bootstrap over pairs", means)):
+            rows += [{**named, "measure": name, "method": method, "set_aside": aside, **numbers(got)} for name, got in found.items()]
+    return rows
 
 
 def with_probabilities(table: pl.DataFrame) -> pl.DataFrame:
@@ -153,7 +160,7 @@ def with_probabilities(table: pl.DataFrame) -> pl.DataFrame:
     return numbered.join(found, on="row", how="left", maintain_order="left").drop("row").with_columns(candidate_mass_clean=before)
 
 
-def _mean(part: Float[np.ndarray, " pairs"], whole: Float[np.ndarray, " pairs"], draws: int, seed: int) -> Interval:
+def _mean(part: Float[np.ndarray, " pairs"], whole: Float[np.ndarray, " pairs"], draws: int = DRAWS, seed: int = 0) -> Interval:
     """``sum(part) / sum(whole)``, pairs resampled."""
     if len(part) == 0:
         return EMPTY

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.measures import behaviour, claims, corrections, flips, probe_scores
+from vlm_spatial.measures import behaviour, claims, corrections, crosswise, flips, probe_scores
 
 
 def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
@@ -33,6 +33,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             probe_scores.angles(geometry),
             flips.vision_flips(tables.get("interchange")),
             flips.language_outcomes(tables),
+            crosswise.crosswise(tables),
             flips.dominances(tables.get("conflict")),
             flips.ablated_accuracies(tables.get("ablation_accuracy"), tables.get("behaviour")),
             corrections.sweep(amplified),

@@ -13,7 +13,7 @@ from vlm_spatial.files import read_parquet, write_parquet
 from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, check_store, language_ablation, vision_erasures
 from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
 from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA, EditsOf, ask, sample_questions
-from vlm_spatial.interventions.crosswise import crosswise_cases, crosswise_plan
+from vlm_spatial.interventions.crosswise import Match, crosswise_cases, crosswise_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import Erasure
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
@@ -64,7 +64,7 @@ def ablation(job: Job) -> None:
         if condition.name != INTACT
     ]
     if crosswise:
-        match = "place" if set(crossed["match"]) == {"place"} else "offset"
+        match: Match = "place" if set(crossed["match"]) == {"place"} else "offset"
         plan = crosswise_plan(_sites(crossed), settings.crosswise_sets, job.settings["seed"], match)
         ablated += [
             run_sweep(engine, dataset, crosswise, plan, condition, f"crosswise interchange, {condition.name}")

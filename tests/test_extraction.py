@@ -132,6 +132,10 @@ def test_one_pass_an_image_that_ends_at_the_last_site(adapter, dataset, scenes, 
     passes, late = [], []
     forward = type(adapter.model).forward
     monkeypatch.setattr(type(adapter.model), "forward", lambda self, **inputs: passes.append(0) or forward(self, **inputs))
+    # transformers sets hooks of its own in the first run of some models.
+    adapter.run(adapter.prepare([dataset.image(scenes["scene_id"][0])], [PROMPT]))
+    passes.clear()
+    hooks = sum(len(module._forward_hooks) for module in adapter.model.modules())
     handle = adapter.language_blocks[1].register_forward_hook(lambda *_: late.append(0))
     store = stored(adapter, dataset, scenes, tmp_path, sites=["vision.*", "connector", "language.0"])
     handle.remove()
@@ -139,7 +143,7 @@ def test_one_pass_an_image_that_ends_at_the_last_site(adapter, dataset, scenes, 
     batches = sum(-(-min(8, scenes.height - start) // 5) for start in range(0, scenes.height, 8))
     assert len(passes) == batches
     assert not late
-    assert not any(module._forward_hooks for module in adapter.model.modules())
+    assert sum(len(module._forward_hooks) for module in adapter.model.modules()) == hooks
 
 
 def test_images_shown_once_are_not_remembered(checkpoint, dataset, scenes, tmp_path):

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 IMAGE_SIDE = 96
@@ -143,4 +145,71 @@ def vision_settings(kind: str, size: Size, patch: int = PATCH_SIDE) -> dict[str,
         "num_attention_heads": size.vision_heads,
         "image_size": IMAGE_SIDE,
         "patch_size": patch,
+    }
+
+
+CHAT_SPECIAL: Mapping[str, str] = {
+    "pad_token": "<pad>",
+    "eos_token": "<|im_end|>",
+    "unk_token": "<unk>",
+    "im_start_token": "<|im_start|>",
+    "image_start_token": "<image_start>",
+    "image_end_token": "<image_end>",
+    "image_token": "<image>",
+}
+"""Special tokens of new checkpoints of families without marks of their own."""
+CHAT_TURNS = Turns("<|im_start|>", "user", "assistant", "<|im_end|>", image_end="<image>")
+
+
+def chat_template(image: str) -> str:
+    """A chat template with ``CHAT_TURNS``, and ``image`` where an image stands."""
+    return CHAT_TEMPLATE.replace("IMAGE", image)
+
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for item in message['content'] -%}
+{%- if item['type'] == 'image' -%}{{ 'IMAGE' }}
+{%- elif item['type'] == 'text' -%}{{ item['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+
+
+@torch.no_grad()
+def redraw(*modules: nn.Module) -> None:
+    """New random weights of unit gain, so that nothing which transformers starts at zero (class tokens, position tables) hides
+    an error; norms keep their scale.
+    """
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if "norm" in name:
+                continue
+            if parameter.ndim >= 2:
+                fan_in = parameter.shape[-1] if "embed" in name and "patch" not in name else parameter[0].numel()
+                parameter.normal_(std=fan_in**-0.5)
+            else:
+                parameter.normal_(std=0.1)
+
+
+def square_image(kind: str, mean: float = 0.5, **more: Any) -> dict[str, Any]:
+    """Configuration of an image processor that makes every image one square, as published checkpoints write it."""
+    return {
+        "image_processor_type": kind,
+        "size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        "image_mean": [mean] * 3,
+        "image_std": [0.5] * 3,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": 3,
+        **more,
     }

@@ -3,13 +3,14 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
-from vlm_spatial.models.inputs import Rows
+from vlm_spatial.models.inputs import ProcessorCache, Rows
+from vlm_spatial.models.processing import TemplateProcessor
 from vlm_spatial.tokens import TokenGrid
 
 
@@ -90,6 +91,41 @@ class SquareAdapter(Adapter):
         k = self.kernel
         split = values.reshape(batch, grid.rows, grid.cols, k, k, features)
         return split.transpose(2, 3).reshape(batch, grid.size * k * k, features)
+
+
+class TemplateSquareAdapter(SquareAdapter):
+    """Without the family's processor class; see :class:`vlm_spatial.models.processing.TemplateProcessor`."""
+
+    placeholder: ClassVar[str] = "<image>"
+    """What the chat template writes for an image."""
+    template: ClassVar[str | None] = None
+    """Chat template of families whose checkpoints have none."""
+
+    @classmethod
+    def load_processor(cls, folder: str) -> Any:
+        return TemplateProcessor.load(folder, cls.placeholder, cls.template)
+
+    def use_template(self, options: dict[str, Any], size: tuple[int, int] | None) -> None:
+        """Set up processor and cache.
+
+        Args:
+            options: for the image processor.
+            size: ``(width, height)`` in pixels, if resizing to it, rescaling and normalising is all that the image processor does.
+        """
+        self.processor.image_string = lambda _image: self.image_string
+        self.processor.image_inputs = self.image_inputs
+        self.processor.image_options = options
+        self.cache = ProcessorCache(self.processor, self.model.config.image_token_id, options, size)
+
+    @property
+    def image_token(self) -> str:
+        """The token that every visual token has."""
+        return self.processor.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
+
+    @property
+    def image_string(self) -> str:
+        """The text of an image."""
+        return self.image_token * self.side**2
 
 
 def square_of(size: Any) -> tuple[int, int] | None:

@@ -17,6 +17,10 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "Gemma3ForConditionalGeneration": "gemma3",
         "Qwen2VLForConditionalGeneration": "qwen2_vl",
         "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+        "LlavaForConditionalGeneration": "llava",
+        "InternVLForConditionalGeneration": "internvl",
+        "SmolVLMForConditionalGeneration": "smolvlm",
+        "Idefics3ForConditionalGeneration": "idefics3",
     }
 )
 """Family of every supported class name in ``config.json``."""
@@ -31,9 +35,17 @@ def family(name: str) -> "type[Adapter]":
     Raises:
         UserError: for an unknown name.
     """
-    from vlm_spatial.models.families import gemma3, qwen2_5_vl, qwen2_vl
+    from vlm_spatial.models.families import gemma3, internvl, llava, qwen2_5_vl, qwen2_vl, smolvlm
 
-    adapters = (gemma3.Gemma3Adapter, qwen2_vl.Qwen2VLAdapter, qwen2_5_vl.Qwen25VLAdapter)
+    adapters: tuple[type[Adapter], ...] = (
+        gemma3.Gemma3Adapter,
+        qwen2_vl.Qwen2VLAdapter,
+        qwen2_5_vl.Qwen25VLAdapter,
+        llava.LlavaAdapter,
+        internvl.InternVLAdapter,
+        smolvlm.SmolVLMAdapter,
+        smolvlm.Idefics3Adapter,
+    )
     by_name: dict[str, type[Adapter]] = {adapter.family: adapter for adapter in adapters}
     if name not in by_name:
         raise UserError(f"model family {name!r}: allowed are {', '.join(NAMES)}")

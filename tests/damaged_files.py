@@ -123,8 +123,8 @@ DAMAGED: list[tuple[str, Harm, str]] = [
     ),
     (
         "checkpoint: other architecture",
-        edited("checkpoint/config.json", lambda config: config.update(architectures=["LlavaForConditionalGeneration"])),
-        f"{CHECKPOINT}/config.json: architecture LlavaForConditionalGeneration is not supported; supported are Gemma3.*Qwen2VL",
+        edited("checkpoint/config.json", lambda config: config.update(architectures=["LlavaNextForConditionalGeneration"])),
+        f"{CHECKPOINT}/config.json: architecture LlavaNextForC.* is not supported; the closest supported one is LlavaFor.*Qwen2VL",
     ),
     (
         "checkpoint: no architecture",

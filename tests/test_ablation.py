@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from stage_inputs import make_reader, make_scenes, make_store, run_ablation
+from stage_inputs import STAGED, make_reader, make_scenes, make_store, run_ablation
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, language_ablation, vision_erasures
@@ -23,7 +23,6 @@ from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
-from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.dataset import Dataset
@@ -106,7 +105,7 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=STAGED)
 def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 

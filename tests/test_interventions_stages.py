@@ -6,13 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stage_inputs import job, make_reader, make_scenes
+from stage_inputs import STAGED, job, make_reader, make_scenes
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import SCHEMA
-from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.behaviour import behaviour
@@ -25,7 +24,7 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=STAGED)
 def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 

@@ -126,8 +126,8 @@ def test_every_byte_counts_and_is_read_once(folder: Path, tmp_path: Path, monkey
         (gone("config.json"), r"not a checkpoint folder, it has no config\.json"),
         (holds("config.json", "{"), r"config\.json: line 1: is not JSON"),
         (
-            edited("config.json", lambda config: config.update(architectures=["LlavaForConditionalGeneration"])),
-            r"LlavaForConditionalGeneration is not supported; supported are Gemma3.*, Qwen2VL.* one module",
+            edited("config.json", lambda config: config.update(architectures=["LlavaNextForConditionalGeneration"])),
+            r"LlavaNextForC.* is not supported; the closest supported one is LlavaFor.* supported are Gemma3.*, Qwen2VL.* one module",
         ),
         (
             lambda folder: edit_weights(folder, lambda tensors: tensors.pop(next(name for name in tensors if "1.mlp.up_proj" in name))),

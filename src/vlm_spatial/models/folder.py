@@ -1,5 +1,6 @@
 """Checkpoint folders, judged without loading anything (nor torch): architecture, weight files, processor files."""
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,10 @@ def architecture_of(folder: Path) -> str:
     for architecture in ARCHITECTURES:
         if architecture in architectures:
             return architecture
+    alike = difflib.get_close_matches(str(architectures[0]), ARCHITECTURES, n=1, cutoff=0.7)
+    closest = f"the closest supported one is {alike[0]}, " if alike else ""
     raise UserError(
-        f"{config}: architecture {architectures[0]} is not supported; supported are {', '.join(ARCHITECTURES)} "
+        f"{config}: architecture {architectures[0]} is not supported; {closest}supported are {', '.join(ARCHITECTURES)} "
         "(a new one is one module in src/vlm_spatial/models/families)"
     )
 

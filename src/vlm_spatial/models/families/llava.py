@@ -1,5 +1,6 @@
 """LLaVA-1.5: CLIP vision tower whose class token and last block are dropped, two-layer projector, causal attention."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class LlavaAdapter(TemplateSquareAdapter):
             )
 
     @property
-    def vision_blocks(self) -> nn.ModuleList:
+    def vision_blocks(self) -> Sequence[nn.Module]:
         every = self.model.get_submodule(self.vision_path)
         # Hidden states count from the embeddings, which are number 0.
         return every[: self.model.config.vision_feature_layer % (len(every) + 1)]

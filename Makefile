@@ -1,4 +1,4 @@
-# make run: everything from nothing, needs only Python 3.11 or newer.   make test: every test.
+# make run: everything from nothing, needs only Python 3.11 or newer.   make quick, make test: some tests, every test.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,10 +6,11 @@ READY := $(VENV)/.ready
 # What only tests need: the libraries that the engine is held against.
 PEERS := $(VENV)/.peers
 
-.PHONY: help run test check lock bench profile clean
+.PHONY: help run quick test check lock bench profile clean
 
 help:
 	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
+	@echo "make quick  tests of plain code and of tiny models, about a minute: while you work"
 	@echo "make test   set up $(VENV) and run every test"
 	@echo "make check  linters, formatters, type checker, documentation"
 	@echo "make bench  measure against nnsight, pyvene, TransformerLens, scikit-learn in $(VENV)-bench: docs/benchmarks.md"
@@ -19,6 +20,9 @@ help:
 
 run: $(READY)
 	$(BIN)/snakemake --cores 8 --resources gpu=1
+
+quick: $(READY)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "(unit or model) and not slow"
 
 test: $(READY) $(PEERS)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile

@@ -31,6 +31,25 @@ SIDE = 96
 """Pixels along one side of a test image: 6 × 6 visual tokens of 16 pixels in every family."""
 
 
+KINDS = ("unit", "model", "workflow", "cluster")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed."""
+    wrong = {
+        item.path.name
+        for item in items
+        if len({mark.name for mark in item.iter_markers() if mark.name in KINDS}) != 1 or not (set(KINDS) & _marks_of_module(item))
+    }
+    if wrong:
+        raise pytest.UsageError(f"{', '.join(sorted(wrong))}: must have `pytestmark = pytest.mark.X` with one X of {', '.join(KINDS)}")
+
+
+def _marks_of_module(item: pytest.Item) -> set[str]:
+    module = item.getparent(pytest.Module)
+    return set() if module is None else {mark.name for mark in module.own_markers}
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny random checkpoint of a family."""

@@ -29,6 +29,8 @@ from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.ablation import ordering_sites
 from vlm_spatial.tokens import TokenGrid, object_tokens
 
+pytestmark = pytest.mark.model
+
 SIDE = 96
 GRID = TokenGrid(6, 6)
 

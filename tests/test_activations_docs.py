@@ -8,6 +8,8 @@ import pytest
 
 from activation_stores import GRID, bfloat16_values, description, written
 
+pytestmark = pytest.mark.unit
+
 PAGE = Path(__file__).parent.parent / "docs" / "activations.md"
 
 

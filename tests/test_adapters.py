@@ -23,6 +23,8 @@ from vlm_spatial.models.inputs import _Latest, image_key
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.plain import Hooks
 
+pytestmark = pytest.mark.model
+
 QWEN = ["qwen2_vl", "qwen2_5_vl"]
 PROMPT = "which object is on the left ?"
 LONGER = "what is on the left or right of the red square ?"

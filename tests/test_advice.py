@@ -16,6 +16,8 @@ from vlm_spatial.report.compare import read_side
 from vlm_spatial.scenes.boxes_file import read_boxes
 from vlm_spatial.scenes.photos import load_entries
 
+pytestmark = pytest.mark.unit
+
 LIST = "data/controlled_clevr_dataset.json"
 
 

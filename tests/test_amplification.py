@@ -24,6 +24,8 @@ from vlm_spatial.measures import amplification as outcomes
 from vlm_spatial.measures.calibration import calibration
 from vlm_spatial.statistics import calibration_error, wilson
 
+pytestmark = pytest.mark.model
+
 VALUES = arrays(np.float64, (5, 1, 6), elements=st.floats(-10, 10))
 
 

@@ -11,6 +11,8 @@ from vlm_spatial.measures import corrections
 from vlm_spatial.measures.amplification import at, choose
 from vlm_spatial.measures.corrections import ALL, NOT_SPATIAL, PRESENT
 
+pytestmark = pytest.mark.unit
+
 
 def table(best: float) -> pl.DataFrame:
     """Eight scenes of four questions: the slot 0 question and the content question are wrong at first.

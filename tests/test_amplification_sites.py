@@ -5,6 +5,8 @@ import pytest
 from vlm_spatial.amplification.settings import with_probes
 from vlm_spatial.probes.saved import Probes
 
+pytestmark = pytest.mark.unit
+
 
 def test_sites_whose_data_bore_no_probe_are_left_out_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     probes = Probes({}, {"inconclusive": {"horizontal/connector": "4 training scenes"}})

@@ -16,6 +16,8 @@ from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import save_probes
 
+pytestmark = pytest.mark.model
+
 
 def _probes(path: Path, checkpoint: Path, site: str) -> Path:
     adapter = load_adapter(checkpoint)

@@ -14,6 +14,8 @@ from vlm_spatial.interventions.answers import AnswerReader, mass
 from vlm_spatial.models.answer_forms import AnswerForms, Tokens
 from vlm_spatial.models.inputs import Begun
 
+pytestmark = pytest.mark.model
+
 VOCABULARY = 7
 
 

@@ -20,6 +20,8 @@ from malformed_configs import GOOD, MALFORMED, UNREADABLE, malformed
 from quick_commands import REPOSITORY, Commands
 from vlm_spatial.config.reading import parse_config
 
+pytestmark = pytest.mark.workflow
+
 CONFIGURATION = "workflow_config.yaml"
 START = ("snakemake", "--cores", "1")
 DRY_RUN = ("snakemake", "--dry-run")

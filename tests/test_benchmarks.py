@@ -20,6 +20,8 @@ from benchmarks.scaling import growth
 
 from vlm_spatial.models.adapter import Adapter
 
+pytestmark = pytest.mark.workflow
+
 CPU = torch.device("cpu")
 
 

@@ -17,6 +17,8 @@ from vlm_spatial.scenes.sources.drawn_kinds import DRAWN
 from vlm_spatial.scenes.textures import TEXTURES, texture
 from vlm_spatial.tokens import Axis
 
+pytestmark = pytest.mark.unit
+
 KINDS = tuple(source.kind for source in DRAWN)
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 

@@ -19,7 +19,7 @@ import yaml
 from tiny_workflow import CONFIG, REPOSITORY, Workflow
 from vlm_spatial.stages.registry import of_scope
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
 ANALYSES = of_scope("model and dataset")
 NOTHING: set[str] = set()

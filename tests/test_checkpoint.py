@@ -12,6 +12,8 @@ from transformers.utils import is_torchvision_available
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 
+pytestmark = pytest.mark.model
+
 WORDS = ["what", "is", "on", "the", "left?", "red", "green", "blue", "left", "middle", "right", "blue-green"]
 FAMILIES = ("gemma3", "qwen2_vl", "qwen2_5_vl")
 

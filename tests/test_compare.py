@@ -10,6 +10,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_json
 from vlm_spatial.report.compare import compare, read_side
 
+pytestmark = pytest.mark.unit
+
 CONTROL = {"name": "c", "estimate": 0.0, "low": 0.0, "high": 0.0, "n": 0}
 
 

@@ -9,6 +9,8 @@ from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.config.yaml_files import Source, check_configfiles
 from vlm_spatial.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 TEXT = """\
 datasets:
   squares: &easy {kind: squares}

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from vlm_spatial.config.reference import reference, sections
 from vlm_spatial.config.workflow import Config
+
+pytestmark = pytest.mark.unit
 
 
 def test_the_page_is_current() -> None:

@@ -16,6 +16,8 @@ import yaml
 
 from tiny_workflow import Workflow
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 STEPS = [
     line.split(maxsplit=1)

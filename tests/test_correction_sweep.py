@@ -22,6 +22,8 @@ from vlm_spatial.probes.saved import save_probes
 from vlm_spatial.stages.amplification import amplification
 from vlm_spatial.stages.behaviour import behaviour
 
+pytestmark = pytest.mark.model
+
 PROMPTS = ("which object is on the left ?", "which object is on the right ?", "what is on the top of red ?", "where is the circle ?")
 
 

@@ -13,6 +13,8 @@ from photo_set import write_photo_set
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "workflow_config.yaml").read_text(encoding="utf-8")
 GEMMA = "    datasets: [squares, squares_hard] "

@@ -21,6 +21,8 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.workflow.planning import Plan
 
+pytestmark = pytest.mark.model
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

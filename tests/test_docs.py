@@ -16,6 +16,8 @@ from PIL import Image
 
 from vlm_spatial.config.reading import load_config
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 REST = "\N{HORIZONTAL ELLIPSIS}"

@@ -23,6 +23,8 @@ from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 PROMPTS = ["which object is on the left ?", "what is left ?", "where is the red square ?", "which object is on the right ?"]
 CELLS = 36
 # Of the largest logit; sums of a few hundred float32 terms in another order.

@@ -13,6 +13,8 @@ from snakemake_rules import rules
 from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.workflow.code_identity import stage_identity
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]]

@@ -9,6 +9,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.erasure import Erasure, fit_erasure
 from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
 
+pytestmark = pytest.mark.model
+
 GRID = TokenGrid(6, 6)
 FEATURES = 24
 

@@ -31,6 +31,8 @@ from vlm_spatial.stages.activations import activations
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):

@@ -32,6 +32,8 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 SQUARES = dataset_settings(kind="squares")
 # Trained planted organisms, {mechanism}-{seed}: they take minutes to train, so they are kept.
 ORGANISMS = Path(os.environ.get("VLM_SPATIAL_ORGANISMS", Path(__file__).parents[1] / "organisms"))

@@ -30,6 +30,8 @@ from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures
 from vlm_spatial.stages.stage import Job
 
+pytestmark = pytest.mark.unit
+
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>&\"'"
 
 

@@ -11,6 +11,8 @@ from vlm_spatial.workflow import code_identity as identity
 from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.file_cache import FileCache
 
+pytestmark = pytest.mark.unit
+
 SETTLED_S = 0.1
 
 

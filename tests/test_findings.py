@@ -15,6 +15,8 @@ from vlm_spatial.measures.claims import BY_NAME, CLAIMS, Measured, findings, jud
 from vlm_spatial.report.findings_page import document
 from vlm_spatial.statistics import Interval
 
+pytestmark = pytest.mark.unit
+
 NAMES = [
     "accuracy",
     "slot_probe_background",

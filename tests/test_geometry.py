@@ -12,6 +12,8 @@ from vlm_spatial.scenes.scene import CANVAS
 from vlm_spatial.scenes.sources.drawn import Difficulty
 from vlm_spatial.tokens import Axis, TokenGrid, coverage, matched_blocks, scene_tokens
 
+pytestmark = pytest.mark.unit
+
 AXES = st.sampled_from(["horizontal", "vertical"])
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -19,6 +19,8 @@ from vlm_spatial.stages.stage import run_stage
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.provenance import MadeBy, write_record
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 MADE_BY = MadeBy(stage="scenes")
 SEED = 9

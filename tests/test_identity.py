@@ -13,6 +13,8 @@ from vlm_spatial.workflow import code_identity as identity
 from vlm_spatial.workflow.code_identity import code_hash, external_content, stage_identity
 from vlm_spatial.workflow.file_cache import FileCache
 
+pytestmark = pytest.mark.unit
+
 SOURCE = textwrap.dedent(
     '''
     """A module."""

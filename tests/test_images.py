@@ -18,6 +18,8 @@ from vlm_spatial.scenes.png import png
 from vlm_spatial.scenes.scene import CANVAS, Scene, mirrored
 from vlm_spatial.scenes.sources.drawn_kinds import DRAWN
 
+pytestmark = pytest.mark.unit
+
 KINDS = tuple(source.kind for source in DRAWN)
 
 

@@ -15,6 +15,8 @@ from vlm_spatial.activations.store import Store
 from vlm_spatial.cli import app
 from vlm_spatial.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture
 def store(tmp_path):

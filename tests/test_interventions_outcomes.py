@@ -15,6 +15,8 @@ from vlm_spatial.measures.interventions import objects_covered
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module", params=["squares", "shapes", "objects"])
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NamedDataset:

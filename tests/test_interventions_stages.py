@@ -18,6 +18,8 @@ from vlm_spatial.stages.behaviour import behaviour
 from vlm_spatial.stages.conflict import conflict
 from vlm_spatial.stages.interchange import interchange
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:

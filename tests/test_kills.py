@@ -22,6 +22,8 @@ from vlm_spatial.files import remove_leftovers, unwritable
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.provenance import read_record, record_path
 
+pytestmark = pytest.mark.workflow
+
 SEED = 20261121
 STAGES = {
     "scenes": "results/scenes/squares",

@@ -19,6 +19,8 @@ from vlm_spatial.models.families import ARCHITECTURES, family_of
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.weights import weights_identity
 
+pytestmark = pytest.mark.model
+
 WEIGHTS = "model.safetensors"
 
 

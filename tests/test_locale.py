@@ -11,6 +11,8 @@ import pytest
 
 from vlm_spatial.files import read_json
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 TEXT_METHODS = {"read_text", "write_text"}
 # Python's own way out of such a locale is switched off: what is left is ASCII for files, and Latin-1 for what is printed.

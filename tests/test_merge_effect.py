@@ -11,6 +11,8 @@ from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import export, on_paper, printed
 from vlm_spatial.measures.behaviour import merging
 
+pytestmark = pytest.mark.unit
+
 
 def table(split: str = "test") -> pl.DataFrame:
     """40 photos, all right; of their self-merges every fourth is wrong, and number 7 was not made; of the merges half are wrong."""

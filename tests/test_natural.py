@@ -26,6 +26,8 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid, matched_blocks
 
+pytestmark = pytest.mark.unit
+
 SAMPLE = Path(__file__).parents[2] / "shared" / "coco_sample"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"the sample of COCO is not at {SAMPLE}")
 SPLITS = {"train": 4, "validation": 2, "test": 6}

@@ -12,6 +12,8 @@ import yaml
 from tiny_workflow import REPOSITORY, Workflow
 from vlm_spatial.files import read_json
 
+pytestmark = pytest.mark.workflow
+
 ORGANISMS = REPOSITORY / "organisms"
 PRESET = yaml.safe_load((REPOSITORY / "presets" / "natural.yaml").read_text())
 NAMES = tuple(PRESET["organisms"])

@@ -10,6 +10,8 @@ from PIL import Image
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.opening import find_file, open_upright, upright_size
 
+pytestmark = pytest.mark.unit
+
 ORIENTATION = 0x0112
 # 8 × 4 pixels: red on the left, a green stripe at the top of the right half, blue below it.
 PICTURE = np.zeros((4, 8, 3), dtype=np.uint8)

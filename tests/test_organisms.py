@@ -31,6 +31,8 @@ from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 SQUARES = dataset_settings(kind="squares")
 OBJECTS = dataset_settings(kind="objects")
 GRID = TokenGrid(6, 6)

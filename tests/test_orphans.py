@@ -18,6 +18,8 @@ from vlm_spatial.workflow import lock
 from vlm_spatial.workflow.lock import VARIABLE, InUseError, WorkflowLock, job_lock
 from vlm_spatial.workflow.provenance import record_path
 
+pytestmark = pytest.mark.workflow
+
 # A workflow: takes the results, then starts the job that its arguments name, in a shell that waits for it.
 WORKFLOW = """
 import subprocess, sys

@@ -8,6 +8,8 @@ from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Patch, Run
 from vlm_spatial.models.adapter import Adapter
 
+pytestmark = pytest.mark.model
+
 RELATIVE = 1e-5
 PROMPTS = ["which object is on the left ?", "what is left ?"]
 

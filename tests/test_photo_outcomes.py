@@ -32,6 +32,8 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 REFERENCES = ("plate", "book")
 PAIRS = {"vision": 6, "language": 6, "conflict": 6}
 FAMILIES = ("gemma3", "qwen2_vl")

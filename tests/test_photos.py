@@ -31,6 +31,8 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import Box, TokenGrid, matched_blocks
 
+pytestmark = pytest.mark.unit
+
 # Real photos are not this project's to copy: a folder of the published layout, named here or lying beside the repository.
 SAMPLE_VARIABLE, SAMPLE_BESIDE = "VLM_SPATIAL_WHATSUP_SAMPLE", "../shared/whatsup_sample"
 SAMPLE = Path(os.environ.get(SAMPLE_VARIABLE) or Path(__file__).parents[1] / SAMPLE_BESIDE)

@@ -11,6 +11,8 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from vlm_spatial.models.pixels import DirectPixels, resized
 
+pytestmark = pytest.mark.model
+
 
 def noise(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))

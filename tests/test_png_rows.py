@@ -18,6 +18,8 @@ from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.png import png
 from vlm_spatial.scenes.png_rows import flat_rows, know_rows
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):

@@ -7,6 +7,8 @@ import pytest
 
 from vlm_spatial.interventions.prefetch import prefetch
 
+pytestmark = pytest.mark.unit
+
 WAIT_S = 5.0
 
 

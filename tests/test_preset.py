@@ -31,6 +31,8 @@ from vlm_spatial.scenes.questions import vocabulary
 from vlm_spatial.stages.registry import of_scope
 from vlm_spatial.stages.stage import run_stage
 
+pytestmark = pytest.mark.workflow
+
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 PRESET = REPOSITORY / "presets/paper.yaml"

@@ -26,6 +26,8 @@ from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.probes.scores import exchanged
 from vlm_spatial.statistics import cluster_bootstrap
 
+pytestmark = pytest.mark.unit
+
 SITES = {
     "vision.0": layout_code,
     "vision.1": position_code,

@@ -14,6 +14,8 @@ from vlm_spatial.probes.strips import strip_index
 from vlm_spatial.statistics import cluster_bootstrap, percentile_interval, resample_counts
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.unit
+
 GRID = TokenGrid(6, 9)
 
 

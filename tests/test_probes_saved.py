@@ -13,6 +13,8 @@ from vlm_spatial.probes.probe import Probe, Readout
 from vlm_spatial.probes.saved import load_probes, save_probes
 from vlm_spatial.workflow.provenance import MadeBy, write_record
 
+pytestmark = pytest.mark.unit
+
 METADATA = {
     "classes": [0, 1, 2],
     "split": "train",

@@ -8,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 
 from vlm_spatial.probes.solver import LogisticSolver
 
+pytestmark = pytest.mark.unit
+
 CASES = {
     "overlapping": (1500, 40, 0.1),
     "between": (1200, 60, 0.5),

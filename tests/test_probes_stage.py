@@ -20,6 +20,8 @@ from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 GRID = TokenGrid(6, 6)
 SCENES = {
     **SETTINGS,

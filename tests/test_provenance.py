@@ -10,6 +10,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.workflow import provenance
 from vlm_spatial.workflow.provenance import MadeBy, damage, read_record, record_path, remove_records, verified_digest, write_record
 
+pytestmark = pytest.mark.unit
+
 MADE_BY = MadeBy(stage="scenes", settings={"seed": 0})
 
 

@@ -25,6 +25,8 @@ from vlm_spatial.scenes.tables import questions_table
 from vlm_spatial.statistics import holm
 from vlm_spatial.tokens import Axis
 
+pytestmark = pytest.mark.unit
+
 KINDS = tuple(source.kind for source in DRAWN)
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 ALL_TEMPLATES = (*TEMPLATES, "content")

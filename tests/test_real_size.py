@@ -7,6 +7,8 @@ from benchmarks.real_size import measured
 
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])

@@ -18,6 +18,8 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Begun
 from vlm_spatial.models.load import load_adapter
 
+pytestmark = pytest.mark.model
+
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking meter, bench,
 bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis,

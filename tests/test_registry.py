@@ -11,6 +11,8 @@ from vlm_spatial.config.yaml_files import read_yaml
 from vlm_spatial.stages.registry import SCOPES, STAGES, fixed_names, of_scope, tables
 from vlm_spatial.workflow.planning import Plan
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 
 

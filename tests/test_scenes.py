@@ -22,6 +22,8 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid, matched_blocks
 
+pytestmark = pytest.mark.unit
+
 SPLITS = {"train": 5, "validation": 3, "test": 4}
 SETTINGS = {
     "kind": "squares",

@@ -11,6 +11,8 @@ import yaml
 from snakemake_rules import rules
 from vlm_spatial.stages.registry import STAGES, of_scope
 
+pytestmark = pytest.mark.workflow
+
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())

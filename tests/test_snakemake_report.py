@@ -10,6 +10,8 @@ import pytest
 from tiny_workflow import REPOSITORY, Workflow
 from vlm_spatial.report.captions import about, document
 
+pytestmark = pytest.mark.workflow
+
 
 def variable(page: str, name: str) -> Any:
     """What the page's script assigns to a variable."""

@@ -14,6 +14,8 @@ from vlm_spatial.scenes.sources.drawn_kinds import DRAWN, drawn_source
 from vlm_spatial.scenes.sources.registry import KINDS, SOURCES, dataset_files, source_of
 from vlm_spatial.scenes.sources.source import Source
 
+pytestmark = pytest.mark.unit
+
 # What an entry of a kind needs besides ``kind``; drawn kinds need nothing.
 NEEDED: dict[str, dict[str, Any]] = {
     "whatsup": {"root": "photos"},

@@ -9,6 +9,8 @@ import pytest
 
 from vlm_spatial.stages.registry import STAGES
 
+pytestmark = pytest.mark.workflow
+
 HEAVY = ("torch", "transformers", "altair", "pandas", "statsmodels", "scipy.stats", "sklearn", "concept_erasure")
 LIGHT = [name for name, stage in STAGES.items() if stage.device == "cpu" and name != "organism"]
 # What a stage cannot do without at its start.

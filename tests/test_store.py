@@ -24,6 +24,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.tokens import TokenGrid, scene_tokens
 from vlm_spatial.workflow.provenance import SNAKEMAKES_MARK, record_path
 
+pytestmark = pytest.mark.unit
+
 ZARRITA = "0.7.5"
 ZARRITA_STORAGE = "0.2.0"
 

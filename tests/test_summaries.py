@@ -16,6 +16,8 @@ from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.report.conclusions import two_by_two
 from vlm_spatial.statistics import wilson_limits
 
+pytestmark = pytest.mark.unit
+
 COLUMNS = {
     "pair_id": pl.String,
     "experiment": pl.String,

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from vlm_spatial.errors import UserError
 from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, coverage, matched_blocks, object_tokens, scene_tokens, strip_labels
 
+pytestmark = pytest.mark.unit
+
 AXES = st.sampled_from(["horizontal", "vertical"])
 GRIDS = st.builds(TokenGrid, st.integers(1, 24), st.integers(1, 24))
 

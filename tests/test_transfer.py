@@ -35,6 +35,8 @@ from vlm_spatial.stages.stage import Job
 from vlm_spatial.stages.transfer import transfer
 from vlm_spatial.statistics import mcnemar_exact
 
+pytestmark = pytest.mark.model
+
 # No alpha that changes nothing: a random model's validation might choose it.
 STAGE = {
     "sites": ["vision.-1", "connector"],

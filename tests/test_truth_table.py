@@ -14,6 +14,8 @@ from tiny_workflow import REPOSITORY, Workflow
 from vlm_spatial.files import read_json
 from vlm_spatial.report.truth import EXPECTATIONS
 
+pytestmark = pytest.mark.workflow
+
 ORGANISMS = REPOSITORY / "organisms"
 MECHANISMS = ("vision", "language", "strip", "object")
 NAMES = tuple(f"{mechanism}-{seed}" for mechanism in MECHANISMS for seed in (0, 1))

@@ -16,6 +16,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.models.folder import check_folder
 from vlm_spatial.models.load import load_adapter
 
+pytestmark = pytest.mark.model
+
 WEIGHTS, TEMPLATE = "model.safetensors", "chat_template.jinja"
 LAYER = "model.language_model.layers.0.self_attn.q_proj"
 

@@ -14,6 +14,8 @@ from vlm_spatial.config.reading import load_config
 from vlm_spatial.stages.registry import STAGES, of_scope
 from vlm_spatial.workflow.planning import Plan
 
+pytestmark = pytest.mark.workflow
+
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
 

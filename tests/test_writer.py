@@ -20,6 +20,8 @@ from vlm_spatial.activations.store import Store
 from vlm_spatial.activations.writer import StoreWriter, readable_bytes
 from vlm_spatial.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 
 def files(store: Path) -> dict[str, bytes]:
     return {f.relative_to(store).as_posix(): f.read_bytes() for f in sorted(store.rglob("*")) if f.is_file()}

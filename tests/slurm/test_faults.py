@@ -11,7 +11,7 @@ from faults import BEHAVIOUR, CONFLICT, MANIFEST, ONE_SCENE_A_SHARD, SCENES, don
 from submitted import Submitted, differences
 from tiny_workflow import ONE_THREAD, Workflow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 @pytest.fixture(scope="session")

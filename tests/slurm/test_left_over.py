@@ -9,6 +9,8 @@ from cluster import Cluster
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.slurm import cancel_left_over, left_over
 
+pytestmark = pytest.mark.cluster
+
 
 def submit(cluster: Cluster, name: str, folder: Path) -> str:
     folder.mkdir(exist_ok=True)

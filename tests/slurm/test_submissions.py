@@ -9,7 +9,7 @@ from cluster import Cluster
 from submitted import Submitted
 from tiny_workflow import CONFIG, Workflow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def test_jobs_of_a_small_model_on_several_datasets_are_one_submission(

@@ -7,7 +7,7 @@ from submitted import Submitted, differences
 from tiny_workflow import STAGES, Workflow
 from vlm_spatial.stages import registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 GPU_STAGES = {name for name in STAGES if registry.STAGES[name].device == "gpu"}
 

@@ -23,6 +23,8 @@ from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
+pytestmark = pytest.mark.model
+
 ORGANISMS = Path(__file__).parent / "data" / "organisms"
 SETS = ("object", "strip", "rim", "random_object", "random_strip")
 

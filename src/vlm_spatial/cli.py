@@ -2,12 +2,14 @@
 
 import io
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from vlm_spatial import __version__
 from vlm_spatial.commands.amplify import amplify
+from vlm_spatial.commands.check import check
 from vlm_spatial.commands.compare import compare
 from vlm_spatial.commands.inspect import inspect
 from vlm_spatial.commands.why import why
@@ -31,12 +33,21 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vlm-spatial {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")] = False,
+) -> None:
     """Where does a vision-language model compute which object is where?"""
 
 
 app.command("amplify")(amplify)
+app.command("check")(check)
 app.command("compare")(compare)
 app.command("inspect")(inspect)
 app.command("why")(why)

@@ -15,6 +15,9 @@ def amplify(
     output: Annotated[Path, typer.Option(help="the file to write")] = Path("correction.safetensors"),
     site: Annotated[str, typer.Option(help="where to correct: connector or vision.<layer>")] = "connector",
     revision: Annotated[str | None, typer.Option(help="commit of a hub id")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16: the model's type while it is looked at")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "cpu",
+    peft: Annotated[str | None, typer.Option(help="folder of the LoRA adapter that the probes' model had merged")] = None,
 ) -> None:
     """Write the label-free correction h + (alpha - 1) P h as a small safetensors file."""
     from vlm_spatial.probes.saved import load_probes
@@ -27,7 +30,7 @@ def amplify(
     from vlm_spatial.amplification.deploy import Correction
     from vlm_spatial.models.load import load_adapter
 
-    adapter = load_adapter(model, revision=revision, device="cpu")
+    adapter = load_adapter(model, revision=revision, dtype=dtype, device=device, peft=peft)
     correction = Correction(
         basis=probe_basis(probes, site, adapter.identity.weights, adapter.site_shape(site)[1]),
         alpha=alpha,

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from vlm_spatial.config.organisms import Mechanism
-from vlm_spatial.config.settings import Name, Settings, UserPath
+from vlm_spatial.config.prompting import PromptingSettings
+from vlm_spatial.config.settings import Name, PositiveCount, Settings, UserPath
 
 _BESIDE = Path(__file__).parents[3]
 
@@ -33,6 +34,15 @@ class ModelSettings(Settings):
         None,
         description="'auto' spreads a checkpoint over several devices (needs accelerate)",
     )
+    attn_implementation: Literal["sdpa", "eager"] | None = Field(
+        None, description="transformers' attention; the family's own by default (others do not give the engine's masks)"
+    )
+    peft: UserPath | None = Field(
+        None, description="folder of a LoRA adapter in PEFT's format; merged when the model is loaded, and part of its identity"
+    )
+    min_pixels: PositiveCount | None = Field(None, description="families with native resolution: smallest area that images are scaled to")
+    max_pixels: PositiveCount | None = Field(None, description="families with native resolution: largest area that images are scaled to")
+    prompting: PromptingSettings = PromptingSettings()
     mechanism: Mechanism | None = Field(
         None,
         description="what is known to be planted in a checkpoint; the report holds the findings against it, the analysis never sees it",

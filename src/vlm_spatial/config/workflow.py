@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
+from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.datasets import AnyDataset
 from vlm_spatial.config.models import ModelSettings
 from vlm_spatial.config.organisms import OrganismSettings
@@ -31,6 +32,7 @@ class _Named(Settings):
     # A section whose entries are all commented out is none.
     organisms: Annotated[dict[Name, OrganismSettings], BeforeValidator(lambda found: {} if found is None else found)] = Field({})
     models: dict[Name, ModelSettings]
+    answers: AnswerSettings = AnswerSettings()
 
 
 if TYPE_CHECKING:

@@ -64,6 +64,7 @@ def sample_scene(settings: DatasetSettings, axis: Axis, variant: Variant, genera
         noise=settings.difficulty.noise,
         middle_reference=int(generator.choice([0, 2])),
         asking=source.asking,
+        stem=source.stem,
         vocabulary=_vocabulary(source),
     )
 

@@ -1,7 +1,7 @@
 """Questions about a scene, and the words they can hold. Wordings are tables, so that another language is another table."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +39,15 @@ _RELATIONS: dict[Axis, tuple[str, str]] = {
 _ASK_WHERE = "Is the {phrase} {first}, {second} or {third}?"
 _ASK_WHERE_OF_TWO = "Is the {phrase} {first} or {third}?"
 _ASK_WHETHER = "Is there {article} {phrase} in the picture?"
+_STEM_WHERE = "Of {first}, {second} and {third}, the {phrase} is"
+_STEM_WHERE_OF_TWO = "Of {first} and {third}, the {phrase} is"
+_STEM_WHETHER = "Yes or no, whether there is {article} {phrase} in the picture:"
 _WHETHER = ("yes", "no")
-_WORDINGS: dict[Wording, str] = {
+_WORDINGS: dict[str, str] = {
     "plain": "{question}",
     "one_word": "{question} Answer with one word.",
+    # The question is an unfinished sentence by itself.
+    "stem": "{question}",
 }
 # Names may have several words.
 _NAME_ONLY = "{question} Answer with its name only."
@@ -65,35 +70,41 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain",
     if scene.named:
         return _ask_named(scene, template, slot, wording, order)
     places = _PLACES[scene.axis]
+    stem = wording == "stem"
+    by_place = scene.stem if stem else scene.asking
     match template:
         case "slot_to_object":
-            question = scene.asking.format(place=places[slot])
+            question = by_place.format(place=places[slot])
             answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
         case "object_to_slot":
-            pattern = _ASK_WHERE if len(by_slot) == 3 else _ASK_WHERE_OF_TWO
+            pattern = (_STEM_WHERE if stem else _ASK_WHERE) if len(by_slot) == 3 else (_STEM_WHERE_OF_TWO if stem else _ASK_WHERE_OF_TWO)
             question = pattern.format(phrase=by_slot[slot].phrase, first=places[0], second=places[1], third=places[2])
             answer, candidates = SLOT_WORDS[scene.axis][slot], tuple(SLOT_WORDS[scene.axis][each] for each in scene.slots)
         case "relation_to_object":
             reference = reference_slot(scene, slot)
             relation = f"{_RELATIONS[scene.axis][int(reference < slot)]} the {by_slot[reference].phrase}"
-            question = scene.asking.format(place=relation)
+            question = by_place.format(place=relation)
             answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
         case "content":
             named, answer = _whether(scene, slot, by_slot[slot])
             article = "an" if named.phrase[0] in "aeiou" else "a"
-            question, candidates = _ASK_WHETHER.format(article=article, phrase=named.phrase), _WHETHER
+            question, candidates = (_STEM_WHETHER if stem else _ASK_WHETHER).format(article=article, phrase=named.phrase), _WHETHER
         case _:
             raise UserError(f"template {template!r}: allowed are slot_to_object, object_to_slot, relation_to_object, content")
-    return Question(_WORDINGS[wording].format(question=question), answer, candidates)
+    return Question(_worded(question, wording), answer, candidates)
+
+
+def _worded(question: str, wording: Wording) -> str:
+    return _WORDINGS.get(wording, wording).format(question=question)
 
 
 def _ask_named(scene: Scene, template: Template, slot: int, wording: Wording, order: int | None) -> Question:
     answers_name = template == "slot_to_object" or (template == "relation_to_object" and len(scene.slots) == 3)
     if template == "content":
         named, answer = _whether(scene, slot, scene.contents[scene.slots.index(slot)])
-        return Question(_WORDINGS[wording].format(question=is_there(named.phrase)), answer, _WHETHER)
+        return Question(_worded(is_there(named.phrase), wording), answer, _WHETHER)
     question, answer, candidates = ask_named(scene, template, slot, order)
-    pattern = _NAME_ONLY if answers_name and wording == "one_word" else _WORDINGS[wording]
+    pattern = _NAME_ONLY if answers_name and wording == "one_word" else _WORDINGS.get(wording, wording)
     return Question(pattern.format(question=question), answer, candidates)
 
 
@@ -130,9 +141,13 @@ def vocabulary(settings: DatasetSettings) -> list[str]:
         texts += [*SLOT_WORDS[axis], *_PLACES[axis], *_RELATIONS[axis]]
     patterns = (source.asking, _ASK_WHERE, _ASK_WHERE_OF_TWO, _ASK_WHETHER, *_WORDINGS.values())
     texts += ["a", "an", *_WHETHER, *(re.sub(r"\{\w+\}", " ", pattern) for pattern in patterns)]
-    return sorted(split_words(texts))
+    if settings.wording == "stem":
+        texts += [source.stem, _STEM_WHERE, _STEM_WHERE_OF_TWO, _STEM_WHETHER]
+    elif settings.wording not in _WORDINGS:
+        texts.append(settings.wording)
+    return sorted(split_words(re.sub(r"\{\w+\}", " ", text) for text in texts))
 
 
-def split_words(texts: Sequence[str]) -> set[str]:
+def split_words(texts: Iterable[str]) -> set[str]:
     """Words and punctuation marks of ``texts``."""
     return {piece for text in texts for piece in re.findall(r"\w+|[^\w\s]", text)}

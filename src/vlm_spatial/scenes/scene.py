@@ -40,7 +40,7 @@ class Scene:
         blur: standard deviation in pixels of a Gaussian blur of the whole image, before noise.
         noise: standard deviation of Gaussian pixel noise, as a share of full scale.
         middle_reference: the neighbour (slot 0 or 2) by which a relation question finds the middle object.
-        asking: the question for an object by its place.
+        asking, stem: the question for an object by its place, and the same as an unfinished sentence.
         vocabulary: contents of other scenes, which a question about what is not there may name.
         named: whether questions name the objects that are meant, as in a picture that shows more.
         both_orders: whether every question is asked with its options in either order.
@@ -62,6 +62,7 @@ class Scene:
     noise: float = 0.0
     middle_reference: int = 0
     asking: str = "Which object is {place}?"
+    stem: str = "The object {place} is a"
     vocabulary: tuple[Content, ...] = ()
     flipped: bool = False
     named: bool = False

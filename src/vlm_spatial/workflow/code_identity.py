@@ -166,6 +166,9 @@ def external_files(settings: dict[str, Any], outside: Outside | None = None) -> 
     checkpoint = settings.get("model", {}).get("checkpoint")
     if checkpoint is not None and Path(checkpoint).is_dir() and not record_path(Path(checkpoint)).exists():
         found += _below(Path(checkpoint))
+    peft = settings.get("model", {}).get("peft")
+    if peft is not None:
+        found += _below(Path(peft))
     if outside is not None and settings.get("dataset"):
         found += outside(settings["dataset"])
     return found

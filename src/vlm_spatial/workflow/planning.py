@@ -21,6 +21,10 @@ from vlm_spatial.workflow.provenance import damage, is_of_another_version, is_of
 _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
 
 
+# How a model is loaded: keys of its entry that are arguments of ``load_adapter``.
+LOADING = frozenset({"revision", "dtype", "device", "device_map", "attn_implementation", "peft", "min_pixels", "max_pixels", "prompting"})
+
+
 class Plan:
     """The settings of every job that ``config`` asks for; each is one dict of plain builtins with sorted keys."""
 
@@ -57,13 +61,11 @@ class Plan:
     def model(self, stage: str, model: str) -> dict[str, Any]:
         """Settings of one of the stages that analyse a model, on a dataset or across all of its datasets."""
         settings, registered = self.config.models[model], STAGES[stage]
-        source = {
-            "checkpoint": self.checkpoint(model),
-            "revision": settings.revision,
-            "dtype": settings.dtype,
-            "device": settings.device,
-            "device_map": settings.device_map,
-        }
+        source: dict[str, Any] = {"checkpoint": self.checkpoint(model)}
+        source |= {key: value for key, value in plain(settings).items() if key in LOADING}
+        # Of the stages that run a model, one asks it nothing.
+        if registered.device == "gpu" and stage != "activations":
+            source["answers"] = plain(self.config.answers)
         across = {"datasets": sorted(settings.datasets)} if registered.scope == "model" else {}
         return plain({"model": source, "seed": self.config.seed, "stage": self._section(registered), **across})
 

@@ -12,16 +12,19 @@ from vlm_spatial.config.workflow import Config
 from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.folder import check_folder, config_file
+from vlm_spatial.models.peft import check_peft
 from vlm_spatial.models.weights import check_weights
 from vlm_spatial.scenes.sources.registry import source_of
+from vlm_spatial.workflow.answer_check import answer_reports
 
 
-def check_outside(config: Config, source: Source) -> None:
+def check_outside(config: Config, source: Source, *, quiet: bool = False) -> None:
     """Refuse checkpoints, detectors, photos and boxes that no job could use, and a results folder that is none.
 
     Args:
         config: validated; folders that it names exist.
         source: the configuration's files, for messages.
+        quiet: say nothing of what is no fault.
 
     Raises:
         UserError: naming the key, the file, what was found and what to do.
@@ -34,16 +37,22 @@ def check_outside(config: Config, source: Source) -> None:
     for name, model in config.models.items():
         if model.checkpoint is not None and not model.is_hub_id:
             with _about(source, f"models.{name}.checkpoint"):
-                check_folder(Path(model.checkpoint))
+                check_folder(Path(model.checkpoint), model.prompting.chat_template)
+        if model.peft is not None:
+            with _about(source, f"models.{name}.peft"):
+                check_peft(Path(model.peft))
     for name, dataset in config.datasets.items():
         source_of(dataset.kind).check(dataset, lambda key, name=name: _about(source, f"datasets.{name}.{key}"))  # type: ignore[misc]
         outlook = source_of(dataset.kind).outlook(dataset)
-        if outlook:
+        if outlook and not quiet:
             print(f"datasets.{name}: {outlook}", file=sys.stderr)
         for key, folder in dataset.checkpoints.items():
             with _about(source, f"datasets.{name}.{key}"):
                 config_file(folder)
                 check_weights(folder)
+    for report in answer_reports(config):
+        if report.remarkable and not quiet:
+            print(f"{report.model} on {report.dataset}: {report.summary}", file=sys.stderr)
 
 
 @contextmanager

@@ -66,6 +66,11 @@ class Drawn(Source[DrawnSettings]):
 
     asking: ClassVar[str] = "Which object is {place}?"
     """The question for an object by its place."""
+    stem: ClassVar[str] = "The object {place} is a"
+    """The same as an unfinished sentence."""
+
+    def object_words(self, settings: DrawnSettings) -> tuple[str, ...]:
+        return self.words()
 
     @abstractmethod
     def words(self) -> tuple[str, ...]:

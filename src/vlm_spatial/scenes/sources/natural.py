@@ -36,6 +36,8 @@ class NaturalSettings(DatasetSettings):
 
     @model_validator(mode="after")
     def _as_photographed(self) -> Self:
+        if self.wording == "stem":
+            raise ValueError("wording: questions about photographs with boxes name their options, which an unfinished sentence cannot")
         made = Variants()
         if self.variants.single or self.variants.decorrelated != made.decorrelated:
             raise ValueError("variants: decorrelated and single are drawn; photographs have mirror only, leave the others out")
@@ -75,6 +77,13 @@ class Natural(Source[S]):
     def check(self, settings: S, about: About) -> None:
         with about("images"):
             self.choose(settings)
+
+    def object_words(self, settings: S) -> tuple[str, ...]:
+        from vlm_spatial.scenes.natural_questions import content_named
+
+        found = self.choose(settings)
+        labels = {one.label for chosen in (*found.scenes, *found.items) for one in chosen.objects}
+        return tuple(sorted({content_named(label).word for label in labels}))
 
     def outlook(self, settings: S) -> str:
         return self.choose(settings).outlook()

@@ -1,7 +1,7 @@
 """What every kind of dataset can be told: how many scenes, which variants and pairs, and what is asked about them."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from vlm_spatial.config.settings import Count, Settings
 AXES = ("horizontal", "vertical")
 Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
 TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
-Wording = Literal["plain", "one_word"]
+Wording = Literal["plain", "one_word", "stem"] | Annotated[str, Field(pattern=r"^[^{}]*\{question\}[^{}]*$")]
 
 
 class Splits(Settings):
@@ -57,7 +57,8 @@ class DatasetSettings(Settings):
     )
     wording: Wording = Field(
         "plain",
-        description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word",
+        description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word; 'stem' is an "
+        "unfinished sentence that the answer completes; own words hold {question}, such as '{question} Reply with one token.'",
     )
     seed: Count = 0
 

@@ -26,6 +26,7 @@ class Shapes(Drawn):
     kind = "shapes"
     settings = ShapesSettings
     asking = "Which shape is {place}?"
+    stem = "The shape {place} is a"
 
     def words(self) -> tuple[str, ...]:
         from vlm_spatial.scenes.outlines import SHAPES

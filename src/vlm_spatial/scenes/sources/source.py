@@ -102,6 +102,10 @@ class Source(ABC, Generic[S]):
         """One line on what will come out, where that is not what the settings ask for; told before a run."""
         return ""
 
+    def object_words(self, settings: S) -> tuple[str, ...]:
+        """Every object word that can be an answer, as far as it is known before any job."""
+        return ()
+
     def unboxed(self, settings: S) -> Iterator[Unboxed]:
         """The photos that the boxes stage looks at, for settings with a ``boxes_stage``."""
         return iter(())

@@ -26,6 +26,7 @@ class Squares(Drawn):
     kind = "squares"
     settings = SquaresSettings
     asking = "What color is the square {place}?"
+    stem = "The color of the square {place} is"
 
     def words(self) -> tuple[str, ...]:
         return tuple(COLOURS)

@@ -135,6 +135,12 @@ class WhatsUp(Source[WhatsUpSettings]):
                         f"photos, such as {wanted[0].name}, found {next(iter(boxes), 'none')}"
                     )
 
+    def object_words(self, settings: WhatsUpSettings) -> tuple[str, ...]:
+        from vlm_spatial.scenes.photos import load_entries
+
+        photos, _ = load_entries(settings.folder, settings.subset)
+        return tuple(sorted({word for photo in photos for word in (photo.object, photo.reference)}))
+
     def unboxed(self, settings: WhatsUpSettings) -> Iterator[Unboxed]:
         from vlm_spatial.scenes.photos import load_entries
 

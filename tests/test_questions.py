@@ -30,7 +30,7 @@ pytestmark = pytest.mark.unit
 KINDS = tuple(source.kind for source in DRAWN)
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 ALL_TEMPLATES = (*TEMPLATES, "content")
-WORDINGS: tuple[Wording, ...] = get_args(Wording)
+WORDINGS: tuple[Wording, ...] = (*get_args(get_args(Wording)[0]), "{question} Reply with one token.")
 
 
 def scenes(kind: str, axis: Axis, count: int) -> list[Scene]:

@@ -23,7 +23,7 @@ from vlm_spatial.figures.sites import site_order
 from vlm_spatial.files import read_json
 from vlm_spatial.measures import probe_scores
 from vlm_spatial.measures.claims import CLAIMS, findings
-from vlm_spatial.measures.rates import with_wilson
+from vlm_spatial.measures.rates import with_shares
 from vlm_spatial.report import packing, provenance
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
@@ -241,8 +241,8 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_wilson_column_and_site_order() -> None:
-    found = with_wilson(pl.DataFrame({"hits": [5, 0], "n": [10, 0]}))
+def test_share_column_and_site_order() -> None:
+    found = with_shares(pl.DataFrame({"hits": [5, 0], "n": [10, 0]}))
     assert found["estimate"].to_list() == [0.5, None]
     assert found["low"].to_list()[1] is None
     sites = ["language.10", "language.2", "connector", "vision.3"]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 import synthetic_results as synthetic
-from vlm_spatial.measures.claims import BY_NAME, CLAIMS, Measured, findings, judged
+from vlm_spatial.measures.claims import BY_NAME, CLAIMS, adjusted, findings, judged
+from vlm_spatial.measures.verdicts import Measured, Rule, strata
 from vlm_spatial.report.findings_page import document
-from vlm_spatial.statistics import Interval
+from vlm_spatial.statistics import Interval, clustered_mean
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +45,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def strip(scenes: Path) -> dict[str, dict]:
-    return {record["claim"]: record for record in findings("strip", "squares", judged(synthetic.tables(scenes, synthetic.STRIP)))}
+    return {record["claim"]: record for record in adjusted(findings("strip", "squares", judged(synthetic.tables(scenes, synthetic.STRIP))))}
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +55,16 @@ def natural(scenes: Path) -> dict[str, dict]:
 
 def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> None:
     assert list(strip) == NAMES
+    named = {"model", "dataset", "claim", "estimate", "low", "high", "n", "control", "difference", "smallest", "strata"}
     for record in strip.values():
-        assert set(record) == {"model", "dataset", "claim", "estimate", "low", "high", "n", "control", "verdict"}
+        assert set(record) == named | {"p", "p_holm", "verdict", "verdict_unadjusted"}
         assert set(record["control"]) == {"name", "estimate", "low", "high", "n"}
 
 
 def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     # 46 of the 50 pairs of each axis are included; 44 of 46 strip and 5 of 46 object patches flip, 2 of 46 random ones.
     assert strip["strip_flip"]["estimate"] == pytest.approx(88 / 92)
-    low, high = proportion_confint(88, 92, method="wilson")
+    low, high = proportion_confint(88, 92, method="beta")
     assert (strip["strip_flip"]["low"], strip["strip_flip"]["high"]) == (pytest.approx(low), pytest.approx(high))
     assert strip["object_flip"]["estimate"] == pytest.approx(10 / 92)
     assert strip["object_flip"]["control"]["estimate"] == pytest.approx(4 / 92)
@@ -95,16 +97,16 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
 def test_verdicts_of_the_papers_pattern(strip: dict[str, dict]) -> None:
     refuted = {name for name, record in strip.items() if record["verdict"] == "refuted"}
     assert refuted == {"object_flip", "crosswise_object_flip"}
-    # Seven of 120 answers gained, in few scenes: the interval that resamples scenes touches zero.
-    assert {name for name, record in strip.items() if record["verdict"] == "inconclusive"} == {"net_accuracy"}
-    assert strip["net_accuracy"]["low"] == 0
+    # Seven of twelve errors are corrected, but all of them in four scenes.
+    assert {name for name, record in strip.items() if record["verdict"] == "inconclusive"} == {"errors_corrected", "net_accuracy"}
+    assert strip["net_accuracy"]["low"] < 0
 
 
 def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: dict[str, dict]) -> None:
     wanted = {"strip_flip": "supported", "object_flip": "supported", "dominance": "refuted", "slot_probe_background": "inconclusive"}
-    wanted |= {"language_ordering_peak": "supported", "ablation_drop": "refuted", "backup_gain": "refuted", "net_accuracy": "refuted"}
-    # Two errors tell nothing.
-    wanted |= {"errors_corrected": "inconclusive"}
+    wanted |= {"language_ordering_peak": "supported", "ablation_drop": "refuted", "backup_gain": "refuted"}
+    # Two errors tell nothing, and forty scenes cannot exclude a gain of one point.
+    wanted |= {"errors_corrected": "inconclusive", "net_accuracy": "inconclusive"}
     assert {name: natural[name]["verdict"] for name in wanted} == wanted
 
 
@@ -164,7 +166,8 @@ def test_the_best_control_counts(scenes: Path) -> None:
     )
     record = next(r for r in findings("m", "d", judged(tables)) if r["claim"] == "slot_probe_background")
     assert record["control"]["name"] == "the probe's answers for the same cells of other scenes"
-    assert record["verdict"] == "refuted"
+    assert record["difference"]["estimate"] == pytest.approx(0.01)
+    assert record["verdict"] == "inconclusive"
 
 
 def test_findings_are_the_same_every_time_and_plain_json(scenes: Path) -> None:
@@ -187,20 +190,61 @@ def intervals(draw: st.DrawFn) -> Interval:
     return Interval(estimate, low, high, 10)
 
 
-@given(intervals(), intervals(), st.sampled_from([claim.name for claim in CLAIMS]))
-def test_a_verdict_never_contradicts_its_interval(estimate: Interval, control: Interval, name: str) -> None:
-    claim = BY_NAME[name]
-    verdict = claim.judge(Measured(estimate, control, "c"))
-    assert verdict in ("supported", "refuted", "inconclusive")
-    if name == "language_peak_layer":
-        assert (verdict == "supported") == (control.low < estimate.low and estimate.high < control.high)
-        return
+RULES = [claim for claim in CLAIMS if isinstance(claim.rule, Rule)]
+
+
+@given(intervals(), intervals(), st.sampled_from([claim.name for claim in RULES]))
+def test_a_verdict_never_contradicts_its_interval(estimate: Interval, difference: Interval, name: str) -> None:
+    rule = BY_NAME[name].rule
+    assert isinstance(rule, Rule)
+    shifted = Interval(*(2 * value - 1 for value in (difference.estimate, difference.low, difference.high)), 10)
+    verdict = rule.judge(Measured(estimate, estimate, "c", shifted, 0.01))
     if verdict == "supported":
-        # Never supported unless the whole interval is above the control's point.
-        assert estimate.low > control.estimate
-    if estimate.low <= control.low and estimate.high >= max(control.high, 0.5) and estimate.high >= control.estimate + 0.1:
-        # An interval that holds the control's and reaches beyond every margin decides nothing.
-        assert verdict == "inconclusive"
+        assert shifted.low > 0
+        assert rule.floor is None or estimate.low > rule.floor
+    if verdict == "refuted":
+        # The interval excludes the smallest effect of interest.
+        assert (shifted.high < rule.smallest) if rule.floor is None else (estimate.high < rule.floor + rule.smallest)
+    few = Interval(estimate.estimate, estimate.low, estimate.high, 9)
+    assert rule.judge(Measured(few, few, "c", shifted, 0.01)) == "inconclusive"
+
+
+def records(*p_values: float | None, verdict: str = "supported") -> list[dict]:
+    return [{"model": "m", "dataset": str(place), "claim": "dominance", "p": p, "verdict": verdict} for place, p in enumerate(p_values)]
+
+
+def test_verdicts_are_adjusted_over_the_whole_report() -> None:
+    found = adjusted(records(0.001, 0.02, 0.04, None))
+    assert [record["p_holm"] for record in found] == pytest.approx([0.003, 0.04, 0.04, None])
+    assert [record["verdict"] for record in found] == ["supported"] * 4
+    more = adjusted(records(0.001, 0.03, 0.04, None))
+    assert [record["verdict"] for record in more] == ["supported", "inconclusive", "inconclusive", "supported"]
+    assert {record["verdict_unadjusted"] for record in more} == {"supported"}
+
+
+def of_strata(shares: list[float], each: int) -> Measured:
+    """One stratum a share, ``each`` pairs in it, of which that share follows the ordering; nothing does at the connector."""
+    values = [float(pair < round(share * each)) for share in shares for pair in range(each)]
+    names = [f"{place}↔{place + 1}" for place in range(len(shares)) for _ in range(each)]
+    table = pl.DataFrame({"axis": "horizontal", "template": "slot_to_object", "exchange": names, "value": values})
+    difference, p = clustered_mean(table["value"].to_numpy())
+    return Measured(difference, Interval(0, 0, 0, 0), "c", difference, p, table)
+
+
+def test_strata_that_disagree_are_mixed() -> None:
+    """A natural organism's ordering was 100%, 78% and 62% in three of twelve strata and 0 in nine; the pooled verdict was supported."""
+    natural = strata(of_strata([1.0, 0.78, 0.62, *[0.0] * 9], 9))
+    assert natural is not None
+    assert natural.disagree
+    assert natural.means.height == 12
+    alike = strata(of_strata([0.56] * 12, 9))
+    assert alike is not None
+    assert not alike.disagree
+    # All show the effect, some more than others.
+    both = strata(of_strata([1.0, 0.5, 0.5, 0.4], 30))
+    assert both is not None
+    assert both.p < 0.01
+    assert not both.disagree
 
 
 def test_the_document_is_what_the_code_says() -> None:

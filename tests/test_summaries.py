@@ -14,7 +14,7 @@ from vlm_spatial.figures.flips import language_rows, vision_rows
 from vlm_spatial.measures import flips
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.report.conclusions import two_by_two
-from vlm_spatial.statistics import wilson_limits
+from vlm_spatial.statistics import binomial_limits
 
 pytestmark = pytest.mark.unit
 
@@ -83,8 +83,7 @@ def test_flip_rate_counts_included_pairs_of_one_cell_of_the_table() -> None:
     )
     found = summaries.flip_rate(table, "strip")
     assert (found.estimate, found.n) == (0.5, 4)
-    assert found.low == pytest.approx(0.1500, abs=1e-4)  # Wilson, 2 of 4
-    assert found.high == pytest.approx(0.8500, abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((0.0676, 0.9324), abs=1e-4)  # exact, 2 of 4
     assert summaries.flip_rate(table, "object").estimate == 1
     assert summaries.flip_rate(table, "strip", source="unrelated").estimate == 0
     assert summaries.flip_rate(table, "strip", site="vision.0").estimate == 0
@@ -107,8 +106,8 @@ def test_dominance() -> None:
     assert (found.estimate, found.n) == (0.5, 8)
     assert -1 <= found.low < 0.5 < found.high <= 1
     vision = summaries.dominance(rows("conflict", ["stay"] * 50, token_set="strip"))
-    # Fifty of fifty: Wilson's share from 92.9% to 100%.
-    assert (vision.estimate, vision.low, vision.high) == (1, pytest.approx(2 * 0.9287 - 1, abs=1e-4), 1)
+    # Fifty of fifty: the exact interval of the share is 0.025 to the power of 1/50, to 1.
+    assert (vision.estimate, vision.low, vision.high) == (1, pytest.approx(2 * 0.025 ** (1 / 50) - 1), 1)
     assert summaries.dominance(rows("conflict", ["move"] * 50, token_set="object"), "object").estimate == -1
     assert summaries.dominance(rows("conflict", ["other"] * 5, token_set="strip")).n == 0
 
@@ -132,7 +131,7 @@ def test_the_peak_of_pure_noise_is_no_higher_than_the_noise() -> None:
     peaks, highest = [], []
     for _ in range(20):
         hits = {f"language.{layer}": np.flatnonzero(generator.random(40) < 0.1).tolist() for layer in range(40)}
-        peaks.append(summaries.ordering_peak(language(hits, pairs=40), draws=2).estimate)
+        peaks.append(summaries.ordering_peak(language(hits, pairs=40)).estimate)
         highest.append(max(len(of_layer) for of_layer in hits.values()) / 40)
     assert np.mean(highest) > 0.2
     assert np.mean(peaks) == pytest.approx(0.1, abs=0.035)
@@ -169,12 +168,22 @@ def test_backup_gain_is_what_the_layers_add_ablated_minus_intact() -> None:
     assert summaries.backup_gain(table, "erasure").n == 0
 
 
-def test_backup_gain_counts_a_pair_where_it_is_included() -> None:
-    ablated = language({"connector": [], "language.0": [0, 1]}, "neutral").with_columns(
-        included=pl.col("pair_id") < "language-horizontal-00004"
-    )
-    table = pl.concat([language({"connector": range(10), "language.0": range(10)}), ablated])
-    assert summaries.backup_gain(table).estimate == pytest.approx(0.5)
+def test_backup_gain_looks_at_the_pairs_that_the_intact_model_answers_right() -> None:
+    """A planted vision organism had five survivors of the ablation: to look at them alone would be to choose by what was done."""
+    survivors = pl.col("pair_id") < "language-horizontal-00003"
+    ablated = language({"connector": [], "language.0": [0, 1]}, "neutral").with_columns(included=survivors)
+    intact = language({"connector": range(10), "language.0": range(10)})
+    found = summaries.backup_gain(pl.concat([intact, ablated]))
+    # Two of ten follow the ordering under the ablation, not two of three.
+    assert (found.estimate, found.n) == (pytest.approx(0.2), 10)
+    fewer = intact.with_columns(included=pl.col("pair_id") < "language-horizontal-00005")
+    assert summaries.backup_gain(pl.concat([fewer, ablated])).n == 5
+
+
+def test_a_plateau_is_given_as_a_plateau() -> None:
+    rates = {"language.0": [], "language.1": range(30), "language.2": range(30), "language.3": range(29), "language.4": []}
+    layer = summaries.ordering_peak_layer(language(rates, pairs=30))
+    assert (layer.estimate, layer.low, layer.high) == (1, 1, 3)
 
 
 def test_compare_sites_pairs_the_same_pairs() -> None:
@@ -215,8 +224,8 @@ def accuracies(right: dict[str, Sequence[int]], scenes: int = 20) -> pl.DataFram
 def test_accuracy_drop_and_redundancy() -> None:
     table = accuracies({"intact": range(20), "neutral": range(18), "ordering_erased": range(16), "neutral+ordering_erased": range(4)})
     assert summaries.accuracy(table).estimate == 1
-    # Resamples of twenty scenes that are all right are all right, too: Wilson's interval says how sure twenty make us.
-    assert (summaries.accuracy(table).low, summaries.accuracy(table).high) == pytest.approx((0.8389, 1), abs=1e-4)
+    # Twenty scenes, all right: the exact interval says how sure twenty make us.
+    assert (summaries.accuracy(table).low, summaries.accuracy(table).high) == pytest.approx((0.025 ** (1 / 20), 1))
     assert summaries.accuracy(table, "neutral").estimate == 0.9
     drop = summaries.ablation_drop(table)
     assert drop.estimate == pytest.approx(0.1)
@@ -371,7 +380,7 @@ def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
 
 def test_no_success_has_a_lower_limit_of_zero_and_not_a_little_more() -> None:
     """Rounding once made 0 of 24 errors corrected exceed a control of 0, and the claim supported."""
-    limits = [wilson_limits(hits, n) for n in range(1, 200) for hits in (0, n)]
+    limits = [binomial_limits(hits, n) for n in range(1, 200) for hits in (0, n)]
     assert all(low == 0.0 for low, _ in limits[::2])
     assert all(high == 1.0 for _, high in limits[1::2])
     assert all(0 < high < 1 for _, high in limits[::2])

@@ -26,43 +26,99 @@ class Interval:
 
 
 EMPTY = Interval(float("nan"), float("nan"), float("nan"), 0)
+_NOTHING = 1e-12
+"""Less than this is what rounding leaves of no variance at all."""
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """A proportion with its Wilson score interval."""
+def binomial(successes: int, n: int) -> Interval:
+    """A proportion with its exact interval (Clopper and Pearson), which covers 95% or more at every ``n`` and proportion."""
     if n == 0:
         return EMPTY
-    low, high = wilson_limits(successes, n)
+    low, high = binomial_limits(successes, n)
     return Interval(successes / n, float(low), float(high), n)
 
 
-def wilson_limits(successes: ArrayLike, n: ArrayLike) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Lower and upper limit of Wilson score intervals, number by number; counts need not be whole, ``n`` must be above 0."""
+def binomial_limits(successes: ArrayLike, n: ArrayLike) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Lower and upper limit of exact intervals, number by number; counts need not be whole, ``n`` must be above 0."""
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(successes, n, alpha=1 - CONFIDENCE, method="wilson")
-    # The formula gives 0 and 1 there, rounding may leave a little more: enough to exceed a control of exactly 0.
-    return np.where(np.asarray(successes) <= 0, 0.0, low), np.where(np.asarray(successes) >= np.asarray(n), 1.0, high)
+    return proportion_confint(np.asarray(successes), np.asarray(n), alpha=1 - CONFIDENCE, method="beta")
 
 
-def wilson_clustered(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) -> Interval:
-    """A proportion of units that come in clusters (the questions of one scene are not independent).
+def binomial_p(successes: float, n: float, chance: float) -> float:
+    """Two-sided p of a proportion against ``chance``, twice the smaller tail; counts need not be whole."""
+    from scipy.special import betainc
 
-    Wilson's interval for the effective number of units, ``n`` over the design effect (Kish 1965; Korn and Graubard 1998), which is
-    never taken to be below 1. ``n`` counts units.
+    at_least = betainc(successes, n - successes + 1, chance) if successes > 0 else 1.0
+    at_most = 1 - betainc(successes + 1, n - successes, chance) if successes < n else 1.0
+    return float(min(1.0, 2 * min(at_least, at_most)))
+
+
+def effective_number(values: Float[np.ndarray, " units"], clusters: Sequence[str]) -> float:
+    """How many independent units say as much as these, which come in clusters (the questions of one scene are not independent).
+
+    ``n`` over the design effect (Kish 1965), smaller where few clusters carry the variance (Korn and Graubard 1998: squared ratio of the
+    normal's quantile to Student's); between the number of clusters and ``n``. Where all units are alike it is the number of clusters.
     """
-    hits = np.asarray(hits, dtype=float)
-    n, share = len(hits), float(hits.mean()) if len(hits) else float("nan")
-    if n == 0 or share in (0.0, 1.0):
-        return wilson(int(hits.sum()), n)
+    from scipy.stats import norm, t
+
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    groups = int(index.max()) + 1
-    totals = np.bincount(index, weights=hits - share)
-    # Linearised variance of a ratio of totals, against that of independent units.
-    correction = groups / max(groups - 1, 1)
-    effect = max(1.0, correction * float((totals**2).sum()) / (n * share * (1 - share)))
-    low, high = wilson_limits(share * n / effect, n / effect)
-    return Interval(share, float(low), float(high), n)
+    n, sizes = len(values), np.bincount(index)
+    least = n**2 / float((sizes**2).sum())
+    off = np.asarray(values, dtype=float) - np.mean(values)
+    squares = np.bincount(index, weights=off) ** 2
+    if len(sizes) == n:
+        return float(n)
+    if (off**2).sum() < _NOTHING:
+        return least
+    groups = len(sizes)
+    effect = groups / max(groups - 1, 1) * squares.sum() / (off**2).sum()
+    if effect <= 1:
+        return float(n)
+    carrying = min(max(squares.sum() ** 2 / (squares**2).sum(), 1.0), max(groups - 1, 1))
+    tail = (1 + CONFIDENCE) / 2
+    return float(np.clip(n / effect * (norm.ppf(tail) / t.ppf(tail, carrying)) ** 2, least, n))
+
+
+def clustered_share(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) -> Interval:
+    """A proportion of units that come in clusters: the exact interval of as many independent units; ``n`` counts units."""
+    hits = np.asarray(hits, dtype=float)
+    if len(hits) == 0:
+        return EMPTY
+    share, alike = float(hits.mean()), effective_number(hits, clusters)
+    low, high = binomial_limits(share * alike, alike)
+    return Interval(share, float(low), float(high), len(hits))
+
+
+def clustered_share_p(hits: Bool[np.ndarray, " units"], clusters: Sequence[str], chance: float) -> float:
+    """Two-sided p of :func:`clustered_share` against ``chance``."""
+    alike = effective_number(np.asarray(hits, dtype=float), clusters)
+    return binomial_p(float(np.mean(hits)) * alike, alike, chance)
+
+
+def clustered_mean(values: Float[np.ndarray, " units"], clusters: Sequence[str] | None = None) -> tuple[Interval, float]:
+    """Mean of paired differences in [−1, 1] with its interval, and its two-sided p against 0; ``n`` counts units.
+
+    Student's interval after adding one difference of +1 and one of −1 (Bonett and Price 2012, for paired proportions): where few pairs
+    differ, the plain one is far too narrow, and where none does it has no width.
+
+    Args:
+        clusters: of units that are not independent; by default all are.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        return EMPTY, 1.0
+    alike = float(len(values)) if clusters is None else effective_number(values, clusters)
+    groups = len(values) if clusters is None else len(set(clusters))
+    mean = float(values.mean())
+    centre, square = alike * mean / (alike + 2), (alike * float((values**2).mean()) + 2) / (alike + 2)
+    error = float(np.sqrt((square - centre**2) / (alike + 2)))
+    freedom = max(groups - 1, 1)
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    p = float(2 * t.sf(abs(centre) / error, freedom))
+    return Interval(mean, max(min(centre - reach, mean), -1.0), min(max(centre + reach, mean), 1.0), len(values)), p
 
 
 def calibration_error(
@@ -84,33 +140,6 @@ def calibration_error(
     return np.abs(weights @ in_bins).sum(axis=1) / weights.sum(axis=1)
 
 
-def cluster_bootstrap(
-    values: Float[np.ndarray, " units"],
-    clusters: Int[np.ndarray, " units"] | Sequence[str],
-    *,
-    draws: int,
-    seed: int,
-) -> Interval:
-    """Mean of ``values`` with a percentile interval that resamples whole clusters (scenes); ``n`` counts clusters."""
-    values = np.asarray(values, dtype=float)
-    if values.size == 0:
-        return EMPTY
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.bincount(index, weights=values)
-    sizes = np.bincount(index)
-    means = _resampled(draws, seed, len(sums), lambda chosen: sums[chosen].sum(-1) / sizes[chosen].sum(-1))
-    low, high = _percentiles(means)
-    return Interval(float(values.mean()), low, high, len(sums))
-
-
-def clustered_share(
-    hits: Bool[np.ndarray, " units"], clusters: Int[np.ndarray, " units"] | Sequence[str], *, draws: int, seed: int
-) -> Interval:
-    """Share of hits, as :func:`cluster_bootstrap`; where all units are alike it is Wilson's over clusters."""
-    found = cluster_bootstrap(np.asarray(hits, dtype=float), clusters, draws=draws, seed=seed)
-    return wilson(round(found.estimate) * found.n, found.n) if found.estimate in (0.0, 1.0) else found
-
-
 def bootstrap(n: int, statistic: Callable[[Int[np.ndarray, "draws n"]], Float[np.ndarray, " draws"]], *, draws: int, seed: int) -> Interval:
     """Any statistic of ``n`` exchangeable units; ``statistic`` takes rows of unit indices and gives one value a row."""
     if n == 0:
@@ -120,7 +149,7 @@ def bootstrap(n: int, statistic: Callable[[Int[np.ndarray, "draws n"]], Float[np
 
 
 def resample_counts(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draws n"]:
-    """How often each of ``n`` units stands in each resample: the very resamples of :func:`bootstrap` and :func:`cluster_bootstrap`.
+    """How often each of ``n`` units stands in each resample: the very resamples of :func:`bootstrap`.
 
     Many statistics of the same units follow from one product with this matrix.
     """
@@ -170,15 +199,6 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " tests"]:
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
 
 
-def paired_difference(
-    before: Bool[np.ndarray, " units"], after: Bool[np.ndarray, " units"], clusters: Sequence[str], *, draws: int, seed: int
-) -> Interval:
-    """Change in accuracy over the same units, with a paired bootstrap interval that resamples whole clusters; ``n`` counts units."""
-    change = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-    found = cluster_bootstrap(change, clusters, draws=draws, seed=seed)
-    return Interval(found.estimate, found.low, found.high, len(change))
-
-
 def mean_of_independent(parts: Sequence[Interval]) -> Interval:
     """Mean of independent estimates, such as the two axes', whose scenes differ; ``n`` is their sum.
 
@@ -192,3 +212,18 @@ def mean_of_independent(parts: Sequence[Interval]) -> Interval:
     below = sum((part.estimate - part.low) ** 2 for part in known) ** 0.5 / len(known)
     above = sum((part.high - part.estimate) ** 2 for part in known) ** 0.5 / len(known)
     return Interval(mean, mean - below, mean + above, sum(part.n for part in known))
+
+
+def difference_of_independent(first: Interval, second: Interval) -> tuple[Interval, float]:
+    """First estimate minus second, and its two-sided p against 0, from their intervals alone (Zou and Donner, 2008).
+
+    For scores of the same units, which agree more than independent ones, the interval is too wide rather than too narrow.
+    """
+    from scipy.stats import norm
+
+    change = first.estimate - second.estimate
+    below = float(np.hypot(first.estimate - first.low, second.high - second.estimate))
+    above = float(np.hypot(first.high - first.estimate, second.estimate - second.low))
+    reach = below if change > 0 else above
+    p = float(min(1.0, 2 * norm.sf(abs(change) / reach * norm.ppf((1 + CONFIDENCE) / 2)))) if reach > 0 else float(change == 0)
+    return Interval(change, change - below, change + above, min(first.n, second.n)), p

@@ -24,7 +24,7 @@ def compare(
     from vlm_spatial.report.numbers import interval, shown
 
     table = Table("dataset", "claim", first, second, "difference", box=None, pad_edge=False)
-    marks = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
+    marks = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?"}
     for found in pair(read_side(first, findings), read_side(second, findings)):
         if found.claim not in BY_NAME:
             raise UserError(f"claim {found.claim!r}: not one of this version ({', '.join(BY_NAME)}); make them again")
@@ -35,4 +35,4 @@ def compare(
     # A pipe or a log file has no width of its own.
     console = Console() if Console().is_terminal else Console(width=160)
     console.print(table)
-    typer.echo("✓ supported, ✗ refuted, ? inconclusive; * the 95% intervals do not touch")
+    typer.echo("✓ supported, ✗ refuted, ± mixed, ? inconclusive; * the 95% intervals do not touch")

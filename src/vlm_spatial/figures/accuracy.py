@@ -24,7 +24,7 @@ def caption(shown: pl.DataFrame) -> str:
     scenes = counts(shown.filter(pl.col("series") == SLOTS[0]).with_columns(n=pl.col("scenes")), "scenes an entry")
     return (
         f"Share of questions whose best candidate is the right one, by template and slot; held-out test split; {scenes}. "
-        f"{INTERVAL} from a bootstrap that resamples whole scenes (Wilson's where all answers are alike); "
+        f"{INTERVAL} for as many independent questions as those of the scenes are worth; "
         "the dashed line is a guess among the candidates."
     )
 

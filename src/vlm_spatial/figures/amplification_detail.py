@@ -46,8 +46,8 @@ def dodged(palette: str, column: str) -> Layers:
 
 
 INTERVALS = (
-    f"{INTERVAL}: bootstrap over scenes for changes (paired), Wilson with the design effect of scenes for shares of errors; for random "
-    "controls the range of the draws."
+    f"{INTERVAL} for as many independent questions as those of the scenes are worth, paired for changes; for random controls the range of "
+    "the draws."
 )
 
 

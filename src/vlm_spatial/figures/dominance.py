@@ -39,7 +39,7 @@ def caption(shown: pl.DataFrame) -> str:
         "The blocks of visual tokens of two slots of the same picture are exchanged at the connector. If the answer stays, "
         "position is read from the code that vision wrote into "
         "the tokens; if it moves, from the tokens' place in the sequence. Dominance = (stay − move) / (stay + move), "
-        f"{counts(shown, 'pairs that stay or move')}. {INTERVAL} from a bootstrap over pairs (Wilson's where all stay or all move)."
+        f"{counts(shown, 'pairs that stay or move')}. {INTERVAL} from the exact one of the share that stays."
     )
 
 

@@ -22,7 +22,7 @@ def vision_rows(tables: Tables) -> pl.DataFrame:
 def vision_caption(shown: pl.DataFrame) -> str:
     return (
         "Share of pairs whose answer becomes that of the counterfactual picture when the tokens of one set take its values, by site; "
-        f"{counts(shown, 'pairs')} that the untouched model answers right ({_aside(shown)}). {INTERVAL} (Wilson). "
+        f"{counts(shown, 'pairs')} that the untouched model answers right ({_aside(shown)}). {INTERVAL} (exact). "
         "“random” replaces as many random tokens as the strip has; “unrelated” takes the values of a picture that shares nothing. "
         "In the data beside it, p_holm: the set against the random one at that site on the same pairs, exact McNemar test, corrected over "
         "sites and sets (Holm)."
@@ -41,7 +41,7 @@ def language_caption(shown: pl.DataFrame) -> str:
         "slots' object tokens are exchanged "
         "with those of a picture of other "
         f"contents, by layer; intact, and with the layout removed from the vision output; {counts(shown, 'pairs')} "
-        f"({_aside(shown)}). {INTERVAL} (Wilson). In the data beside it, p_holm: the layer against the connector on the same pairs, "
+        f"({_aside(shown)}). {INTERVAL} (exact). In the data beside it, p_holm: the layer against the connector on the same pairs, "
         "exact McNemar test, corrected over the layers (Holm)."
     )
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from vlm_spatial.statistics import DRAWS, EMPTY, Interval, calibration_error, holm, mcnemar_exact, paired_difference, wilson_clustered
+from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, calibration_error, clustered_mean, clustered_share, holm, mcnemar_exact
 
 METHODS = ("projection", "oracle")
-NEUTRAL = {"projection": 1.0, "oracle": 0.0}
+NEUTRAL = {"projection": 1.0, "oracle": 0.0, "random": 1.0, "oracle_random": 0.0}
 """The alpha that changes nothing."""
 RANDOM = {"projection": "random", "oracle": "oracle_random"}
 """The method of a form's random controls."""
@@ -24,8 +24,8 @@ class Outcome:
 
     Attributes:
         corrected, broken: questions whose answer became right, or wrong.
-        corrected_share: corrected questions as a share of the untouched model's errors; Wilson, adjusted for questions of one scene.
-        net: change in accuracy; paired bootstrap over scenes.
+        corrected_share: corrected questions as a share of the untouched model's errors; exact, adjusted for questions of one scene.
+        net: change in accuracy, paired, adjusted for questions of one scene.
         p_value: McNemar's, exact and not adjusted; it takes the questions for independent.
     """
 
@@ -41,7 +41,7 @@ class Outcome:
     p_value: float
 
 
-def outcome(rows: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Outcome:
+def outcome(rows: pl.DataFrame) -> Outcome:
     """Summarise rows that share method, site and alpha: one row a question."""
     before = rows["correct_before"].to_numpy()
     after = rows["correct"].to_numpy()
@@ -55,8 +55,8 @@ def outcome(rows: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Outcome
         corrected=corrected,
         broken=broken,
         n=rows.height,
-        corrected_share=wilson_clustered(after[~before], scenes[~before].tolist()),
-        net=paired_difference(before, after, scenes.tolist(), draws=draws, seed=seed),
+        corrected_share=clustered_share(after[~before], scenes[~before].tolist()),
+        net=clustered_mean(after.astype(float) - before, scenes.tolist())[0],
         p_value=mcnemar_exact(corrected, broken),
     )
 
@@ -82,13 +82,13 @@ def choose(table: pl.DataFrame, method: str) -> tuple[str, float] | None:
     return None if scores.is_empty() else (scores["site"][0], float(scores["alpha"][0]))
 
 
-def chosen_outcome(table: pl.DataFrame, method: str, *, draws: int = DRAWS, seed: int = 0) -> Outcome | None:
+def chosen_outcome(table: pl.DataFrame, method: str) -> Outcome | None:
     """The test-split outcome at the site and alpha that validation chose; None if either split has no rows."""
     choice = choose(table, method)
     if choice is None:
         return None
     rows = at(spatial(table), "test", method, *choice)
-    return None if rows.is_empty() else outcome(rows, draws=draws, seed=seed)
+    return None if rows.is_empty() else outcome(rows)
 
 
 def at(table: pl.DataFrame, split: str, method: str, site: str, alpha: float) -> pl.DataFrame:
@@ -101,7 +101,7 @@ def at(table: pl.DataFrame, split: str, method: str, site: str, alpha: float) ->
 def control_outcomes(table: pl.DataFrame, control: str, site: str, alpha: float) -> list[Outcome]:
     """One outcome a draw of a control (``random``, ``complement``, ``shuffled``, ``oracle_random``) on the test split."""
     rows = at(spatial(table), "test", control, site, alpha)
-    return [outcome(part, draws=1) for _, part in sorted(rows.partition_by("draw", as_dict=True).items())]
+    return [outcome(part) for _, part in sorted(rows.partition_by("draw", as_dict=True).items())]
 
 
 def random_corrected_share(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
@@ -129,12 +129,12 @@ def _range(values: list[float]) -> Interval:
     return Interval(float(np.mean(values)), float(low), float(high), len(values))
 
 
-def curve(table: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> pl.DataFrame:
+def curve(table: pl.DataFrame) -> pl.DataFrame:
     """One row a split, site, method and alpha: counts, intervals, and McNemar's p Holm-adjusted over a method's whole grid."""
     rows: list[dict[str, object]] = []
     grouped = spatial(table).filter(pl.col("method").is_in(METHODS)).partition_by("split", "site", "method", "alpha", as_dict=True)
     for (split, *_), part in sorted(grouped.items()):
-        found = outcome(part, draws=draws, seed=seed)
+        found = outcome(part)
         numbers = {
             f"{name}_{end}": getattr(interval, end)
             for name, interval in (("share", found.corrected_share), ("net", found.net))
@@ -161,3 +161,90 @@ def choices(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         if (choice := choose(table, method)) is not None
     ]
     return pl.DataFrame(rows, schema={"chosen_on": pl.String, "method": pl.String, "site": pl.String, "alpha": pl.Float64})
+
+
+@dataclass(frozen=True)
+class AgainstRandom:
+    """The label-free form at the setting that validation chose, against random subspaces, on the same test questions.
+
+    Attributes:
+        random_corrected, random_net: mean over the draws and their 95% range.
+        more_corrected, more_net: paired difference from the mean of the draws; wide enough for another draw in their place.
+        net_p: of the change in accuracy itself.
+    """
+
+    outcome: Outcome
+    random_corrected: Interval
+    random_net: Interval
+    control: str
+    more_corrected: Interval
+    more_corrected_p: float
+    more_net: Interval
+    more_net_p: float
+    net_p: float
+
+
+def against_random(table: pl.DataFrame, method: str = "projection") -> AgainstRandom | None:
+    """The chosen setting against its random controls; None if either split has no rows.
+
+    A draw that was scored on validation has chosen site and alpha for itself, as the form did; others are taken at the form's own.
+    """
+    found = chosen_outcome(table, method)
+    if found is None:
+        return None
+    rows = at(spatial(table), "test", method, found.site, found.alpha)
+    return versus(rows, random_draws(table, method, found.site, found.alpha))
+
+
+def versus(rows: pl.DataFrame, draws: list[pl.DataFrame]) -> AgainstRandom:
+    """One setting against its random draws, each with a row a question."""
+    found = outcome(rows)
+    of_draws = [outcome(draw) for draw in draws]
+    shares, nets = [o.corrected_share.estimate for o in of_draws if o.errors], [o.net.estimate for o in of_draws]
+    paired = rows.with_columns(control=pl.col("correct_before").cast(pl.Float64))
+    if draws:
+        by_question = pl.concat(draws).group_by("question_id").agg(control=pl.col("correct").mean())
+        paired = rows.join(by_question, on="question_id", how="inner", maintain_order="left")
+    more = (paired["correct"].cast(pl.Float64) - paired["control"]).to_numpy()
+    errors, scenes = ~paired["correct_before"].to_numpy(), paired["scene_id"].to_numpy()
+    change = (rows["correct"].cast(pl.Float64) - rows["correct_before"].cast(pl.Float64)).to_numpy()
+    more_corrected, more_corrected_p = _beyond_draws(*clustered_mean(more[errors], scenes[errors].tolist()), shares)
+    more_net, more_net_p = _beyond_draws(*clustered_mean(more, scenes.tolist()), nets)
+    return AgainstRandom(
+        outcome=found,
+        random_corrected=_range(shares),
+        random_net=_range(nets),
+        control=f"random subspaces, alpha {found.alpha:g} at {found.site}",
+        more_corrected=more_corrected,
+        more_corrected_p=more_corrected_p,
+        more_net=more_net,
+        more_net_p=more_net_p,
+        net_p=clustered_mean(change, rows["scene_id"].to_list())[1],
+    )
+
+
+def random_draws(table: pl.DataFrame, method: str, site: str, alpha: float) -> list[pl.DataFrame]:
+    """Test rows of each random draw, at the setting that it chose on validation, or else at ``site`` and ``alpha``."""
+    of_draws = spatial(table).filter(pl.col("method") == RANDOM[method])
+    found = []
+    for draw in sorted(of_draws["draw"].unique()):
+        own = of_draws.filter(pl.col("draw") == draw)
+        choice = choose(own, RANDOM[method]) or (site, alpha)
+        rows = at(own, "test", RANDOM[method], *choice)
+        if not rows.is_empty():
+            found.append(rows)
+    return found
+
+
+def _beyond_draws(difference: Interval, p: float, draws: list[float]) -> tuple[Interval, float]:
+    """A paired difference from the mean of some draws, made as wide as it has to be for another draw in their place."""
+    from scipy.stats import t
+
+    if len(draws) < 2 or difference.n == 0:
+        return difference, p
+    spread = float(np.std(draws, ddof=1)) * (1 + 1 / len(draws)) ** 0.5
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(draws) - 1)) * spread
+    low = difference.estimate - float(np.hypot(difference.estimate - difference.low, reach))
+    high = difference.estimate + float(np.hypot(difference.high - difference.estimate, reach))
+    of_draws = float(2 * t.sf(abs(difference.estimate) / spread, len(draws) - 1)) if spread > 0 else 0.0
+    return Interval(difference.estimate, low, high, difference.n), max(p, of_draws)

@@ -1,14 +1,17 @@
 """How often the untouched model answers right, by template and slot; and what merging photos does to that."""
 
+from dataclasses import replace
+
 import polars as pl
 
 from vlm_spatial.interventions.labels import CONTENT
 from vlm_spatial.measures.table import BOTH, numbers, tidy
-from vlm_spatial.statistics import DRAWS, Interval, clustered_share, paired_difference
+from vlm_spatial.statistics import Interval, clustered_mean, clustered_share
 
 ALL_SLOTS = "all slots"
 GUESS = "a guess among the candidates"
-METHOD = "bootstrap over scenes; Wilson over scenes where all answers are alike"
+METHOD = "exact interval of as many independent questions as those of the scenes are worth (Korn and Graubard)"
+STUDENT = "Student with two added differences (Bonett and Price), for as many independent questions"
 PICTURES = ("photo", "self_merge", "main")
 """Kinds of picture that the measures of merging compare: a photo, the photo merged with itself, two photos merged."""
 MERGING_ALONE = "self_merge − photo"
@@ -18,7 +21,8 @@ _KEY = ("photo", "template", "slot")
 
 def accuracy(table: pl.DataFrame) -> Interval:
     """Share of right answers, interval over scenes (questions of one scene are not independent); n counts scenes."""
-    return clustered_share(table["correct"].to_numpy(), table["scene_id"].to_list(), draws=DRAWS, seed=0)
+    scenes = table["scene_id"].to_list()
+    return replace(clustered_share(table["correct"].to_numpy(), scenes), n=len(set(scenes)))
 
 
 def chance(table: pl.DataFrame) -> float:
@@ -71,17 +75,19 @@ def merging(table: pl.DataFrame | None) -> pl.DataFrame:
         if questions:
             found = {**numbers(change), "n": questions, "clusters": photos, "control_estimate": 0.0}
             rows.append({"measure": "change", "template": template, "variant": MERGING_ALONE, "control": "no change", **found})
-    return tidy(rows, "merging", axis="horizontal", counted="questions", method=METHOD.replace("scenes", "pictures"))
+    return tidy(
+        rows, "merging", axis="horizontal", counted="questions", method=f"{METHOD}; change: Student with two added pairs (Bonett and Price)"
+    )
 
 
 def merging_alone(asked: pl.DataFrame) -> tuple[Interval, int, int]:
     """Accuracy on self-merges less that on the same photos, the same questions; how many questions, and about how many photos.
 
-    A photo and its self-merge have the same number in their scene ids; photos without a self-merge are left out. The interval
-    resamples photos.
+    A photo and its self-merge have the same number in their scene ids; photos without a self-merge are left out. Questions of
+    one photo are one cluster.
     """
     numbered = asked.with_columns(photo=pl.col("scene_id").str.split("-").list.last())
     both = numbered.filter(variant="photo").join(numbered.filter(variant="self_merge"), on=_KEY, suffix="_merged").sort(_KEY)
-    before, after = both["correct"].to_numpy(), both["correct_merged"].to_numpy()
-    change = paired_difference(before, after, both["photo"].to_list(), draws=DRAWS, seed=0)
-    return change, both.height, both["photo"].n_unique()
+    change = both["correct_merged"].cast(pl.Float64) - both["correct"].cast(pl.Float64)
+    found, _ = clustered_mean(change.to_numpy(), both["photo"].to_list())
+    return found, both.height, both["photo"].n_unique()

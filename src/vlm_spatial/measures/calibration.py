@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from vlm_spatial.statistics import DRAWS, EMPTY, Interval, calibration_error, cluster_bootstrap, percentile_interval, resample_counts
+from vlm_spatial.statistics import DRAWS, EMPTY, Interval, calibration_error, clustered_mean, percentile_interval, resample_counts
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ def calibration(rows: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Cal
         return Interval(float(estimate[0]), float(low), float(high), rows.height)
 
     (before, after), (many_before, many_after) = errors(everything), errors(resampled)
-    brier = cluster_bootstrap((rows["brier"] - rows["brier_before"]).to_numpy(), scenes, draws=draws, seed=seed)
+    brier, _ = clustered_mean((rows["brier"] - rows["brier_before"]).to_numpy(), scenes.tolist())
     return Calibration(
         error_before=interval(before, many_before),
         error_after=interval(after, many_after),
         error_change=interval(after - before, many_after - many_before),
-        brier_change=Interval(brier.estimate, brier.low, brier.high, rows.height),
+        brier_change=brier,
     )

@@ -1,7 +1,6 @@
 """Rows of the amplification sweep: every setting, the chosen setting by group of questions, and settings and corrections carried over."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import polars as pl
 
@@ -22,14 +21,16 @@ from vlm_spatial.measures.amplification import (
 from vlm_spatial.measures.calibration import calibration
 from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.measures.transfer import pairs
-from vlm_spatial.measures.verdicts import CORRECTED_MARGIN, MINIMUM, Measured, Verdict, above
 from vlm_spatial.statistics import Interval
 
 NET, CORRECTED, CALIBRATION, BRIER = "net_accuracy", "errors_corrected", "calibration_error", "brier_change"
 ALL = "all spatial questions"
 NOT_SPATIAL, PRESENT = "not spatial: content", "not spatial: names what is there"
 TESTS = ("errors", "corrected", "broken")
-_METHOD = "bootstrap over scenes, paired (changes); Wilson with the design effect of scenes (shares); range of the draws (random controls)"
+_METHOD = (
+    "Student with two added differences (changes), exact (shares of errors), both for as many independent questions as the scenes' are "
+    "worth; bootstrap over scenes (calibration error); range of the draws (random controls)"
+)
 
 
 def _tidy(rows: list[dict[str, object]], experiment: str) -> pl.DataFrame:
@@ -162,19 +163,10 @@ def carried(table: pl.DataFrame | None, dataset: str) -> pl.DataFrame:
             found += [
                 {**where, "correction": method, "measure": NET, **_ends(row, "net", "n"), **tested},
                 {**where, "correction": random, "measure": NET, **_ends(row, "random_net", "controls")},
-                {**where, "correction": method, "measure": CORRECTED, **_ends(row, "share", "errors"), "verdict": _verdict(row)},
+                {**where, "correction": method, "measure": CORRECTED, **_ends(row, "share", "errors"), "verdict": row["verdict"]},
                 {**where, "correction": random, "measure": CORRECTED, **_ends(row, "random_share", "controls")},
             ]
     return _tidy(found, "correction_transfer")
-
-
-def _verdict(row: dict[str, Any]) -> Verdict:
-    """Whether a carried correction corrects more of the errors than random subspaces, by the rule of the claim ``errors_corrected``."""
-    if row["errors"] < MINIMUM:
-        return "inconclusive"
-    share = Interval(row["share_estimate"], row["share_low"], row["share_high"], row["errors"])
-    random = Interval(row["random_share_estimate"], row["random_share_low"], row["random_share_high"], row["controls"])
-    return above(CORRECTED_MARGIN)(Measured(share, random, ""))
 
 
 def _ends(row: dict[str, object], name: str, counted: str) -> dict[str, object]:

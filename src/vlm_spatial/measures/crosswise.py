@@ -4,7 +4,7 @@
 sum of the whole distances, over pairs. It is not clamped: below 0 the answer moved away, above 1 it overshot.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,8 @@ from jaxtyping import Bool, Float, Int
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT
 from vlm_spatial.measures.interventions import sweeps
 from vlm_spatial.measures.table import BOTH, numbers, tidy
-from vlm_spatial.statistics import EMPTY, Interval, percentile_interval, resample_counts, wilson
+from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, binomial, binomial_limits
 
-DRAWS = 2000
 SMALLEST_GAP = 0.25
 """A pair whose two runs differ by less in log-odds says nothing of recovery."""
 BROKEN = 0.5
@@ -30,26 +29,28 @@ class Flips:
     """Which included pairs flip at which site.
 
     Attributes:
+        pairs: their names.
         layers: of the sites, ascending; the connector is ``CONNECTOR_LAYER``.
         hits: ``[pairs, layers]``.
     """
 
+    pairs: list[str]
     layers: Int[np.ndarray, " layers"]
     hits: Bool[np.ndarray, "pairs layers"]
 
-    def over_pairs(
-        self, statistic: Callable[[Float[np.ndarray, "draws pairs"]], Float[np.ndarray, " draws"]], draws: int, seed: int
-    ) -> Interval:
-        """A statistic of how often each pair counts, with its interval over resampled pairs."""
-        n = len(self.hits)
-        if n == 0 or len(self.layers) == 0:
-            return EMPTY
-        low, high = percentile_interval(statistic(resample_counts(n, draws=draws, seed=seed)))
-        return Interval(float(statistic(np.ones((1, n)))[0]), float(low), float(high), n)
+    def at_connector(self) -> Float[np.ndarray, " pairs"]:
+        """1 for each pair that flips at the connector, else 0."""
+        place = np.flatnonzero(self.layers == CONNECTOR_LAYER)
+        return self.hits[:, place[0]].astype(float) if len(place) else np.zeros(len(self.pairs))
 
-    def rates(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, "draws layers"]:
-        counted = weights.sum(-1, keepdims=True)
-        return np.divide(weights @ self.hits, counted, out=np.full((len(weights), len(self.layers)), np.nan), where=counted > 0)
+    def at_best(self) -> Float[np.ndarray, " pairs"]:
+        """1 for each pair that flips at the site that is best on the other half of the pairs (every other one), else 0."""
+        half = np.arange(len(self.pairs)) % 2 == 0
+        found = np.zeros(len(self.pairs))
+        for part in (half, ~half):
+            others = self.hits[~part] if (~part).any() else self.hits
+            found[part] = self.hits[part, others.mean(axis=0).argmax()]
+        return found
 
 
 def flips(table: pl.DataFrame, token_set: str, *, condition: str = INTACT, experiment: str = "crosswise") -> Flips:
@@ -59,59 +60,59 @@ def flips(table: pl.DataFrame, token_set: str, *, condition: str = INTACT, exper
         "pair_id", layer=pl.col("layer").fill_null(CONNECTOR_LAYER).cast(pl.String), hit=pl.col("outcome") == "flip"
     ).pivot("layer", index="pair_id", values="hit")
     layers = np.array(sorted(int(name) for name in wide.columns if name != "pair_id"), dtype=int)
-    hits = wide.select([str(layer) for layer in layers]).drop_nulls().to_numpy() if len(layers) else np.zeros((0, 0), dtype=bool)
-    return Flips(layers, hits.astype(bool))
+    if not len(layers):
+        return Flips([], layers, np.zeros((0, 0), dtype=bool))
+    whole = wide.drop_nulls().sort("pair_id")
+    return Flips(whole["pair_id"].to_list(), layers, whole.select([str(layer) for layer in layers]).to_numpy().astype(bool))
 
 
 def flip_rate(table: pl.DataFrame, token_set: str, *, site: str = CONNECTOR, condition: str = INTACT) -> Interval:
-    """Share of included pairs whose answer flips at one site (Wilson)."""
+    """Share of included pairs whose answer flips at one site (exact interval)."""
     chosen = table.filter(pl.col("included"), experiment="crosswise", condition=condition, token_set=token_set, site=site)
-    return wilson(int((chosen["outcome"] == "flip").sum()), chosen.height)
+    return binomial(int((chosen["outcome"] == "flip").sum()), chosen.height)
 
 
-def highest_flip_rate(table: pl.DataFrame, token_set: str, *, condition: str = INTACT, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Flip rate at the site where it is highest, cross-fitted: it is chosen on one half of the pairs, the rate counted on the other."""
+def highest_flip_rate(table: pl.DataFrame, token_set: str, *, condition: str = INTACT) -> Interval:
+    """Flip rate at the site where it is highest, cross-fitted (:meth:`Flips.at_best`), with an exact interval."""
     found = flips(table, token_set, condition=condition)
-    half = np.arange(len(found.hits)) % 2 == 0
-
-    def peak(weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-        hits = np.zeros(len(weights))
-        for part in (half, ~half):
-            best = (weights * ~part @ found.hits).argmax(-1)
-            hits += np.take_along_axis((weights * part) @ found.hits, best[:, None], axis=1)[:, 0]
-        return hits / weights.sum(-1)
-
-    return found.over_pairs(peak, draws, seed)
+    return binomial(int(found.at_best().sum()), len(found.pairs)) if len(found.pairs) else EMPTY
 
 
-def last_layer(table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """The last layer at which most answers still flip, with its interval over resampled pairs; the connector is layer −1.
+def last_layer(table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT) -> Interval:
+    """The last layer at which most answers still flip; the connector is layer −1.
 
+    The interval goes from the last layer at which the exact interval of the rate lies above one half to the last at which it reaches above.
     ``nan`` if most answers flip at no layer.
     """
     found = flips(table, token_set, condition=condition)
+    n = len(found.pairs)
+    if not n or not len(found.layers):
+        return EMPTY
+    counts = found.hits.sum(axis=0)
+    if not (counts > n / 2).any():
+        return Interval(float("nan"), float("nan"), float("nan"), n)
+    low, high = binomial_limits(counts, np.full(len(counts), n))
 
-    def last(weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-        most = found.rates(weights) > 0.5
-        return np.where(most.any(-1), found.layers[most.shape[1] - 1 - most[:, ::-1].argmax(-1)], np.nan)
+    def last(where: np.ndarray) -> float:
+        return float(found.layers[where][-1]) if where.any() else float(found.layers[0])
 
-    return found.over_pairs(last, draws, seed)
+    return Interval(last(counts > n / 2), last(low > 0.5), last(high > 0.5), n)
 
 
-def recovery(table: pl.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Recovery of the included rows of one site and token set, a row a pair: ratio of sums, pairs resampled."""
+def recovery(table: pl.DataFrame) -> Interval:
+    """Recovery of the included rows of one site and token set, a row a pair: a ratio of sums."""
     chosen = table.filter(pl.col("included"), pl.col("log_odds_source") - pl.col("log_odds_clean") >= SMALLEST_GAP)
     moved = (chosen["log_odds"] - chosen["log_odds_clean"]).to_numpy()
     whole = (chosen["log_odds_source"] - chosen["log_odds_clean"]).to_numpy()
-    return _mean(moved, whole, draws, seed)
+    return _ratio(moved, whole)
 
 
 def crosswise(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Rows of the table of measures: every measure by axis, site, token set and condition, of the crosswise and the mirror form.
 
-    ``flip_rate`` (Wilson), ``recovery``, ``probability_stay`` and ``probability_flip`` (of the clean answer and of the counterfactual's,
+    ``flip_rate`` (exact interval), ``recovery``, ``probability_stay`` and ``probability_flip`` (of the clean answer and of the counterfactual's,
     over the whole vocabulary, mean over pairs), ``candidate_mass`` (of all candidates) and ``broken`` (share of pairs that no longer
-    answer the question, Wilson).
+    answer the question, exact).
     """
     table = sweeps(tables)
     parts = [tidy([], "crosswise")]
@@ -132,15 +133,15 @@ def _by_site(table: pl.DataFrame, by: tuple[str, ...]) -> list[dict[str, object]
         ones = np.ones(kept.height)
         broken = kept["candidate_mass"] < BROKEN * kept["candidate_mass_clean"]
         shares = {
-            "flip_rate": wilson(int((kept["outcome"] == "flip").sum()), kept.height),
-            "broken": wilson(int(broken.sum()), kept.height),
+            "flip_rate": binomial(int((kept["outcome"] == "flip").sum()), kept.height),
+            "broken": binomial(int(broken.sum()), kept.height),
         }
         means = {
             "recovery": recovery(kept),
-            **{name: _mean(kept[name].to_numpy(), ones) for name in ("probability_stay", "probability_flip", "candidate_mass")},
+            **{name: _ratio(kept[name].to_numpy(), ones) for name in ("probability_stay", "probability_flip", "candidate_mass")},
         }
         aside = group.height - kept.height
-        for method, found in (("Wilson", shares), ("bootstrap over pairs", means)):
+        for method, found in (("exact interval", shares), ("Student over pairs", means)):
             rows += [{**named, "measure": name, "method": method, "set_aside": aside, **numbers(got)} for name, got in found.items()]
     return rows
 
@@ -160,10 +161,16 @@ def with_probabilities(table: pl.DataFrame) -> pl.DataFrame:
     return numbered.join(found, on="row", how="left", maintain_order="left").drop("row").with_columns(candidate_mass_clean=before)
 
 
-def _mean(part: Float[np.ndarray, " pairs"], whole: Float[np.ndarray, " pairs"], draws: int = DRAWS, seed: int = 0) -> Interval:
-    """``sum(part) / sum(whole)``, pairs resampled."""
-    if len(part) == 0:
+def _ratio(part: Float[np.ndarray, " pairs"], whole: Float[np.ndarray, " pairs"]) -> Interval:
+    """``sum(part) / sum(whole)`` over pairs, with Student's interval of the linearised ratio."""
+    from scipy.stats import t
+
+    n = len(part)
+    if n == 0:
         return EMPTY
-    weights = resample_counts(len(part), draws=draws, seed=seed)
-    low, high = percentile_interval((weights @ part) / (weights @ whole))
-    return Interval(float(part.sum() / whole.sum()), float(low), float(high), len(part))
+    ratio = float(part.sum() / whole.sum())
+    if n == 1:
+        return Interval(ratio, float("nan"), float("nan"), 1)
+    error = float(np.sqrt(n / (n - 1) * ((part - ratio * whole) ** 2).sum()) / whole.sum())
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    return Interval(ratio, ratio - reach, ratio + reach, n)

@@ -11,7 +11,8 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
     """``measures.parquet``: columns :data:`vlm_spatial.measures.table.SCHEMA`.
 
     Args:
-        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it. Of a model with
+        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it; ``pairs`` are the
+            dataset's. Of a model with
             several datasets also ``generalisation``, ``between_datasets`` and ``transfer``, whole.
         dataset: the dataset's name in those last three.
     """

@@ -32,7 +32,11 @@ def vision_flips(table: pl.DataFrame | None) -> pl.DataFrame:
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
     found = outcome_rates(both, ["flip"], ["axis", "site", "token_set", "source"])
     found = found.join(_against_random(both), on=["axis", "site", "token_set", "source"], how="left", maintain_order="left")
-    constants = {"counted": "pairs", "method": "Wilson; p: exact McNemar, Holm over sites and sets", "control": "the set random"}
+    constants = {
+        "counted": "pairs",
+        "method": "exact interval; p: exact McNemar, Holm over sites and sets",
+        "control": "the set random",
+    }
     return tidy(found, "vision", measure="flip_rate", **constants)
 
 
@@ -62,7 +66,11 @@ def language_outcomes(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
     found = outcome_rates(both, ["ordering", "content", "stay", "other"], ["axis", "site", "condition"])
     found = found.join(_against_connector(both), on=["axis", "condition", "site", "outcome"], how="left", maintain_order="left")
-    constants = {"counted": "pairs", "method": "Wilson; p: exact McNemar, Holm over layers", "control": "the same at the connector"}
+    constants = {
+        "counted": "pairs",
+        "method": "exact (Clopper and Pearson); p: exact McNemar, Holm over layers",
+        "control": "the same at the connector",
+    }
     return tidy(found, "language", measure="outcome_rate", token_set="object", **constants)
 
 
@@ -91,7 +99,7 @@ def dominances(table: pl.DataFrame | None) -> pl.DataFrame:
             counted["set_aside"] = int((~chosen["included"]).sum())
             index = dominance(table, block, axis=None if axis == BOTH else axis)
             rows.append({"axis": axis, "token_set": block, **numbers(index), **counted})
-    method = "bootstrap over pairs; Wilson where all stay or all move"
+    method = "exact (Clopper and Pearson) for the share that stays"
     made = tidy(rows, "conflict", measure="dominance", counted="pairs that stay or move", method=method, control="neither decides")
     return made.with_columns(control_estimate=pl.lit(0.0))
 

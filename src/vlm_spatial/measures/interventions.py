@@ -4,26 +4,16 @@ Works on the tables alone and never imports torch, so that the report can use it
 Pairs that the untouched model does not answer right (``included`` false) enter none of these; ``excluded`` counts them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED, joined
-from vlm_spatial.statistics import (
-    DRAWS,
-    EMPTY,
-    Interval,
-    bootstrap,
-    cluster_bootstrap,
-    clustered_share,
-    holm,
-    mcnemar_exact,
-    percentile_interval,
-    resample_counts,
-    wilson,
-)
+from vlm_spatial.interventions.ordering import Ordering, language_sweep
+from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, binomial, clustered_mean, clustered_share, holm, mcnemar_exact
 
 
 def sweeps(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -47,7 +37,7 @@ def flip_rate(
     condition: str = INTACT,
     axis: str | None = None,
 ) -> Interval:
-    """Share of included vision pairs whose answer becomes the counterfactual's when ``token_set`` is replaced at ``site`` (Wilson)."""
+    """Share of included vision pairs whose answer becomes the counterfactual's when ``token_set`` is replaced (exact interval)."""
     chosen = _included(table, "vision", condition, axis).filter(
         pl.col("token_set") == token_set, pl.col("site") == site, pl.col("source") == source
     )
@@ -83,78 +73,85 @@ def rates(
     return pl.DataFrame(rows, schema={**columns, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64})
 
 
-def dominance(
-    table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0
-) -> Interval:
+def dominance(table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT, axis: str | None = None) -> Interval:
     """``(stay − move) / (stay + move)`` over included conflict pairs: 1 if position is read from the vision code, −1 if from the place.
 
-    Other answers count for neither; ``n`` is stay + move. The interval resamples pairs; where all of them stay or all move, it is
-    that of Wilson for the share that stays.
+    Other answers count for neither; ``n`` is stay + move. Twice the share that stays, less one, with that share's exact interval.
     """
+    stays = staying(table, token_set, condition=condition, axis=axis)["stays"]
+    share = binomial(int(stays.sum()), len(stays))
+    return Interval(2 * share.estimate - 1, 2 * share.low - 1, 2 * share.high - 1, share.n)
+
+
+def staying(table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT, axis: str | None = None) -> pl.DataFrame:
+    """The included conflict pairs whose answer stays or moves: their rows, with ``stays``."""
     chosen = _included(table, "conflict", condition, axis).filter(
         pl.col("token_set") == token_set, pl.col("outcome").is_in(["stay", "move"])
     )
-    sign = np.where((chosen["outcome"] == "stay").to_numpy(), 1.0, -1.0)
-    if len(sign) and abs(sign.sum()) == len(sign):
-        stay = wilson(int((sign > 0).sum()), len(sign))
-        return Interval(2 * stay.estimate - 1, 2 * stay.low - 1, 2 * stay.high - 1, stay.n)
-    return bootstrap(len(sign), lambda index: sign[index].mean(-1), draws=draws, seed=seed)
+    return chosen.with_columns(stays=pl.col("outcome") == "stay")
 
 
 def ordering_rate(
     table: pl.DataFrame, site: str, *, token_set: str = "object", condition: str = INTACT, axis: str | None = None
 ) -> Interval:
-    """Share of included language pairs whose answer follows the ordering code laid on the object tokens at ``site`` (Wilson)."""
-    chosen = _blocks(table, condition, axis, token_set).filter(pl.col("included"), pl.col("site") == site)
+    """Share of included language pairs whose answer follows the ordering code laid on the object tokens at ``site`` (exact interval)."""
+    chosen = _on(language_sweep(table, condition, token_set), axis).filter(pl.col("included"), pl.col("site") == site)
     return _share(chosen["outcome"], INTENDED["language"])
 
 
-def ordering_peak(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Ordering rate at the language layer where it is highest, cross-fitted; the interval resamples pairs.
-
-    The layer is chosen on one half of the pairs and the rate counted on the other, and the other way round: the highest of many
-    noisy rates, taken at face value, would lie above the truth.
-    """
-    pairs = _Ordering(_blocks(table, condition, axis).filter(pl.col("included")))
-    return _over_pairs(pairs.n, pairs.peak_rate, draws, seed)
+def ordering(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None) -> Ordering:
+    """The included pairs of the language sweep."""
+    return Ordering(_on(language_sweep(table, condition), axis))
 
 
-def ordering_peak_layer(
-    table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None, draws: int = DRAWS, seed: int = 0
-) -> Interval:
-    """The layer with the highest ordering rate (the first on a tie), with the interval of that layer over resampled pairs.
-
-    ``nan`` if no answer follows the ordering at any layer.
-    """
-    pairs = _Ordering(_blocks(table, condition, axis).filter(pl.col("included")))
-
-    def peak(weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-        layer_rates = pairs.layer_rates(weights)
-        return np.where(layer_rates.max(-1) > 0, pairs.layers[layer_rates.argmax(-1)], np.nan)
-
-    return _over_pairs(pairs.n, peak, draws, seed)
-
-
-def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """How much more ordering the language layers add once the vision signal is ablated, from the sweeps intact and ablated together.
-
-    Within a condition, what the language model adds is the highest ordering rate over its layers (cross-fitted, as in
-    :func:`ordering_peak`) minus the ordering rate at the connector, where nothing has been added yet. The gain is that under
-    ``condition`` minus that of the intact model; it is positive if a backup emerges (paper: Qwen2-VL layers 13–17). Pairs are
-    resampled, the same ones for both conditions; a pair counts in the conditions under which it is included.
-    """
-    tables = [_blocks(table, name, axis) for name in (INTACT, condition)]
-    names = sorted(set(tables[0]["pair_id"]) | set(tables[1]["pair_id"]))
-    intact, ablated = (_Ordering(chosen, names) for chosen in tables)
-    if not (intact.included.any() and ablated.included.any()) or not (intact.complete and ablated.complete):
+def ordering_peak(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None) -> Interval:
+    """Ordering rate at the language layer where it is highest, cross-fitted (:meth:`Ordering.at_best`), with an exact interval."""
+    found = ordering(table, condition, axis=axis)
+    if not len(found.pairs) or not len(found.layers):
         return EMPTY
+    return binomial(int(found.at_best(found.follows.astype(float)).sum()), len(found.pairs))
 
-    def gain(weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-        added = [pairs.peak_rate(weights) - pairs.connector_rate(weights) for pairs in (ablated, intact)]
-        return added[0] - added[1]
 
-    found = _over_pairs(len(names), gain, draws, seed)
-    return Interval(found.estimate, found.low, found.high, int((intact.included | ablated.included).sum()))
+def ordering_peak_layer(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None) -> Interval:
+    """The layer with the highest ordering rate (the first on a tie); the interval spans every layer that may be the highest.
+
+    A layer may be if the paired difference between the best and it is not significant at 5%, adjusted (Bonferroni) for the layers. Layers
+    of equal rate, a plateau, all stay in. ``nan`` if no answer follows the ordering at any layer.
+    """
+    found = ordering(table, condition, axis=axis)
+    n = len(found.pairs)
+    if not n or not len(found.layers):
+        return EMPTY
+    if not found.follows.any():
+        return Interval(float("nan"), float("nan"), float("nan"), n)
+    best = found.follows[:, found.best()].astype(float)
+    p = np.array([clustered_mean(best - found.follows[:, layer])[1] for layer in range(len(found.layers))])
+    kept = found.layers[p * max(1, len(p) - 1) > 1 - CONFIDENCE]
+    return Interval(float(found.layers[found.best()]), float(kept.min()), float(kept.max()), n)
+
+
+def backup_gains(
+    table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None
+) -> tuple[list[str], Float[np.ndarray, " pairs"]]:
+    """How much more ordering the language layers add to each pair once the vision signal is ablated, from both sweeps together.
+
+    Within a condition, what the language model adds is whether the answer follows the ordering at the best layer (cross-fitted) less
+    whether it does at the connector, where nothing has been added yet. A pair's gain is that under ``condition`` minus that of the intact
+    model. The pairs are those that the intact model answers right and that were run under both: whether the ablated model still
+    answers right is a consequence of the ablation, and choosing pairs by it would leave the few that the ablation did not reach.
+    """
+    sweeps_of = [_on(language_sweep(table, name), axis) for name in (INTACT, condition)]
+    pairs = sorted(set(sweeps_of[0].filter("included")["pair_id"]) & set(sweeps_of[1]["pair_id"]))
+    intact, ablated = (Ordering(sweep, pairs) for sweep in sweeps_of)
+    if not pairs or any(found.at_connector is None or not len(found.layers) for found in (intact, ablated)):
+        return [], np.zeros(0)
+    added = [found.at_best(found.follows.astype(float)) - found.at_connector for found in (ablated, intact)]
+    return pairs, added[0] - added[1]
+
+
+def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None) -> Interval:
+    """Mean of :func:`backup_gains`."""
+    return clustered_mean(backup_gains(table, condition, axis=axis)[1])[0]
 
 
 def compare_sites(
@@ -190,56 +187,56 @@ def _compared(chosen: pl.DataFrame, column: str, reference: str, experiment: str
     return pl.DataFrame(rows, schema=schema).with_columns(p_holm=pl.Series(holm(p_values), dtype=pl.Float64))
 
 
-def accuracy(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Share of spatial questions of ``ablation_accuracy`` answered right; the interval resamples whole scenes, ``n`` counts scenes."""
-    return _right(_spatial(_under(table, condition, axis)), draws, seed)
+def accuracy(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None) -> Interval:
+    """Share of spatial questions of ``ablation_accuracy`` answered right; ``n`` counts scenes."""
+    return _right(_spatial(_under(table, condition, axis)))
 
 
-def content_accuracy(
-    table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None, draws: int = DRAWS, seed: int = 0
-) -> Interval:
+def content_accuracy(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None = None) -> Interval:
     """The same for questions that are not spatial: what an ablation costs beside the layout. Empty where none are asked."""
-    return _right(_under(table, condition, axis).filter(pl.col("template") == CONTENT), draws, seed)
+    return _right(_under(table, condition, axis).filter(pl.col("template") == CONTENT))
 
 
-def _right(questions: pl.DataFrame, draws: int, seed: int) -> Interval:
-    return clustered_share(questions["correct"].to_numpy(), questions["scene_id"].to_list(), draws=draws, seed=seed)
+def _right(questions: pl.DataFrame) -> Interval:
+    scenes = questions["scene_id"].to_list()
+    return replace(clustered_share(questions["correct"].to_numpy(), scenes), n=len(set(scenes)))
 
 
 def _spatial(questions: pl.DataFrame) -> pl.DataFrame:
     return questions.filter(pl.col("template") != CONTENT)
 
 
-def ablation_drop(
-    table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0
-) -> Interval:
-    """Accuracy of the intact model minus that under ``condition``, on the same spatial questions; whole scenes are resampled."""
+def ablation_drops(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None) -> pl.DataFrame:
+    """The spatial questions asked of the intact model and under ``condition``, with ``lost``: 1 if the ablation breaks the answer, −1 if it
+    mends it."""
     wide = _accuracies(table, (INTACT, condition), axis)
-    change = wide[INTACT].to_numpy().astype(float) - wide[condition].to_numpy()
-    return cluster_bootstrap(change, wide["scene_id"].to_list(), draws=draws, seed=seed)
+    return wide.with_columns(lost=pl.col(INTACT).cast(pl.Float64) - pl.col(condition).cast(pl.Float64))
 
 
-def redundancy(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Interaction of the 2×2 of vision signal and language ordering, each intact or ablated, in accuracy.
+def ablation_drop(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None) -> Interval:
+    """Accuracy of the intact model minus that under ``condition``, on the same spatial questions; ``n`` counts scenes."""
+    return _mean_of_questions(ablation_drops(table, condition, axis=axis), "lost")
+
+
+def _mean_of_questions(wide: pl.DataFrame, column: str) -> Interval:
+    scenes = wide["scene_id"].to_list()
+    return replace(clustered_mean(wide[column].to_numpy(), scenes)[0], n=len(set(scenes)))
+
+
+def redundancy(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None) -> Interval:
+    """Interaction of the 2×2 of vision signal and language ordering, each intact or ablated, in accuracy; ``n`` counts scenes.
 
     It is the accuracy lost by both ablations minus the sum of what each loses alone. Above 0, each mechanism can stand in for the other
     (redundant); below 0, both are needed at once, so that the second ablation finds less left to break (complementary).
     """
     names = (INTACT, condition, joined(INTACT, LANGUAGE_ERASED), joined(condition, LANGUAGE_ERASED))
-    wide = _accuracies(table, names, axis)
-    intact, vision, language, both = (wide[name].to_numpy().astype(float) for name in names)
-    return cluster_bootstrap((intact - both) - (intact - vision) - (intact - language), wide["scene_id"].to_list(), draws=draws, seed=seed)
+    intact, vision, language, both = (pl.col(name).cast(pl.Float64) for name in names)
+    wide = _accuracies(table, names, axis).with_columns(beyond=(intact - both) - (intact - vision) - (intact - language))
+    return _mean_of_questions(wide, "beyond")
 
 
 def slot_readout(
-    table: pl.DataFrame,
-    condition: str = INTACT,
-    *,
-    token_set: str = "object",
-    probe: str = "refitted",
-    axis: str | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
+    table: pl.DataFrame, condition: str = INTACT, *, token_set: str = "object", probe: str = "refitted", axis: str | None = None
 ) -> Interval:
     """Share of test objects whose slot a linear probe still reads off the connector's output under ``condition`` (``ablation_check``).
 
@@ -247,8 +244,7 @@ def slot_readout(
         token_set: ``object`` or ``rim``.
         probe: ``saved`` (trained on the intact model) or ``refitted`` (under the condition).
     """
-    chosen = _under(table, condition, axis).filter(pl.col("token_set") == token_set, pl.col("probe") == probe)
-    return _right(chosen, draws, seed)
+    return _right(_under(table, condition, axis).filter(pl.col("token_set") == token_set, pl.col("probe") == probe))
 
 
 def _of(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
@@ -256,12 +252,11 @@ def _of(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) 
 
 
 def _under(table: pl.DataFrame, condition: str, axis: str | None) -> pl.DataFrame:
-    chosen = table.filter(pl.col("condition") == condition)
-    return chosen if axis is None else chosen.filter(pl.col("axis") == axis)
+    return _on(table.filter(pl.col("condition") == condition), axis)
 
 
-def _blocks(table: pl.DataFrame, condition: str, axis: str | None, token_set: str = "object") -> pl.DataFrame:
-    return _of(table, "language", condition, axis).filter(pl.col("token_set") == token_set)
+def _on(table: pl.DataFrame, axis: str | None) -> pl.DataFrame:
+    return table if axis is None else table.filter(pl.col("axis") == axis)
 
 
 def _included(table: pl.DataFrame, experiment: str, condition: str, axis: str | None) -> pl.DataFrame:
@@ -269,7 +264,7 @@ def _included(table: pl.DataFrame, experiment: str, condition: str, axis: str | 
 
 
 def _share(outcomes: pl.Series, name: str) -> Interval:
-    return wilson(int((outcomes == name).sum()), len(outcomes))
+    return binomial(int((outcomes == name).sum()), len(outcomes))
 
 
 def _accuracies(table: pl.DataFrame, conditions: tuple[str, ...], axis: str | None) -> pl.DataFrame:
@@ -282,65 +277,3 @@ def _accuracies(table: pl.DataFrame, conditions: tuple[str, ...], axis: str | No
     for part in parts[1:]:
         wide = wide.join(part.drop("scene_id"), on="question_id", how="inner", maintain_order="left")
     return wide
-
-
-class _Ordering:
-    """Which included language pairs follow the ordering, at every language layer and at the connector.
-
-    Attributes:
-        layers: the language layers, ascending.
-        hits: ``[pairs, layers]``, whether the answer follows the ordering; False where the pair is not included.
-        connector: ``[pairs]``, the same at the connector.
-    """
-
-    def __init__(self, chosen: pl.DataFrame, names: list[str] | None = None) -> None:
-        self.names = sorted(set(chosen["pair_id"])) if names is None else names
-        row = {name: number for number, name in enumerate(self.names)}
-        sites = chosen.filter(pl.col("site").str.starts_with("language."))
-        self.layers: Int[np.ndarray, " layers"] = np.array(sorted(set(sites["layer"])), dtype=int)
-        column = {layer: number for number, layer in enumerate(self.layers)}
-        self.included: Bool[np.ndarray, " pairs"] = np.zeros(len(self.names), dtype=bool)
-        self.hits: Bool[np.ndarray, "pairs layers"] = np.zeros((len(self.names), len(self.layers)), dtype=bool)
-        self.connector: Bool[np.ndarray, " pairs"] = np.zeros(len(self.names), dtype=bool)
-        self.complete = bool(len(self.layers)) and CONNECTOR in set(chosen["site"])
-        for name, site, layer, included, outcome in chosen.select("pair_id", "site", "layer", "included", "outcome").iter_rows():
-            hit = included and outcome == INTENDED["language"]
-            self.included[row[name]] |= included
-            if site == CONNECTOR:
-                self.connector[row[name]] = hit
-            elif layer in column:
-                self.hits[row[name], column[layer]] = hit
-
-    @property
-    def n(self) -> int:
-        """Number of pairs; 0 if there is no language layer to tell of."""
-        return len(self.names) if len(self.layers) else 0
-
-    def layer_rates(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, "draws layers"]:
-        return _divided(weights @ self.hits, weights @ self.included[:, None])
-
-    def peak_rate(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-        """Rate at the layer that is best on the other half of the pairs; halves are every other pair, in the order of their names."""
-        half = np.arange(len(self.names)) % 2 == 0
-        hits = np.zeros(len(weights))
-        for part in (half, ~half):
-            best = self.layer_rates(weights * ~part).argmax(-1)
-            hits += np.take_along_axis((weights * part) @ self.hits, best[:, None], axis=1)[:, 0]
-        return _divided(hits, weights @ self.included)
-
-    def connector_rate(self, weights: Float[np.ndarray, "draws pairs"]) -> Float[np.ndarray, " draws"]:
-        return _divided(weights @ self.connector, weights @ self.included)
-
-
-def _divided(part: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
-
-
-def _over_pairs(
-    n: int, statistic: Callable[[Float[np.ndarray, "draws pairs"]], Float[np.ndarray, " draws"]], draws: int, seed: int
-) -> Interval:
-    """A statistic of how often each of ``n`` pairs counts: once for the estimate, as often as it is drawn for the interval."""
-    if n == 0:
-        return EMPTY
-    low, high = percentile_interval(statistic(resample_counts(n, draws=draws, seed=seed)))
-    return Interval(float(statistic(np.ones((1, n)))[0]), float(low), float(high), n)

@@ -1,16 +1,16 @@
-"""Shares of pairs with each outcome, with Wilson intervals."""
+"""Shares of pairs with each outcome, with exact intervals."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
-from vlm_spatial.statistics import wilson_limits
+from vlm_spatial.statistics import binomial_limits
 
 
-def with_wilson(counts: pl.DataFrame) -> pl.DataFrame:
+def with_shares(counts: pl.DataFrame) -> pl.DataFrame:
     """Add ``estimate``, ``low``, ``high`` to a table of ``hits`` and ``n``; null where ``n`` is 0. Drops ``hits``."""
     known = counts["n"].to_numpy() > 0
-    low, high = wilson_limits(counts["hits"].to_numpy(), counts["n"].to_numpy().clip(1))
+    low, high = binomial_limits(counts["hits"].to_numpy(), counts["n"].to_numpy().clip(1))
     kept = pl.Series(known)
     return counts.with_columns(
         estimate=pl.when(kept).then(pl.col("hits") / pl.col("n")),
@@ -34,4 +34,4 @@ def outcome_rates(table: pl.DataFrame, outcomes: Sequence[str], by: Sequence[str
         .with_columns(outcome=pl.lit(outcome))
         for outcome in outcomes
     ]
-    return with_wilson(pl.concat(parts)).sort([*by, "outcome"], nulls_last=False)
+    return with_shares(pl.concat(parts)).sort([*by, "outcome"], nulls_last=False)

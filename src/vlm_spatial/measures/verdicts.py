@@ -1,68 +1,136 @@
-"""The rules of verdicts: an estimate, its control, and what follows from their intervals."""
+"""From an estimate and its control to a verdict: the paired difference, its p, and whether the strata agree."""
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vlm_spatial.statistics import Interval
+import numpy as np
+import polars as pl
 
-Verdict = Literal["supported", "refuted", "inconclusive"]
+from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval
+
+Verdict = Literal["supported", "refuted", "mixed", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "mixed", "inconclusive")
 
 MINIMUM = 10
-"""Fewer units bear no verdict: with a handful, resamples hardly differ and intervals are too narrow."""
-ACCURACY_MARGIN, PROBE_MARGIN, PEAK_MARGIN, DROP_MARGIN, BACKUP_MARGIN, CORRECTED_MARGIN = 0.1, 0.05, 0.1, 0.05, 0.1, 0.05
-"""Smallest effect over the control that counts; an interval that excludes it refutes the claim."""
-RELIABLE = 0.5
-"""A patch changes answers reliably if it changes most of them."""
-NET_MARGIN = 0.01
+"""Fewer units bear no verdict."""
+MOST = 0.5
+NET_SMALLEST = 0.01
 """One point of accuracy: a smaller gain does not pay."""
+ACCURACY_SMALLEST, PROBE_SMALLEST, PEAK_SMALLEST, DROP_SMALLEST, BACKUP_SMALLEST, CORRECTED_SMALLEST = 0.1, 0.05, 0.1, 0.05, 0.1, 0.05
+"""Smallest effects of interest."""
+STRATA = ("axis", "template", "exchange")
+APART_P, APART_N, APART_EFFECT = 0.01, 5, 0.1
+"""Strata disagree if they differ at this p, and some of this many units show this effect and others do not."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An estimate, what it is compared with, and the name of that control."""
+    """What a claim rests on.
+
+    Attributes:
+        difference: the estimate minus its control, paired where the same units have both.
+        p: two-sided, of the difference against 0 and, for a claim with a floor, of the estimate against it (the larger of the two).
+        values: one row a unit, with ``value`` (its difference, or whether it has the outcome) and those columns of :data:`STRATA` that
+            are known; None where there are no units to look at.
+        over: what ``value`` is compared with in a stratum: an effect counts from here on.
+    """
 
     estimate: Interval
     control: Interval
     control_name: str
+    difference: Interval
+    p: float
+    values: pl.DataFrame | None = None
+    over: float = 0.0
 
 
-def above(margin: float) -> Callable[[Measured], Verdict]:
-    """Supported if the interval lies above the control's; refuted if it excludes an effect of ``margin`` over the control."""
+NOTHING = Measured(EMPTY, EMPTY, "", EMPTY, 1.0)
 
-    def judge(found: Measured) -> Verdict:
-        if found.estimate.low > found.control.high:
+
+@dataclass(frozen=True)
+class Rule:
+    """When a claim holds.
+
+    Attributes:
+        smallest: the smallest effect of interest, over the control or, with a ``floor``, over that.
+        floor: what the estimate itself has to exceed, beside its control.
+    """
+
+    smallest: float
+    floor: float | None = None
+
+    def __str__(self) -> str:
+        above = "" if self.floor is None else f" and low > {self.floor:g}"
+        below = f"the difference's high < {self.smallest:g}" if self.floor is None else f"high < {self.floor + self.smallest:g}"
+        return f"supported: the difference from the control lies above 0{above}; refuted: {below}; else inconclusive"
+
+    def judge(self, found: Measured) -> Verdict:
+        """The verdict before adjustment for other claims and before strata are looked at."""
+        estimate, difference = found.estimate, found.difference
+        if estimate.n < MINIMUM or not all(math.isfinite(x) for x in (estimate.low, estimate.high, difference.low, difference.high)):
+            return "inconclusive"
+        if difference.low > 0 and (self.floor is None or estimate.low > self.floor):
             return "supported"
-        return "refuted" if found.estimate.high < found.control.estimate + margin else "inconclusive"
+        tested, bound = self._refuted_below(found)
+        return "refuted" if tested.high < bound else "inconclusive"
 
-    return judge
+    def p(self, found: Measured) -> float | None:
+        """p of the test that the verdict rests on: that there is an effect, or, if refuted, that there is none of interest."""
+        verdict = self.judge(found)
+        if not math.isfinite(found.difference.estimate):
+            return None
+        if verdict != "refuted":
+            return found.p
+        from scipy.stats import norm
 
+        tested, bound = self._refuted_below(found)
+        error = (tested.high - tested.estimate) / norm.ppf((1 + CONFIDENCE) / 2)
+        return float(min(1.0, 2 * norm.sf((bound - tested.estimate) / error))) if error > 0 else 0.0
 
-def reliably(found: Measured) -> Verdict:
-    """Supported if the interval lies above one half and above the control's; refuted if it lies below one half or below the control's."""
-    low, high = found.estimate.low, found.estimate.high
-    if low > max(RELIABLE, found.control.high):
-        return "supported"
-    return "refuted" if high < max(RELIABLE, found.control.low) else "inconclusive"
-
-
-def sign(found: Measured) -> Verdict:
-    """Supported if the interval lies above the control's point, refuted if below."""
-    if found.estimate.low > found.control.estimate:
-        return "supported"
-    return "refuted" if found.estimate.high < found.control.estimate else "inconclusive"
-
-
-def within(found: Measured) -> Verdict:
-    """Supported if the interval lies strictly inside the control's, refuted if it lies wholly on one of its ends or outside."""
-    low, high, first, last = found.estimate.low, found.estimate.high, found.control.low, found.control.high
-    if first < low and high < last:
-        return "supported"
-    return "refuted" if high <= first or low >= last else "inconclusive"
+    def _refuted_below(self, found: Measured) -> tuple[Interval, float]:
+        if self.floor is None:
+            return found.difference, self.smallest
+        return found.estimate, self.floor + self.smallest
 
 
-def gains(found: Measured) -> Verdict:
-    """Supported if the interval lies above the control's and above 0; refuted if it excludes a gain of one point over 0."""
-    if found.estimate.low > max(0.0, found.control.high):
-        return "supported"
-    return "refuted" if found.estimate.high < NET_MARGIN else "inconclusive"
+@dataclass(frozen=True)
+class Strata:
+    """Whether the parts of the data agree.
+
+    Attributes:
+        means: one row a stratum: its columns of :data:`STRATA`, ``estimate`` (mean of the values) and ``n``.
+        p: of homogeneity, by permutation.
+        disagree: whether some strata show the effect and others do not.
+    """
+
+    means: pl.DataFrame
+    p: float
+    disagree: bool
+
+
+def strata(found: Measured) -> Strata | None:
+    """The strata of a claim's units; None where there are fewer than two."""
+    if found.values is None:
+        return None
+    by = [name for name in STRATA if name in found.values.columns]
+    if not by or found.values.is_empty():
+        return None
+    means = found.values.group_by(by, maintain_order=True).agg(estimate=pl.col("value").mean(), n=pl.len().cast(pl.Int64)).sort(by)
+    if means.height < 2:
+        return None
+    p = _homogeneity(found.values.with_columns(stratum=pl.concat_str(by, separator="/")))
+    enough = means.filter(pl.col("n") >= APART_N)["estimate"]
+    shown = bool((enough >= found.over + APART_EFFECT).any()), bool((enough < found.over + APART_EFFECT).any())
+    return Strata(means, p, p < APART_P and all(shown))
+
+
+def _homogeneity(values: pl.DataFrame) -> float:
+    from scipy.stats import PermutationMethod, chi2_contingency
+
+    counts = values.group_by("stratum", "value").len().pivot("value", index="stratum", values="len").fill_null(0).drop("stratum").to_numpy()
+    if counts.shape[1] < 2:
+        return 1.0
+    # 999 permutations can tell 0.001.
+    method = PermutationMethod(n_resamples=999, rng=np.random.default_rng(0))
+    return float(chi2_contingency(counts, correction=False, method=method).pvalue)

@@ -60,6 +60,7 @@ def overview(records: Sequence[dict[str, Any]]) -> str:
     of_kind = {
         "supported": "the vision code decides",
         "refuted": "the token's place decides",
+        "mixed": "the vision code decides in some strata and not in others",
         "inconclusive": "it stays open which decides",
     }
     parts = []
@@ -82,6 +83,7 @@ def _decides(found: Records) -> str:
     return {
         "supported": f"Position is read from the vision code: {number}",
         "refuted": f"Position is read from the token's place in the sequence: {number}",
+        "mixed": f"Strata disagree on whether position is read from the vision code or the place: {number} over all of them",
         "inconclusive": f"Vision code and place are not told apart: {number}",
     }[record["verdict"]]
 
@@ -89,17 +91,17 @@ def _decides(found: Records) -> str:
 def _spread(found: Records) -> str:
     strip, alone = found["strip_flip"], found["object_flip"]
     if strip["n"] == 0 or alone["n"] == 0:
-        return "Which tokens carry it was not measured"
+        return "Which tokens carry the content to the answer was not measured"
     rates = [shown(value, "share") for value in (alone["estimate"], strip["estimate"], alone["control"]["estimate"])]
     numbers = f"answers flipped: object alone {rates[0]}, strip {rates[1]}, random {rates[2]}"
     match strip["verdict"], alone["verdict"]:
         case "supported", "refuted":
-            return f"It is spread over the strip, not confined to the object ({numbers})"
+            return f"The strips' tokens carry the content to the answer, the objects' own tokens alone do not ({numbers})"
         case "supported", "supported":
-            return f"The object's own tokens are enough to change the answer ({numbers})"
+            return f"The objects' own tokens are enough to carry the content to the answer ({numbers})"
         case "refuted", "refuted":
             return f"Neither object nor strip tokens change most answers ({numbers})"
-    return f"How far it is spread stays open ({numbers})"
+    return f"Which tokens carry the content to the answer stays open ({numbers})"
 
 
 def _accuracy(found: Records) -> str:
@@ -118,6 +120,7 @@ def _background(found: Records) -> str:
     words = {
         "supported": "Background tokens say their slot beyond what the controls explain",
         "refuted": "Background tokens say nothing of the slot that the controls do not explain",
+        "mixed": "On some axes background tokens say their slot beyond the controls, on others not",
         "inconclusive": "Whether background tokens know their slot stays open",
     }[record["verdict"]]
     return f"{words}: {shown(record['estimate'], 'share')} ({control})."
@@ -129,9 +132,10 @@ def _order(found: Records) -> str:
         return ""
     where = "" if layer["estimate"] is None else f", at its height in layer {shown(layer['estimate'], 'layer')}"
     words = {
-        "supported": f"The language model holds an order of its own{where}",
-        "refuted": "The language model adds no order to what enters it",
-        "inconclusive": "Whether the language model holds an order of its own stays open",
+        "supported": f"Language layers carry a code of slot or place apart from content that does not enter them{where}",
+        "refuted": "Language layers carry no code of slot or place beyond what enters them",
+        "mixed": f"In some strata language layers carry a code of slot or place that does not enter them, in others not{where}",
+        "inconclusive": "Whether language layers carry a code of slot or place beyond what enters them stays open",
     }[peak["verdict"]]
     return f"{words}: {with_interval(peak)} of answers follow it; at the connector {shown(peak['control']['estimate'], 'share')}."
 
@@ -146,9 +150,10 @@ def _backup(found: Records) -> str:
         else f"Without the layout in the vision output accuracy changes by {shown(-drop['estimate'], 'change')}"
     )
     words = {
-        "supported": "the language model takes over in part",
-        "refuted": "the language model does not take over",
-        "inconclusive": "whether the language model takes over stays open",
+        "supported": "the language layers then add more of the position code",
+        "refuted": "the language layers add no more of the position code",
+        "mixed": "the language layers add more of the position code in some strata and not in others",
+        "inconclusive": "whether the language layers add more of the position code stays open",
     }[gain["verdict"]]
     number = "" if gain["estimate"] is None else f": ordering gained {with_interval(gain)}"
     return f"{lost}; {words}{number}." if lost else f"{words[0].upper()}{words[1:]}{number}."
@@ -163,6 +168,7 @@ def _correction(found: Records) -> str:
     words = {
         "supported": "Amplifying the vision signal corrects errors that random pushes do not",
         "refuted": "Amplifying the vision signal corrects no more errors than random pushes do",
+        "mixed": "Amplifying the vision signal corrects errors in some strata and not in others",
         "inconclusive": "Whether amplification corrects errors stays open",
     }[corrected["verdict"]]
     return f"{words}: {with_interval(corrected)} of the errors, net accuracy {with_interval(net)}."

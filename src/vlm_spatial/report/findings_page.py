@@ -8,14 +8,33 @@ HEAD = """# Findings and their rules
 `results/findings.json` is a list of records, one a model, dataset and claim:
 
 ```json
-{"model": "…", "dataset": "…", "claim": "dominance", "estimate": 0.78, "low": 0.65, "high": 0.89, "n": 92,
- "control": {"name": "neither decides", "estimate": 0.0, "low": 0.0, "high": 0.0, "n": 0}, "verdict": "supported"}
+{"model": "…", "dataset": "…", "claim": "dominance", "estimate": 0.78, "low": 0.64, "high": 0.88, "n": 92,
+ "control": {"name": "neither decides", "estimate": 0.0, "low": 0.0, "high": 0.0, "n": 0},
+ "difference": {"estimate": 0.78, "low": 0.64, "high": 0.88}, "smallest": 0.0,
+ "strata": {"p": 0.41, "number": 6, "lowest": 0.6, "highest": 0.9},
+ "p": 3e-15, "p_holm": 3e-14, "verdict": "supported", "verdict_unadjusted": "supported"}
 ```
 
-`low` and `high` bound the 95% interval. `verdict` follows from the rule below and from nothing else. A record is `inconclusive` with null
-numbers and `n` = 0 where its table is missing or empty, and `inconclusive` where `n` is below 10 or its control is not known. Layers are
-counted from 0. Estimates from pairs use only the pairs whose two scenes the untouched model answers right. “Refuted” says that the
-interval excludes an effect large enough to matter, not merely that none was seen; between the two lies `inconclusive`.
+| field | meaning |
+|---|---|
+| `estimate`, `low`, `high`, `n` | the estimate, its 95% interval, and how many units it rests on |
+| `control` | what it is held against |
+| `difference` | estimate minus control, on the same pairs or questions where both have them |
+| `smallest` | the smallest effect of interest |
+| `strata` | strata (axis, template, slots exchanged): how many, lowest and highest mean, p of a permutation test that they are alike |
+| `p`, `p_holm` | p of the test that the verdict rests on, and the same adjusted (Holm) over all claims of the report |
+| `verdict_unadjusted` | the verdict before adjustment |
+
+Verdicts:
+
+- `supported`: the difference lies above 0, and what else the rule asks for holds.
+- `refuted`: the interval excludes the smallest effect of interest. It says more than that no effect was seen.
+- `mixed`: the strata differ (p < 0.01), and some show an effect of 0.1 or more and others do not. The mean over them would mislead.
+- `inconclusive`: everything else; also where the adjusted p is not below 0.05, where `n` is below 10, and where the
+  control is not known. Where the table is missing or empty, numbers are null and `n` is 0.
+
+Layers are counted from 0. Estimates from pairs use only the pairs whose two scenes the untouched model answers right.
+How well intervals and verdicts do what they promise is measured by [simulation](coverage.md).
 """
 
 
@@ -28,6 +47,7 @@ def document() -> str:
             "",
             claim.statement,
             "",
+            f"- **What would have refuted it:** {claim.refutation}",
             f"- **Estimate:** {claim.estimate}; `n` counts {claim.counted}",
             f"- **Control:** {claim.control}",
             f"- **Verdict:** {claim.rule}",

@@ -26,7 +26,7 @@ from vlm_spatial.report.transfer_sentences import carried
 from vlm_spatial.report.truth import on_amplification
 
 TEMPLATES = Path(__file__).parent / "templates"
-GLYPHS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
+GLYPHS = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?"}
 CONTROL_LABELS = {
     "variant": "Scenes",
     "trained_on": "Probe trained on",

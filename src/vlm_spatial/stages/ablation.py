@@ -1,6 +1,5 @@
 """Stage: the layout removed from the vision output, the ordering removed from the language model; what is lost, what takes over."""
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -19,9 +18,9 @@ from vlm_spatial.interventions.erasure import Erasure
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.neutral import NeutralEncoder
+from vlm_spatial.interventions.ordering import best_layer
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf, read_cases
 from vlm_spatial.interventions.sweep import SCHEMA, Condition, run_sweep
-from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.adapter import Adapter, Edit, Site
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
@@ -123,10 +122,10 @@ def ordering_sites(adapter: Adapter, sweeps: pl.DataFrame, condition: str, layer
     Empty if no answer follows the ordering at any layer.
     """
     for name in (condition, INTACT):
-        peak = summaries.ordering_peak_layer(sweeps, condition=name, draws=1).estimate
-        if not math.isnan(peak):
-            last = len(adapter.language_blocks) if layers == "from_peak" else int(peak) + 1
-            return [f"language.{layer}" for layer in range(int(peak), last)]
+        peak = best_layer(sweeps, name)
+        if peak is not None:
+            last = len(adapter.language_blocks) if layers == "from_peak" else peak + 1
+            return [f"language.{layer}" for layer in range(peak, last)]
     return []
 
 

@@ -47,7 +47,7 @@ from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import comparison, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
-from vlm_spatial.measures.claims import CLAIMS, findings
+from vlm_spatial.measures.claims import CLAIMS, adjusted, findings
 from vlm_spatial.progress import progress
 from vlm_spatial.report.page import page
 from vlm_spatial.report.results import Model, Results, open_results
@@ -63,7 +63,8 @@ def figures(job: Job) -> None:
     """Findings of every model and dataset, figures for paper, and the page that shows them."""
     settings = section(job, FiguresSettings, "figures")
     results = open_results(job.settings["models"], job.inputs)
-    records = [record for (model, dataset), tables in results.tables.items() for record in findings(model, dataset, tables["measures"])]
+    of_each = [findings(model, dataset, tables["measures"]) for (model, dataset), tables in results.tables.items()]
+    records = adjusted([record for records in of_each for record in records])
     truth = truth_table(results, records)
     rows = {model.name: figure_rows(results, model) for model in results.models}
     cells = {model.name: strip_cells(results, model) for model in results.models}

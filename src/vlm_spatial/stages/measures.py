@@ -13,7 +13,9 @@ from vlm_spatial.stages.stage import Job, run_stage
 def measures(job: Job) -> None:
     """Every estimate, interval, control and verdict, computed once."""
     tables = {name: read_parquet(path) for name, path in job.inputs.items() if name not in ("scenes", "strip_map")}
-    write_parquet(measured(tables, job.inputs["scenes"].name), job.outputs["table"])
+    scenes = job.inputs["scenes"]
+    tables["pairs"] = read_parquet(scenes / "pairs.parquet")
+    write_parquet(measured(tables, scenes.name), job.outputs["table"])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask
 from vlm_spatial.scenes.scene import Scene, Variant
 from vlm_spatial.scenes.sources.settings import DatasetSettings
-from vlm_spatial.statistics import wilson
+from vlm_spatial.statistics import binomial
 from vlm_spatial.tokens import TokenGrid
 
 # Streams of held-out scenes, apart from those of training steps, which count from 0. What a training curve says may steer the
@@ -67,7 +67,7 @@ def evaluate(
                 drawn = [sample_scene(settings, axis, variant, generator) for _ in range(scenes)]
                 right = _right(adapter, settings, drawn, generator, edit)
                 for template, count in right.items():
-                    share = wilson(count, scenes * 3)
+                    share = binomial(count, scenes * 3)
                     scores.append(Score(name, variant, condition, axis, template, share.estimate, share.low, share.high, share.n))
     return scores
 

@@ -22,7 +22,7 @@ from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.errors import UserError
 from vlm_spatial.measures import amplification as outcomes
 from vlm_spatial.measures.calibration import calibration
-from vlm_spatial.statistics import calibration_error, wilson
+from vlm_spatial.statistics import binomial, calibration_error
 
 pytestmark = pytest.mark.model
 
@@ -144,8 +144,8 @@ def test_questions_of_one_scene_count_as_one_where_they_agree() -> None:
     alone = outcomes.outcome(rows)
     together = outcomes.outcome(rows.with_columns(scene_id=pl.Series([f"s{i // 10}" for i in range(40)])))
     assert alone.corrected_share.estimate == together.corrected_share.estimate == 0.5
-    # Four scenes that are wholly right or wrong: as much as four independent questions say, up to the correction for few scenes.
-    four = wilson(2, 4)
+    # Four scenes that are wholly right or wrong: as much as four independent questions say.
+    four = binomial(2, 4)
     assert together.corrected_share.low < four.low + 0.01
     assert together.corrected_share.high > four.high - 0.01
     assert alone.corrected_share.low > 0.33

@@ -126,7 +126,7 @@ def test_the_report_is_one_escaped_file(finished: Job) -> None:
     body = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert not re.findall(r"""(?:src|href|action|data)=["'](?!#|data:)""", body)
     assert text.count("<script") == 2
-    for claim in ("Answers right", "The strip flips answers", "Amplifying pays"):
+    for claim in ("Answers right", "Language layers carry position codes", "Amplifying pays"):
         assert claim in body
 
 

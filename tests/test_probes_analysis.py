@@ -24,7 +24,7 @@ from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.probes.analysis import Analysis, analyse
 from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.probes.scores import exchanged
-from vlm_spatial.statistics import cluster_bootstrap
+from vlm_spatial.statistics import bootstrap
 
 pytestmark = pytest.mark.unit
 
@@ -142,7 +142,8 @@ def test_a_score_is_the_plain_share_and_its_interval_that_of_the_statistics_modu
     values = np.concatenate([v for _, v in store.batches("vision.0", labelled.scene_ids, 100)])
     mask = labelled.objects < 0
     right = (probe.predict(values) == labelled.strips)[mask]
-    interval = cluster_bootstrap(right, np.nonzero(mask)[0], draws=SETTINGS.bootstrap, seed=0)
+    hits, sizes = np.bincount(np.nonzero(mask)[0], weights=right), mask.sum(axis=1)
+    interval = bootstrap(len(mask), lambda drawn: hits[drawn].sum(-1) / sizes[drawn].sum(-1), draws=SETTINGS.bootstrap, seed=0)
     row = score(found, "vision.0", "background", trained="main", scored="main")
     assert (row["accuracy"], row["low"], row["high"], row["n"]) == pytest.approx(
         (interval.estimate, interval.low, interval.high, interval.n)

@@ -11,7 +11,7 @@ from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.geometry import compare, content_subspace
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.strips import strip_index
-from vlm_spatial.statistics import cluster_bootstrap, percentile_interval, resample_counts
+from vlm_spatial.statistics import bootstrap, percentile_interval, resample_counts
 from vlm_spatial.tokens import TokenGrid
 
 pytestmark = pytest.mark.unit
@@ -150,5 +150,6 @@ def test_resample_counts_give_the_interval_of_the_cluster_bootstrap() -> None:
     values = generator.random(len(clusters))
     counts = resample_counts(25, draws=400, seed=7)
     means = (counts @ np.bincount(clusters, values)) / (counts @ np.bincount(clusters))
-    interval = cluster_bootstrap(values, clusters, draws=400, seed=7)
+    sums, sizes = np.bincount(clusters, values), np.bincount(clusters)
+    interval = bootstrap(25, lambda drawn: sums[drawn].sum(-1) / sizes[drawn].sum(-1), draws=400, seed=7)
     assert tuple(map(float, percentile_interval(means))) == pytest.approx((interval.low, interval.high))

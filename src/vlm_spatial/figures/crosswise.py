@@ -41,7 +41,7 @@ def caption(shown: pl.DataFrame) -> str:
         "background tokens as the object has, exchanged between the two strips; random_strip: as many as the strip has, or all there are, "
         "of the third strip. "
         f"{counts(shown, 'pairs')} (at most {aside} a setting set aside because the model, under the same condition, answers them wrong). "
-        f"{INTERVAL} (Wilson for shares, else a bootstrap over pairs)."
+        f"{INTERVAL} (exact for shares, else Student's over pairs)."
     )
 
 

@@ -110,9 +110,9 @@ def recovery(table: pl.DataFrame) -> Interval:
 def crosswise(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Rows of the table of measures: every measure by axis, site, token set and condition, of the crosswise and the mirror form.
 
-    ``flip_rate`` (exact interval), ``recovery``, ``probability_stay`` and ``probability_flip`` (of the clean answer and of the counterfactual's,
-    over the whole vocabulary, mean over pairs), ``candidate_mass`` (of all candidates) and ``broken`` (share of pairs that no longer
-    answer the question, exact).
+    ``flip_rate`` (exact interval), ``recovery``, ``probability_stay`` and ``probability_flip`` (of the clean answer and of the
+    counterfactual's, over the whole vocabulary, mean over pairs), ``candidate_mass`` (of all candidates) and ``broken`` (share of pairs
+    that no longer answer the question, exact).
     """
     table = sweeps(tables)
     parts = [tidy([], "crosswise")]

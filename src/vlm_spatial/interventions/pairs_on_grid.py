@@ -107,6 +107,8 @@ def _case(row: dict[str, Any], dataset: Dataset, adapter: Adapter, sizes: dict[s
             raise UserError(f"pair {pair_id}: has no hypothesis {needed!r}; {experiment} pairs need it")
     if len(set(hypotheses.values())) < len(hypotheses) or not set(hypotheses.values()) <= set(row["candidates"]):
         raise UserError(f"pair {pair_id}: hypotheses {hypotheses} must be different candidates of {list(row['candidates'])}")
+    # Few photographs may leave a pair without a scene that shares nothing with it.
+    unrelated = unrelated and row["unrelated_scene"] is not None
     scenes = [row["clean_scene"], row["counterfactual_scene"], *([row["unrelated_scene"]] if unrelated else [])]
     grids = [adapter.grid(*sizes[scene]) for scene in scenes]
     if any(grid != grids[0] for grid in grids):

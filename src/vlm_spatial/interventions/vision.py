@@ -45,6 +45,7 @@ def vision_plan(sites: Sequence[Site], token_sets: Sequence[str], sources: Seque
 
     def plan(case: Case) -> list[Exchange]:
         chosen = {token_set: cells(case, token_set, seed) for token_set in token_sets}
-        return [Exchange(site, token_set, source, chosen[token_set]) for site in sites for source in sources for token_set in token_sets]
+        shown = [source for source in sources if source != "unrelated" or case.unrelated_scene is not None]
+        return [Exchange(site, token_set, source, chosen[token_set]) for site in sites for source in shown for token_set in token_sets]
 
     return plan

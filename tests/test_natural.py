@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from PIL import Image
 
 from natural_set import COLUMNS, write_natural_set
 from vlm_spatial.config.datasets import dataset_settings
+from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.annotations import Labelled
 from vlm_spatial.scenes.dataset import Dataset
@@ -446,3 +448,16 @@ def test_the_sample_and_its_list_of_questions(tmp_path: Path) -> None:
     assert main["background"].n_unique() >= 6
     everything = {path.name for path in (SAMPLE / "val2017").iterdir()}
     assert everything <= set(dataset.scenes["background"]) | set(reasons)
+
+
+def test_the_preset_needs_its_blanks_only(small: Path) -> None:
+    path = Path(__file__).parents[1] / "presets/paper-v2.yaml"
+    with pytest.raises(UserError, match=r"fill in datasets\.coco\.images, datasets\.coco\.annotations, datasets\.coco\.questions, models"):
+        load_config(path)
+    values = yaml.safe_load(path.read_text(encoding="utf-8").replace("revision: FILL-IN", f"revision: {'a' * 40}"))
+    values["datasets"]["coco"] |= {"images": str(small / "photos"), "annotations": str(small / "instances.json")}
+    del values["datasets"]["coco"]["questions"]
+    config = parse_config(values)
+    assert len({model.checkpoint for model in config.models.values()}) == len(config.models) == 7
+    assert all(model.revision == "a" * 40 for model in config.models.values())
+    assert all(set(model.datasets) == set(config.datasets) for model in config.models.values())

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -181,13 +181,18 @@ def _best(objects: Sequence[Labelled], size: tuple[int, int], axis: Axis, settin
     first = 0 if axis == "horizontal" else 1
     centred = sorted(((one.box[first] + one.box[first + 2]) / 2 / size[first], one.label, one) for one in objects)
     best: tuple[float, tuple[str, ...], tuple[Labelled, ...]] | None = None
+    least = settings.separation
     for chosen in combinations(centred, settings.objects):
-        gap = min(later[0] - earlier[0] for earlier, later in pairwise(chosen))
-        if gap < settings.separation or (best is not None and gap < best[0]):
+        # The last distance first: an image has many sets, and most fail here.
+        gap = chosen[-1][0] - chosen[-2][0]
+        if gap < least:
+            continue
+        gap = min(gap, chosen[1][0] - chosen[0][0])
+        if gap < least:
             continue
         names, taken = tuple(name for _, name, _ in chosen), tuple(one for _, _, one in chosen)
         if (best is None or gap > best[0] or names < best[1]) and not _entangled(taken, first, settings):
-            best = (gap, names, taken)
+            best, least = (gap, names, taken), gap
     return None if best is None else best[2]
 
 
@@ -207,10 +212,15 @@ def _order(key: str, seed: int) -> float:
 
 def _split(order: float, settings: NaturalSettings) -> Split:
     """The splits' shares are those of the scenes asked for."""
-    wanted = np.array([getattr(settings.scenes, split) for split in SPLITS], dtype=float)
-    if not wanted.sum():
+    wanted = [getattr(settings.scenes, split) for split in SPLITS]
+    if not sum(wanted):
         raise UserError("scenes: train, validation and test are all 0, so there is nothing to make")
-    return SPLITS[min(int(np.searchsorted(np.cumsum(wanted / wanted.sum()), order, side="right")), len(SPLITS) - 1)]
+    edge = 0.0
+    for split, count in zip(SPLITS, wanted, strict=True):
+        edge += count / sum(wanted)
+        if order < edge:
+            return split
+    return SPLITS[-1]
 
 
 def _enough(found: Choices, settings: NaturalSettings) -> None:

@@ -122,14 +122,12 @@ def find_file(root: Path, name: str) -> Path:
     Raises:
         UserError: with the reason if there is none, or several that differ only so.
     """
-    written = PurePosixPath(name)
-    for one in (written, PurePosixPath(name.replace("\\", "/"))):
-        if one.is_absolute() or ".." in one.parts:
-            raise UserError("lies outside the data set's folder")
-        if (Path(root) / one).is_file():
-            return Path(root) / one
-    folder = Path(root, *one.parts[:-1])
-    found = _by_plain_name(folder).get(_plain(one.name), ()) if one.name else ()
+    folder, path = _place(root, name)
+    if path.name not in _listed(folder) and "\\" in name:
+        folder, path = _place(root, name.replace("\\", "/"))
+    if path.name in _listed(folder):
+        return folder / path.name
+    found = _by_plain_name(_listed(folder)).get(_plain(path.name), ())
     if len(found) > 1:
         raise UserError(f"is not there, and {' and '.join(found)} differ from it in letters' case or Unicode form only")
     if not found:
@@ -137,12 +135,28 @@ def find_file(root: Path, name: str) -> Path:
     return folder / found[0]
 
 
+def _place(root: Path, name: str) -> tuple[Path, PurePosixPath]:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError("lies outside the data set's folder")
+    return Path(root, *path.parts[:-1]), path
+
+
+def _listed(folder: Path) -> frozenset[str]:
+    """Names in a folder: one of 100,000 images is listed once, not asked for each image."""
+    return _names(folder, folder.stat().st_mtime_ns) if folder.is_dir() else frozenset()
+
+
 @lru_cache(maxsize=64)
-def _by_plain_name(folder: Path) -> dict[str, tuple[str, ...]]:
+def _names(folder: Path, _: int) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir())
+
+
+@lru_cache(maxsize=64)
+def _by_plain_name(listed: frozenset[str]) -> dict[str, tuple[str, ...]]:
     names: dict[str, tuple[str, ...]] = {}
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            names[_plain(path.name)] = (*names.get(_plain(path.name), ()), path.name)
+    for name in sorted(listed):
+        names[_plain(name)] = (*names.get(_plain(name), ()), name)
     return names
 
 

@@ -14,6 +14,8 @@ from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 
+pytestmark = pytest.mark.model
+
 SECTIONS: dict[str, dict[str, Any]] = {
     "activations": {"sites": ["connector", "language.0"]},
     "interchange": {"vision_sites": ["connector"], "language_sites": ["language.0"]},

@@ -7,17 +7,19 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.scenes.labels import label
 
 _THUMBNAIL = 168
 _LABEL = 34
 _GAP = 6
+_LETTERS = 11
 _COLUMNS = 6
 _BOX_COLOURS = ("#0072B2", "#E69F00", "#CC79A7")
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
     """For each axis and variant a row of its first test scenes, boxes outlined by slot, objects named below."""
-    font = ImageFont.load_default(11)
+    font = ImageFont.load_default(_LETTERS)
     groups = [
         (key, group.head(_COLUMNS))
         for key, group in dataset.scenes.sort("axis", "scene_id").group_by("axis", "variant", "split", maintain_order=True)
@@ -35,7 +37,8 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
             sheet.paste(_thumbnail(dataset, scene), (left, top + 14))
             if column == 0:
                 draw.text((left, top), " · ".join(str(part) for part in key), fill="black", font=font)
-            draw.text((left, top + 16 + height), ", ".join(scene["objects"]) or "(empty)", fill="#444444", font=font)
+            named, fitting = label(", ".join(scene["objects"]) or "(empty)", _LETTERS)
+            draw.text((left, top + 16 + height), named, fill="#444444", font=fitting)
     return sheet
 
 

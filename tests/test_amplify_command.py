@@ -50,7 +50,7 @@ def _scores(checkpoint: Path, correction: Path | None) -> torch.Tensor:
         return torch.cat(model.generate(**inputs, **options).logits)
 
 
-@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl", "llava"])
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl", "llava", "qwen3_vl"])
 @pytest.mark.parametrize("site", ["connector", "vision.0"])
 def test_a_correction_works_inside_generate(family: str, site: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = checkpoint(family)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
-from vlm_spatial.models.families import ARCHITECTURES
+from vlm_spatial.models.families import ARCHITECTURES, OWN_TEMPLATES
 from vlm_spatial.models.weights import check_weights
 
 # Any one of each row is enough; transformers has written all of them at some time.
@@ -138,6 +138,9 @@ def chat_template(folder: Path, name: str | None = None) -> str:
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         found[path.stem] = _text(path)
     found = {key: text for key, text in found.items() if text.strip()}
+    own = OWN_TEMPLATES.get(architecture_of(folder))
+    if own is not None:
+        found.setdefault(DEFAULT_TEMPLATE, own)
     if not found:
         raise UserError(f"{folder}: the processor has no chat template; an instruction-tuned checkpoint is needed")
     if name is None and DEFAULT_TEMPLATE not in found and len(found) > 1:

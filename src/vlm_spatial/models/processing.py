@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from vlm_spatial.files import read_json
+from vlm_spatial.models.folder import chat_template
 from vlm_spatial.models.inputs import Rows, as_rgb
 
 Messages = Sequence[Mapping[str, Any]]
@@ -40,18 +40,12 @@ class TemplateProcessor:
         self.image_options: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, folder: str, placeholder: str, template: str | None = None) -> Self:
-        """From a checkpoint folder; ``template`` is for checkpoints that have none."""
+    def load(cls, folder: str, placeholder: str) -> Self:
+        """From a checkpoint folder."""
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         tokenizer.padding_side = "left"
         image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        older, newer = (Path(folder) / f"chat_template.{ending}" for ending in ("json", "jinja"))
-        found = tokenizer.chat_template
-        if older.is_file():
-            found = read_json(older)["chat_template"]
-        elif newer.is_file():
-            found = newer.read_text(encoding="utf-8")
-        return cls(image_processor, tokenizer, found or template, placeholder)
+        return cls(image_processor, tokenizer, chat_template(Path(folder)), placeholder)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TemplateProcessor":
         # The adapter's own functions, and with them the model, are shared.

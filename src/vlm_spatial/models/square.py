@@ -98,12 +98,10 @@ class TemplateSquareAdapter(SquareAdapter):
 
     placeholder: ClassVar[str] = "<image>"
     """What the chat template writes for an image."""
-    template: ClassVar[str | None] = None
-    """Chat template of families whose checkpoints have none."""
 
     @classmethod
     def load_processor(cls, folder: str) -> Any:
-        return TemplateProcessor.load(folder, cls.placeholder, cls.template)
+        return TemplateProcessor.load(folder, cls.placeholder)
 
     def use_template(self, options: dict[str, Any], size: tuple[int, int] | None) -> None:
         """Set up processor and cache.

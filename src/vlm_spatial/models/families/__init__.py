@@ -21,9 +21,32 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "InternVLForConditionalGeneration": "internvl",
         "SmolVLMForConditionalGeneration": "smolvlm",
         "Idefics3ForConditionalGeneration": "idefics3",
+        "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+        "PaliGemmaForConditionalGeneration": "paligemma",
+        "Qwen3VLForConditionalGeneration": "qwen3_vl",
     }
 )
 """Family of every supported class name in ``config.json``."""
+
+OWN_TEMPLATES: Mapping[str, str] = MappingProxyType(
+    {
+        # As its processor writes prompts: image, begin mark, question, newline.
+        "PaliGemmaForConditionalGeneration": """\
+{%- for message in messages -%}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for item in message['content'] -%}
+{%- if item['type'] == 'image' -%}{{ '<image>' + bos_token }}
+{%- elif item['type'] == 'text' -%}{{ item['text'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '\\n' }}
+{%- endfor -%}
+""",
+    }
+)
+"""Chat templates of architectures whose checkpoints have none, since they are not trained on chats."""
 
 NAMES: tuple[str, ...] = tuple(dict.fromkeys(ARCHITECTURES.values()))
 """Every supported family."""
@@ -35,7 +58,7 @@ def family(name: str) -> "type[Adapter]":
     Raises:
         UserError: for an unknown name.
     """
-    from vlm_spatial.models.families import gemma3, internvl, llava, qwen2_5_vl, qwen2_vl, smolvlm
+    from vlm_spatial.models.families import gemma3, internvl, llava, llava_onevision, paligemma, qwen2_5_vl, qwen2_vl, qwen3_vl, smolvlm
 
     adapters: tuple[type[Adapter], ...] = (
         gemma3.Gemma3Adapter,
@@ -45,6 +68,9 @@ def family(name: str) -> "type[Adapter]":
         internvl.InternVLAdapter,
         smolvlm.SmolVLMAdapter,
         smolvlm.Idefics3Adapter,
+        llava_onevision.LlavaOnevisionAdapter,
+        paligemma.PaliGemmaAdapter,
+        qwen3_vl.Qwen3VLAdapter,
     )
     by_name: dict[str, type[Adapter]] = {adapter.family: adapter for adapter in adapters}
     if name not in by_name:

@@ -29,7 +29,8 @@ from vlm_spatial.tokens import TokenGrid
 from vlm_spatial.workflow.provenance import MadeBy
 
 PROMPT = "Describe the image."
-"""The one prompt of every image. It follows the image, which no supported model lets see what follows."""
+"""The one prompt of every image. It follows the image, which sees nothing that follows; in PaliGemma alone it does, from the first
+language block on, so that language sites are stored as they are under this prompt."""
 
 # Measured in small and mid-size models, never more than 5.
 _AMPLE = 8

@@ -266,11 +266,15 @@ def interchange(planted: Planted) -> pl.DataFrame:
                 )
     rows += language(planted.ordering, "intact")
     rows += crosswise(planted, "intact")
+    for site, rates in zip(("embedding", *SITES[VISION + 1 :]), LAST_TOKEN, strict=True):
+        rows += _pair_rows("last_token", "intact", site, "last", "counterfactual", dict(zip(("ordinal", "attribute"), rates, strict=True)))
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-RANDOM_TOKENS = {"random_object": 4, "random_strip": 20}
+RANDOM_TOKENS = {"random_object": 4, "random_strip": 20, "last": 1}
 CROSSWISE_SETS = ("object", "strip", "rim", "random_object", "random_strip")
+LAST_TOKEN = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.5, 0.0), (0.8, 0.1), (0.1, 0.9), (0.0, 1.0))
+"""Shares of the answers that follow the slot, and that are the source's, at what enters the language model and after each layer."""
 REACH = (1.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0)
 """Share of the planted flips that a crosswise exchange still makes: at the connector, then by language layer."""
 

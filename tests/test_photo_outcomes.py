@@ -131,6 +131,7 @@ def test_interchange_and_conflict_from_end_to_end(merged: Path, reader: dict[str
     # Photos whose objects lie on unlike cells have no crosswise form, but always the mirror form (see test_crosswise.py).
     heights.pop("crosswise", 0)
     assert heights.pop("mirror") > 0
+    assert heights.pop("last_token") > 0
     swept = swept.filter(pl.col("experiment").is_in(["vision", "language"]))
     assert heights == {"vision": 6 * 2 * 6 * 2, "language": 6 * 2 * 2, "conflict": 6 * 2}
     whole = swept.filter(experiment="vision", token_set="all", source="counterfactual")

@@ -40,4 +40,7 @@ class InterchangeSettings(Settings):
     mirror_sets: tuple[Literal["object", "strip", "all"], ...] = Field(
         ("object", "strip", "all"), description="what the picture takes from its mirror image, left and right only; none: leave it out"
     )
+    last_token_sites: tuple[str, ...] = Field(
+        ("language.*",), description="layers at which the last position's residual is replaced; none: leave it out"
+    )
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

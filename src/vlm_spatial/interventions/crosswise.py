@@ -106,9 +106,11 @@ def mirror_cases(dataset: Dataset, vision: Iterable[Case]) -> list[Case]:
         if case.axis != "horizontal" or asked not in (slots[0], slots[-1]):
             continue
         opposite = slots[0] + slots[-1] - asked
-        # Candidates of a question for a slot are the slots' words, in their order.
-        answers = list(case.reader.candidates) if case.template == "object_to_slot" else list(row["objects"])  # type: ignore[call-overload]
-        flipped = answers[slots.index(opposite)]
+        objects: list[str] = list(row["objects"])  # type: ignore[call-overload]
+        others = [name for name in case.reader.candidates if name != case.clean_answer]
+        # Answers that name no object are places: of two the other one, else the slots' words in their order.
+        answers = objects if case.clean_answer in objects else list(case.reader.candidates)
+        flipped = others[0] if len(others) == 1 else answers[slots.index(opposite)]
         found.append(
             replace(
                 case,

@@ -7,7 +7,7 @@ CONTENT = "content"
 LANGUAGE_ERASED = "ordering_erased"
 """Ablation of the language ordering: the slot erased from the object tokens from the peak layer on."""
 
-INTENDED = {"vision": "flip", "language": "ordering", "conflict": "move", "crosswise": "flip", "mirror": "flip"}
+INTENDED = {"vision": "flip", "language": "ordering", "conflict": "move", "crosswise": "flip", "mirror": "flip", "last_token": "ordinal"}
 """The hypothesis of each experiment whose share is its flip rate, and whose log-odds are held against ``stay``."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlm_spatial.interventions import labels
 from vlm_spatial.interventions.answers import mass, outcome
-from vlm_spatial.interventions.labels import CONNECTOR, INTENDED
+from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.pictures import pictures
@@ -77,7 +77,9 @@ class Engine(Protocol):
 class Exchange:
     """One patch of one pair, with what the table says about it; ``from_cells`` None means the same cells.
 
-    ``match`` is the rule by which a crosswise exchange pairs cells.
+    Attributes:
+        match: the rule by which a crosswise exchange pairs cells.
+        to_positions: instead of cells, positions in the prompt, counted from its end (-1 is the last).
     """
 
     site: Site
@@ -86,8 +88,12 @@ class Exchange:
     to_cells: Int[np.ndarray, " cells"]
     from_cells: Int[np.ndarray, " cells"] | None = None
     match: str | None = None
+    to_positions: Int[np.ndarray, " positions"] | None = None
 
-    def patch(self, pair: int) -> Patch:
+    def patch(self, pair: int, behind: int = 0) -> Patch:
+        """The patch of pair number ``pair``, in a run with ``behind`` tokens of the answer behind the prompt."""
+        if self.to_positions is not None:
+            return Patch(pair, self.site, source=self.source, to_positions=self.to_positions - behind)
         return Patch(pair, self.site, self.to_cells, self.source, self.from_cells)
 
 
@@ -136,17 +142,17 @@ def _rows(
     clean, counterfactual = (iter(_finite(engine, engine.clean(some), some, "unpatched runs")) for some in (runs, others))
     first = [0, *itertools.accumulate(map(len, of_case))]
     patches = [
-        exchange.patch(pair)
-        for number, (_, exchanges) in enumerate(group)
+        exchange.patch(pair, len(beginning))
+        for number, (case, exchanges) in enumerate(group)
         for exchange in exchanges
-        for pair in range(first[number], first[number + 1])
+        for pair, beginning in zip(range(first[number], first[number + 1]), case.reader.beginnings, strict=True)
     ]
     patched = iter(_finite(engine, engine.run(runs, patches), [runs[patch.pair] for patch in patches], "patched runs"))
     for case, exchanges in group:
         intended = case.hypotheses[INTENDED[case.experiment]]
         stay = case.hypotheses["stay"]
-        # Of the experiments, language has a third hypothesis.
-        content = case.hypotheses.get("content")
+        # Two of the experiments have a third hypothesis.
+        content = case.hypotheses.get("content", case.hypotheses.get("attribute"))
         before = _read(case, clean)
         clean_predicted = case.reader.best(before)
         there = _read(case, counterfactual)
@@ -162,7 +168,7 @@ def _rows(
                 "template": case.template,
                 "condition": condition.name,
                 "site": exchange.site,
-                "layer": None if exchange.site == CONNECTOR else int(exchange.site.split(".")[1]),
+                "layer": int(exchange.site.split(".")[1]) if "." in exchange.site else None,
                 "token_set": exchange.token_set,
                 "source": exchange.source,
                 "match": exchange.match,
@@ -180,7 +186,7 @@ def _rows(
                 "log_probabilities_clean": before.tolist(),
                 "log_probabilities": after.tolist(),
                 "candidate_mass": mass(after),
-                "tokens": len(exchange.to_cells),
+                "tokens": len(exchange.to_cells if exchange.to_positions is None else exchange.to_positions),
                 "object_tokens": _covered(case, "object", exchange),
                 "strip_tokens": _covered(case, "strip", exchange),
             }

@@ -35,6 +35,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             flips.vision_flips(tables.get("interchange")),
             flips.language_outcomes(tables),
             crosswise.crosswise(tables),
+            flips.last_token_outcomes(tables.get("interchange")),
             flips.dominances(tables.get("conflict")),
             flips.ablated_accuracies(tables.get("ablation_accuracy"), tables.get("behaviour")),
             corrections.sweep(amplified),

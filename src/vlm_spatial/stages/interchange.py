@@ -7,6 +7,7 @@ from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.crosswise import crosswise_cases, crosswise_plan, mirror_cases, mirror_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import exchangeable, language_plan
+from vlm_spatial.interventions.last_token import EMBEDDING, last_token_cases, last_token_plan
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.interventions.vision import vision_plan
@@ -16,7 +17,7 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def interchange(job: Job) -> None:
-    """Write ``interchange.parquet``: the vision sweep, and over the language layers the language, crosswise and mirror sweeps."""
+    """Write ``interchange.parquet``: the vision sweep, and over language layers the language, crosswise, mirror and last-token ones."""
     settings = section(job, InterchangeSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
@@ -35,6 +36,10 @@ def interchange(job: Job) -> None:
     ]
     if settings.crosswise_sets:
         tables.append(run_sweep(engine, dataset, crosswise_cases(pairs), crosswise, description="crosswise interchange"))
+    if settings.last_token_sites:
+        last_token = last_token_plan([EMBEDDING, *adapter.matching_sites(settings.last_token_sites)])
+        asked = last_token_cases(dataset, read_cases(dataset, adapter, "language"))
+        tables.append(run_sweep(engine, dataset, asked, last_token, description="last-token interchange"))
     if settings.mirror_sets:
         mirrored = mirror_plan(crosswise_sites, settings.mirror_sets)
         tables.append(run_sweep(engine, dataset, mirror_cases(dataset, pairs), mirrored, description="mirror interchange"))

@@ -1,0 +1,40 @@
+"""Figure: what the last position of the prompt carries, by layer: nothing yet, the slot asked for, or the object there."""
+
+import polars as pl
+
+from vlm_spatial.figures.chart_layers import over_sites
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.measures.table import select
+
+OUTCOMES = ["ordinal", "attribute", "stay", "other"]
+_COLUMNS = {name: name for name in ("axis", "site", "estimate", "low", "high", "n", "set_aside")}
+
+
+def rows(tables: Tables) -> pl.DataFrame:
+    """A row a site, axis and outcome."""
+    shown = select(tables.get("measures"), "last_token", ["outcome_rate"], _COLUMNS | {"outcome": "series"})
+    return shown if shown.is_empty() else with_sites(shown)
+
+
+def caption(shown: pl.DataFrame) -> str:
+    aside = int(shown["set_aside"].to_numpy().max()) if shown.height else 0
+    return (
+        "The residual of the prompt's last position is replaced by that of a run with other objects and a question for another slot, by "
+        "layer. The answer stays; or it is the clean picture's object in the slot that the other run was asked for (ordinal: the slot was "
+        "carried over); or it is the other run's own answer (attribute: the object was). "
+        f"{counts(shown, 'pairs')} (at most {aside} a setting set aside because the model answers one of the two runs wrong). "
+        f"{INTERVAL} (Wilson)."
+    )
+
+
+FIGURE = Figure(
+    name="last_token",
+    title="What the last token knows",
+    question="At which layer does it know the slot that is asked for, and at which the object there?",
+    rows=rows,
+    draw=lambda palette: over_sites("series", OUTCOMES, palette, y_title="answers", tooltip=["series"]),
+    caption=caption,
+    by_site=True,
+    optional=True,
+    height=320,
+)

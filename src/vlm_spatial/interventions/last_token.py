@@ -1,0 +1,58 @@
+"""Interchange of the last token: when does the position that answers know which slot is meant, and when what is there?
+
+The source shows other objects, and its prompt asks for another slot. Its residual at the last position of the prompt is put in place of
+the clean run's, layer by layer. As long as nothing was read yet, the answer stays. If the slot asked for is already written there, the
+clean picture supplies the object of the source's slot (``ordinal``). If the object itself is, the answer is the source's (``attribute``).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vlm_spatial.interventions.pairs_on_grid import Case
+from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
+from vlm_spatial.models.adapter import Site
+from vlm_spatial.scenes.dataset import Dataset
+
+EMBEDDING = "embedding"
+"""What enters language block 0: before it the last position knows nothing of prompt or picture."""
+
+
+def last_token_cases(dataset: Dataset, language: Sequence[Case]) -> list[Case]:
+    """The language pairs, with the source asked for the other slot of each; those without that question are counted on stderr.
+
+    The two pictures of a language pair have no object in common, and its questions name none, so that all three answers differ.
+    """
+    prompts = {
+        (scene, slot): (prompt, answer)
+        for scene, slot, prompt, answer in dataset.questions.filter(template="slot_to_object")
+        .select("scene_id", "slot", "prompt", "answer")
+        .iter_rows()
+    }
+    found = []
+    for case in language:
+        other = case.slots[1]
+        ordinal, attribute = (prompts.get((scene, other)) for scene in (case.clean_scene, case.counterfactual_scene))
+        if ordinal is None or attribute is None:
+            continue
+        found.append(
+            replace(
+                case,
+                experiment="last_token",
+                counterfactual_prompt=attribute[0],
+                counterfactual_answer=attribute[1],
+                hypotheses={"stay": case.clean_answer, "ordinal": ordinal[1], "attribute": attribute[1]},
+            )
+        )
+    if len(found) < len(language):
+        missing = len(language) - len(found)
+        print(f"{missing} of {len(language)} last_token pairs set aside: no question for their other slot", file=sys.stderr, flush=True)
+    return found
+
+
+def last_token_plan(sites: Sequence[Site]) -> ExchangesOf:
+    """The last position's residual of the source, at every site."""
+    nowhere = np.array([], dtype=int)
+    return lambda _case: [Exchange(site, "last", "counterfactual", nowhere, to_positions=np.array([-1])) for site in sites]

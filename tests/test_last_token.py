@@ -1,0 +1,78 @@
+"""The last-token sweep: its two exact identities in every family, and where an organism reads the picture."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stage_inputs import make_reader, make_scenes
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.last_token import EMBEDDING, last_token_cases, last_token_plan
+from vlm_spatial.interventions.pairs_on_grid import read_cases
+from vlm_spatial.interventions.reference import run_plain
+from vlm_spatial.interventions.sweep import run_sweep
+from vlm_spatial.measures.flips import last_token_outcomes
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.scenes.questions import SLOT_WORDS
+
+ORGANISMS = Path(__file__).parents[1] / "organisms"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
+
+
+def test_the_source_asks_for_the_other_slot_of_another_picture(tiny: Dataset, tmp_path: Path) -> None:
+    adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
+    cases = last_token_cases(tiny, read_cases(tiny, adapter, "language"))
+    assert len(cases) == 8
+    for case in cases:
+        clean, source = (list(tiny.row(scene)["objects"]) for scene in (case.clean_scene, case.counterfactual_scene))  # type: ignore[call-overload]
+        asked, other = case.slots
+        assert case.hypotheses == {"stay": clean[asked], "ordinal": clean[other], "attribute": source[other]}
+        assert case.counterfactual_answer == source[other]
+        assert SLOT_WORDS[case.axis][asked] in case.prompt  # type: ignore[index]
+        assert SLOT_WORDS[case.axis][other] in case.counterfactual_prompt  # type: ignore[index]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_the_first_entry_changes_nothing_and_the_last_block_everything(tiny: Dataset, tmp_path: Path, family: str) -> None:
+    """Both prompts end in the same token, whose embedding is the same; after the last block only the head follows."""
+    adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
+    engine = PatchEngine(adapter)
+    cases = last_token_cases(tiny, read_cases(tiny, adapter, "language"))[:3]
+    runs = [run for case in cases for run in case.runs({scene: tiny.image(scene) for scene in case.shown})]
+    last = f"language.{len(adapter.language_blocks) - 1}"
+    for site in (EMBEDDING, "language.0", last):
+        patches = [exchange.patch(number) for number, case in enumerate(cases) for exchange in last_token_plan([site])(case)]
+        found = engine.run(runs, patches)
+        plain = run_plain(adapter, runs, patches)
+        assert float((found - plain).abs().max() / plain.abs().max()) <= 1e-5
+        clean = engine.clean(runs)
+        sources = [run.sources["counterfactual"] for run in runs]
+        there = np.concatenate([adapter.run(adapter.prepare([run.image], [run.prompt]))[0] for run in sources])
+        if site == EMBEDDING:
+            np.testing.assert_allclose(found.numpy(), clean.numpy(), atol=1e-5)
+        elif site == last:
+            np.testing.assert_allclose(found.numpy(), there, atol=1e-5)
+        # Otherwise both identities would hold of a patch that does nothing.
+        assert np.abs(there - clean.numpy()).max() > 1e-3
+
+
+def test_an_organism_answers_as_the_source_in_the_end(tiny: Dataset) -> None:
+    adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
+    depth = len(adapter.language_blocks)
+    sites = [EMBEDDING, *(f"language.{layer}" for layer in range(depth))]
+    table = run_sweep(PatchEngine(adapter), tiny, last_token_cases(tiny, read_cases(tiny, adapter, "language")), last_token_plan(sites))
+    assert table.filter(site=EMBEDDING)["layer"].null_count() == table.filter(site=EMBEDDING).height
+    assert set(table["tokens"]) == {1}
+    kept = table.filter("included")
+    assert kept["pair_id"].n_unique() >= 6
+    assert set(kept.filter(site=EMBEDDING)["outcome"]) == {"stay"}
+    assert set(kept.filter(site=f"language.{depth - 1}")["outcome"]) == {"attribute"}
+    rates = last_token_outcomes(table).filter(axis="both axes")
+    total = rates.group_by("site").agg(pl.col("estimate").sum())
+    assert total["estimate"].to_list() == pytest.approx([1.0] * len(sites))

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from vlm_spatial.probes.saved import save_probes
 from vlm_spatial.stages import registry
 from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.planning import Plan
-from vlm_spatial.workflow.provenance import MadeBy, record_path, write_record
+from vlm_spatial.workflow.provenance import MadeBy, read_record, record_path, write_record
 
 CONFIG = {
     "datasets": {"squares": {"kind": "squares"}},
@@ -56,7 +57,7 @@ def finish(folder: Path, checkpoint: Path) -> None:
         for stage in registry.of_scope("model and dataset"):
             for result, names in plan.results_of(stage, model=model):
                 if result.suffix == ".parquet":
-                    result.write_bytes(result.name.encode() * 20)
+                    result.write_bytes(f"{model:>9}{result.name}".encode() * 20)
                 record(plan, stage, names, result)
     (results / "figures/mine").mkdir(parents=True)
     (results / "figures/mine/accuracy.svg").write_text("<svg/>")
@@ -120,6 +121,54 @@ def other_safetensors(folder: Path) -> None:
     path = folder / MINE / "probes.safetensors"
     save_file({"x": np.zeros(3)}, path)
     record_path(path).unlink()
+
+
+def swapped(one: str, other: str, *, records: bool) -> Harm:
+    """Two results of one size, under each other's name and time; ``records``: with what is known of them."""
+
+    def exchange(a: Path, b: Path) -> None:
+        aside = a.with_name("aside")
+        a.rename(aside)
+        b.rename(a)
+        aside.rename(b)
+
+    def harm(folder: Path) -> None:
+        a, b = folder / one, folder / other
+        assert a.stat().st_size == b.stat().st_size
+        assert a.read_bytes() != b.read_bytes()
+        os.utime(b, ns=(a.stat().st_atime_ns, a.stat().st_mtime_ns))
+        exchange(a, b)
+        if records:
+            exchange(record_path(a), record_path(b))
+
+    return harm
+
+
+def restored(path: str, change: Callable[[dict], object]) -> Harm:
+    """An old backup over a new result: other bytes of the same size, the record that they had, the times of then."""
+
+    def harm(folder: Path) -> None:
+        result = folder / path
+        result.write_bytes(result.read_bytes()[::-1])
+        os.utime(result, (1_000_000_000, 1_000_000_000))
+        record = read_record(result)
+        assert record is not None
+        write_record(result, MadeBy(**record.model_dump(exclude={"files", "result"})))
+        said = json.loads(record_path(result).read_text(encoding="utf-8"))
+        change(said)
+        said["result"] = path
+        record_path(result).write_text(json.dumps(said), encoding="utf-8")
+
+    return harm
+
+
+def replaced(path: str, make: Callable[[Path], object]) -> Harm:
+    def harm(folder: Path) -> None:
+        target = folder / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        make(target)
+
+    return harm
 
 
 OLDER = r"\nnote: results from an older version .made by vlm_spatial 0\.0\.9, this is .* to keep the old results, set another "
@@ -192,6 +241,70 @@ STALE: list[tuple[str, Harm, str, str]] = [
         holds("results/report.html", "<html>mine</html>"),
         r"results/report\.html was altered after it was made",
         "figures",
+    ),
+]
+
+SMALLS = CONFLICT.replace("mine", "small")
+STALE += [
+    ("two results swapped", swapped(CONFLICT, SMALLS, records=False), f"{CONFLICT} was altered after it was made", "conflict"),
+    ("two results swapped with their records", swapped(CONFLICT, SMALLS, records=True), f"{CONFLICT}: made as {SMALLS}", "conflict"),
+    (
+        "a backup of other settings restored",
+        restored(CONFLICT, lambda record: record["settings"].update(seed=7)),
+        f"{CONFLICT}: setting seed: 7 → 0",
+        "conflict",
+    ),
+    (
+        "a backup of other packages restored",
+        restored(CONFLICT, lambda record: record["packages"].update(torch="1.0")),
+        f"{CONFLICT}: package torch: '1.0' → ",
+        "conflict",
+    ),
+    (
+        "a backup of other weights restored",
+        restored(CONFLICT, lambda record: record["content"].update({"checkpoint/model.safetensors": "0"})),
+        f"{CONFLICT}: file checkpoint/model.safetensors changed",
+        "conflict",
+    ),
+    (
+        "a backup that was made of other scenes restored",
+        restored(CONFLICT, lambda record: record["inputs"].update({"results/scenes/squares": "0123456789abcdef"})),
+        f"{CONFLICT}: input results/scenes/squares changed",
+        "conflict",
+    ),
+    ("a backup of the bytes alone restored", bit_flipped(CONFLICT), f"{CONFLICT} was altered after it was made", "conflict"),
+    (
+        "the record of another result",
+        lambda folder: shutil.copy(record_path(folder / MINE / "interchange.parquet"), record_path(folder / CONFLICT)),
+        f"{CONFLICT}: made as {MINE}/interchange.parquet",
+        "conflict",
+    ),
+    ("a record of no file", record_edited(CONFLICT, lambda record: record.update(files={})), rf"{RECORD} names no file", "conflict"),
+    ("an empty file", replaced(CONFLICT, Path.touch), f"{CONFLICT} was altered after it was made", "conflict"),
+    (
+        "a folder in a table's place",
+        replaced(CONFLICT, Path.mkdir),
+        f"{CONFLICT} (is not the file that|was altered after it) was made",
+        "conflict",
+    ),
+    (
+        "a file in a store's place",
+        replaced(f"{MINE}/activations.zarr", Path.touch),
+        "activations.zarr/.* is not the file that was made",
+        "activations",
+    ),
+    (
+        "a link to another model's result",
+        replaced(CONFLICT, lambda target: target.symlink_to(target.parents[2] / "small/squares/conflict.parquet")),
+        f"{CONFLICT} was altered after it was made",
+        "conflict",
+    ),
+    (
+        "results of the older layout",
+        lambda folder: record_path(folder / CONFLICT).rename(folder / MINE / ".conflict.parquet.seal"),
+        rf"{CONFLICT}: of an older layout, whose records were seals\n"
+        r"note: results: 1 results of an older layout are made again, the other \d+ are reused ",
+        "conflict",
     ),
 ]
 

@@ -30,6 +30,10 @@ class InUseError(UserError):
     """Another workflow has the results."""
 
 
+class UnwritableError(UserError):
+    """The results' folder cannot be written."""
+
+
 class WorkflowLock:
     """The right to change ``results``, for one workflow."""
 
@@ -51,7 +55,8 @@ class WorkflowLock:
 
         Raises:
             InUseError: if another workflow has them.
-            UserError: if the folder cannot be written, or its file system has no locks.
+            UnwritableError: if the folder cannot be written.
+            UserError: if its file system has no locks, or by ``before_waiting``.
         """
         file = _LockFile(self._results / _WORKFLOW)
         if not file.take(fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -167,8 +172,8 @@ class _LockFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
+    def _unwritable(self, error: OSError) -> UnwritableError:
+        return UnwritableError(
             f"{self.path}: cannot be written ({error.strerror}); make room, give the right to write, or choose another results folder"
         )
 

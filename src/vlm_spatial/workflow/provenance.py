@@ -149,6 +149,8 @@ def damage(result: Path, names: Iterable[str] | None = None) -> str | None:
     record = read_record(result)
     if record is None:
         return f"{result}: {why_no_record(result)}"
+    if not record.files:
+        return f"{record_path(result)} names no file"
     to_read, renewed = set(names or ()), {}
     for name, known in record.files.items():
         path = result / name if name else result

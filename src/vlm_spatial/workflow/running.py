@@ -1,0 +1,101 @@
+"""What a workflow does beside running jobs: it takes its results, and has those made again that are not what they should be."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.workflow.lock import VARIABLE, UnwritableError, WorkflowLock
+from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.workflow.slurm import cancel_left_over, without_slurm
+from vlm_spatial.workflow.snakemake_internals import executor, force
+
+
+class Running:
+    """One run of Snakemake, as the rules see it; its errors end the run with one line.
+
+    Args:
+        workflow: Snakemake's.
+    """
+
+    def __init__(self, workflow: Any, plan: Plan) -> None:
+        self._workflow, self._plan = workflow, plan
+        self._lock = WorkflowLock(plan.results)
+        self._looked = False
+        self._said: set[str] = set()
+        self._say(without_slurm(sys.argv))
+        self._stale: dict[Path, bool] = {}
+
+    def stale(self, stage: str) -> Callable[[Any], list[str]]:
+        """Input function that adds no input, but has a job run whose existing results are not what they should be.
+
+        Snakemake trusts a result that it has no record of, and does not look into files. The provenance records say what made a
+        result, so damaged results, and those of other code or settings that came without Snakemake's record, are found here.
+        The reason is said in words: Snakemake names a changed param only by its hash.
+        """
+
+        def force_if_stale(wildcards: Any) -> list[str]:
+            if is_main():
+                self._look_alone()
+                for path, names in self._plan.results_of(stage, **dict(wildcards.items())):
+                    if path.exists() and self._is_stale(path, names):
+                        # As the rules name it.
+                        output = f"{self._plan.config.results}/{path.relative_to(self._plan.results)}"
+                        _or_end(partial(force, self._workflow, output))
+            return []
+
+        return force_if_stale
+
+    def begin(self) -> None:
+        """Call before the first job: ends the run where its results cannot be taken."""
+        if not self._lock.held:
+            _or_end(self._take)
+
+    def _look_alone(self) -> None:
+        """What another workflow is changing cannot be planned with. A dry-run only looks."""
+        if self._looked or executor(self._workflow) is None:
+            return
+        self._looked = True
+        # That it cannot be written matters to jobs only (see `begin`): where nothing is to be done, a read-only disk will do.
+        with contextlib.suppress(UnwritableError):
+            _or_end(self._take, UnwritableError)
+
+    def _take(self) -> None:
+        self._lock.take(self._say, self._cancel_in_queue)
+
+    def _cancel_in_queue(self) -> None:
+        if executor(self._workflow) == "slurm" and (cancelled := cancel_left_over(Path.cwd())):
+            print(f"cancelled jobs of an earlier run: {' '.join(cancelled)}", file=sys.stderr)
+
+    def _is_stale(self, path: Path, names: tuple[str, ...]) -> bool:
+        if path not in self._stale:
+            reasons = self._plan.reasons(path, names)
+            self._stale[path] = bool(reasons)
+            if reasons:
+                more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+                print(f"again: {path}: {'; '.join(reasons[:3])}{more}", file=sys.stderr)
+                self._say(self._plan.upgrade_note(path))
+        return self._stale[path]
+
+    def _say(self, note: str | None) -> None:
+        if note and note not in self._said:
+            self._said.add(note)
+            print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def is_main() -> bool:
+    """Whether this is the Snakemake that a user started, not one that a job on a cluster is run by."""
+    return not os.environ.get(VARIABLE)
+
+
+def _or_end(action: Callable[[], None], *but: type[UserError]) -> None:
+    try:
+        action()
+    except but:
+        raise
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

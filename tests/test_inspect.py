@@ -1,7 +1,9 @@
 """``vlm-spatial inspect``: what it prints, what it verifies, what it draws."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
 from activation_stores import GRID, bfloat16_values, description, written
+from tiny_workflow import REPOSITORY, Workflow
 from vlm_spatial.activations.picture import draw, principal_components
 from vlm_spatial.activations.store import Store
 from vlm_spatial.cli import app
 from vlm_spatial.errors import UserError
+from vlm_spatial.workflow.provenance import SNAKEMAKES_MARK
 
 pytestmark = pytest.mark.unit
 
@@ -99,3 +103,26 @@ def test_help_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_documented_commands_work_on_what_the_workflow_made(finished_workflow: Workflow, tmp_path: Path) -> None:
+    """On results made by Snakemake, which leaves a mark of its own in them."""
+    page = (REPOSITORY / "docs" / "activations.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ vlm-spatial (.*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 3
+    (tmp_path / "results").symlink_to(finished_workflow.folder / "results")
+    for command in commands:
+        words = command.replace("gemma3-natural", "folder").split()
+        done = subprocess.run(
+            [sys.executable, "-c", "from vlm_spatial.cli import app; app()", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        if "--verify" in words:
+            assert (tmp_path / "results/folder/squares/activations.zarr" / SNAKEMAKES_MARK).exists()
+            assert re.search(r"verified: all \d+ files are as they were written", done.stdout)
+    assert (tmp_path / "connector.png").exists()

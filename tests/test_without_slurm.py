@@ -1,0 +1,40 @@
+"""The SLURM profile on a machine that has no SLURM: one line says so."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from quick_commands import REPOSITORY, Commands
+from vlm_spatial.workflow.slurm import without_slurm
+
+PROFILE = str(REPOSITORY / "profiles" / "slurm")
+NOTE = "there is no SLURM on this machine (sbatch: not found): a dry-run shows the jobs, submit them where there is one"
+
+
+@pytest.mark.parametrize(
+    ("command", "note"),
+    [
+        (["--workflow-profile", PROFILE, "--dry-run"], NOTE),
+        ([f"--workflow-profile={PROFILE}"], NOTE),
+        (["--executor", "slurm"], NOTE),
+        (["--workflow-profile", str(REPOSITORY / "profiles" / "default")], None),
+        (["--cores", "8", "slurm"], None),
+    ],
+)
+def test_who_asks_for_slurm_is_told(command: list[str], note: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert without_slurm(["snakemake", *command]) == note
+    (tmp_path / "sbatch").touch(mode=0o755)
+    assert without_slurm(["snakemake", *command]) is None
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="there is a SLURM here")
+def test_a_dry_run_says_it_once(commands: Commands, worlds: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(worlds["fresh"], tmp_path / "run"))
+    done = commands.run(folder, "snakemake", "--workflow-profile", PROFILE, "--dry-run")
+    assert done.code == 0, done.err
+    assert [line for line in done.err.splitlines() if line.startswith("note: ")] == [f"note: {NOTE}"]
+    refused = commands.run(folder, "snakemake", "--workflow-profile", PROFILE)
+    assert refused.code == 1
+    assert refused.errors == ["error: squeue: not found; the slurm executor needs SLURM's commands on this machine"]

@@ -13,7 +13,8 @@ report: "rules/captions/workflow.rst"
 
 
 # Where this file lies, also if another workflow uses it as a module.
-SOURCE = str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)) / "src")
+HERE = Path((lambda: None).__code__.co_filename).parent
+SOURCE = str(HERE / "src")
 sys.path.insert(0, SOURCE)
 # The profile has imported the installed package, which may be another release.
 installed = sys.modules.get("vlm_spatial")
@@ -26,19 +27,21 @@ if installed and not Path(installed.__file__).samefile(
 
 from vlm_spatial.config.yaml_files import Source, read_yaml
 from vlm_spatial.errors import UserError
+from vlm_spatial.workflow.snakemake_internals import config_files
 
 # The whole configuration is one of three: what a workflow gives that uses this one as a module, the files of --configfile, or the default.
-if workflow.modifier.skip_configfile:
+if config and not HERE.samefile(workflow.basedir):
     CONFIG_FILES = Source("config of the module")
 else:
-    CONFIG_FILES = Source(*workflow.overwrite_configfiles or ["workflow_config.yaml"])
+    given = config_files(workflow)
+    CONFIG_FILES = Source(*given or ["workflow_config.yaml"])
     # Snakemake reads them with less care: it takes the last of two equal keys.
     try:
         for path in CONFIG_FILES.paths:
             read_yaml(path)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    if not workflow.overwrite_configfiles:
+    if not given:
 
         configfile: "workflow_config.yaml"
 
@@ -48,7 +51,6 @@ container: os.environ.get("VLM_SPATIAL_IMAGE", "vlm-spatial.sif")
 
 
 include: "rules/common.smk"
-include: "rules/reruns.smk"
 include: "rules/bases.smk"
 include: "rules/boxes.smk"
 include: "rules/scenes.smk"

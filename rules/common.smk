@@ -11,6 +11,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.preflight import check_outside
 from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.workflow.running import Running, is_main
+from vlm_spatial.workflow.snakemake_internals import group_of
 
 # The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
 prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))
@@ -21,7 +23,7 @@ def validated_plan():
     try:
         found = parse_config(config, CONFIG_FILES)
         # Not again in each job that is submitted.
-        if workflow.is_main_process:
+        if is_main():
             check_outside(found, CONFIG_FILES)
         return Plan(found)
     except UserError as error:
@@ -30,6 +32,12 @@ def validated_plan():
 
 plan = validated_plan()
 RESULTS = plan.config.results
+running = Running(workflow, plan)
+
+
+# The last onstart of all files is the only one that counts. Not reached by a dry-run, nor when there is nothing to do.
+onstart:
+    running.begin()
 
 
 # A model uses what cores there are; never more threads than cores, which slows everything down.
@@ -55,7 +63,7 @@ def inputs(stage):
     named = {name: paths_of(name) for name in STAGES[stage].inputs}
     if STAGES[stage].loads_model:
         named["organism"] = organism_of
-    return {**named, "stale": trusted(stage)}
+    return {**named, "stale": running.stale(stage)}
 
 
 def paths(stage, wildcards):
@@ -166,12 +174,8 @@ def together(stage):
     """
 
     def group(wildcards):
-        if stage not in workflow.group_settings.group_components:
-            return None
         if not is_small(wildcards.model):
             return None
-        name = f"{stage}_{wildcards.model}"
-        workflow.parent_groupids[name] = stage
-        return name
+        return group_of(workflow, stage, wildcards.model)
 
     return group

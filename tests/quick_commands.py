@@ -82,11 +82,11 @@ def prepare() -> None:
 
     for module in PREPARED:
         importlib.import_module(module)
+    from vlm_spatial.stages.registry import STAGES
     from vlm_spatial.workflow.code_identity import stage_identity
 
-    for rule in (REPOSITORY / "rules").glob("*.smk"):
-        if rule.stem != "common":
-            stage_identity(rule.stem)
+    for stage in STAGES:
+        stage_identity(stage)
 
 
 def become(folder: str, words: list[str], output: str) -> NoReturn:

@@ -108,8 +108,8 @@ def job_lock(stage: str, outputs: Iterable[Path]) -> Iterator[None]:
     with closing(_LockFile(Path(folder, _JOBS))) as jobs:
         jobs.take(fcntl.LOCK_SH)
         # Only now: a workflow that takes over names itself first, and then waits for all who have a share.
-        with closing(_LockFile(Path(folder, _WORKFLOW))) as workflow:
-            if f"run {run}\n" not in workflow.text():
+        with closing(_LockFile(Path(folder, _WORKFLOW))) as owner:
+            if f"run {run}\n" not in owner.text():
                 raise UserError(f"{folder}: the workflow that started this job has ended and another one has begun; nothing is written")
         jobs.append(f"process {os.getpid()} on {socket.gethostname()} ({stage})\n")
         yield

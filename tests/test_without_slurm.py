@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from quick_commands import REPOSITORY, Commands
 from vlm_spatial.workflow.slurm import without_slurm
@@ -38,3 +39,10 @@ def test_a_dry_run_says_it_once(commands: Commands, worlds: dict[str, Path], tmp
     refused = commands.run(folder, "snakemake", "--workflow-profile", PROFILE)
     assert refused.code == 1
     assert refused.errors == ["error: squeue: not found; the slurm executor needs SLURM's commands on this machine"]
+
+
+def test_nothing_has_to_be_unlocked_anywhere() -> None:
+    """Snakemake's own lock outlives a kill, ours does not; no page asks for ``--unlock``."""
+    for profile in ("default", "slurm"):
+        assert yaml.safe_load((REPOSITORY / "profiles" / profile / "config.yaml").read_text(encoding="utf-8"))["nolock"] is True
+    assert [path.name for path in (REPOSITORY / "docs").glob("*.md") if "--unlock" in path.read_text(encoding="utf-8")] == []

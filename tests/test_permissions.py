@@ -9,6 +9,8 @@ import pytest
 
 from tiny_workflow import Workflow
 
+pytestmark = pytest.mark.workflow
+
 WRITES = """
 import os, sys
 os.umask(int(sys.argv[1], 8))

@@ -14,6 +14,8 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.snakemake_internals import config_files, executor, force, group_of
 
+pytestmark = pytest.mark.workflow
+
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTED = {"basedir"}
 

@@ -9,6 +9,8 @@ import yaml
 from quick_commands import REPOSITORY, Commands
 from vlm_spatial.workflow.slurm import without_slurm
 
+pytestmark = pytest.mark.workflow
+
 PROFILE = str(REPOSITORY / "profiles" / "slurm")
 NOTE = "there is no SLURM on this machine (sbatch: not found): a dry-run shows the jobs, submit them where there is one"
 

@@ -10,8 +10,8 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate with a progress bar on stderr: live on a terminal, one line every ten seconds in a log file."""
-    live = sys.stderr.isatty()
+    """Iterate with a progress bar on stderr: live on a terminal and in a notebook, one line every ten seconds in a log file."""
+    live = sys.stderr.isatty() or "ipykernel" in sys.modules
     yield from tqdm(
         items,
         desc=description,

@@ -11,10 +11,10 @@ MODELS = {"folder": "gemma3-natural", "small": "mine"}
 
 
 def lay_out(finished: Workflow, folder: Path) -> Path:
-    """A folder like the one that a reader of the pages works in: ``results`` with two models, and the kept model."""
+    """A folder like the one that a reader of the pages works in: two models by their names there too, and the kept model."""
     finished.copy(folder)
     for made, named in MODELS.items():
-        (folder / "results" / made).rename(folder / "results" / named)
+        shutil.copytree(folder / "results" / made, folder / "results" / named)
     findings = folder / "results" / "findings.json"
     records = json.loads(findings.read_text(encoding="utf-8"))
     for record in records:

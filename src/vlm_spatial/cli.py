@@ -30,7 +30,7 @@ class _Commands(TyperGroup):
             raise SystemExit(1) from None
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _version(asked: bool) -> None:
@@ -43,7 +43,21 @@ def _version(asked: bool) -> None:
 def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")] = False,
 ) -> None:
-    """Where does a vision-language model compute which object is where?"""
+    """Where does a vision-language model compute which object is where?
+
+    The workflow itself is run with snakemake; these commands look at its configuration and its results.
+
+    \b
+    1. vlm-spatial check                         can the configuration and the files that it names be used?
+    2. snakemake --cores 8 --resources gpu=1     make everything that workflow_config.yaml asks for
+    3. open results/report.html                  what was found, and how sure
+    4. vlm-spatial why                           why a result would be made again
+       vlm-spatial compare A B                   two models, or two runs, side by side
+       vlm-spatial inspect STORE                 what an activation store holds
+       vlm-spatial amplify                       a correction file for a model
+
+    Each command has examples: vlm-spatial compare --help. Documentation: docs/index.md, or mkdocs serve.
+    """
 
 
 app.command("amplify")(amplify)

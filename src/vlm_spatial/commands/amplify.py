@@ -19,7 +19,16 @@ def amplify(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "cpu",
     peft: Annotated[str | None, typer.Option(help="folder of the LoRA adapter that the probes' model had merged")] = None,
 ) -> None:
-    """Write the label-free correction h + (alpha - 1) P h as a small safetensors file."""
+    """Write a correction file that strengthens a model's spatial signal.
+
+    A small safetensors file. The correction is h + (alpha - 1) P h at every visual token, with P the subspace of the
+    probes. It needs no labels. The report says which site and alpha were best on the validation split.
+
+    \b
+    Examples:
+      vlm-spatial amplify --model organisms/natural-gemma3 --probe results/gemma3-natural/squares/probes.safetensors --alpha 4
+      vlm-spatial amplify --model /data/mine --probe results/mine/squares/probes.safetensors --alpha 2 --site vision.3
+    """
     from vlm_spatial.probes.saved import load_probes
 
     if site.startswith("language."):

@@ -10,7 +10,15 @@ def check(
     config: Annotated[Path, typer.Option(help="the configuration file")] = Path("workflow_config.yaml"),
     forms: Annotated[bool, typer.Option("--forms", help="show every form of every answer")] = False,
 ) -> None:
-    """Check a configuration and the files that it names, and show what each dataset's answers become for each model."""
+    """Check a configuration and the files that it names.
+
+    Shows, too, what each dataset's answers become in each model's vocabulary.
+
+    \b
+    Examples:
+      vlm-spatial check
+      vlm-spatial check --config presets/paper.yaml --forms
+    """
     from vlm_spatial.config.reading import load_config
     from vlm_spatial.config.yaml_files import Source
     from vlm_spatial.workflow.answer_check import answer_reports

@@ -14,7 +14,14 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="likewise")],
     findings: Annotated[Path, typer.Option(help="where models are looked up")] = Path("results/findings.json"),
 ) -> None:
-    """Show the findings of two models, or of two runs, side by side."""
+    """Show two models, or two runs, side by side.
+
+    \b
+    Examples:
+      vlm-spatial compare gemma3-natural mine          two models of one run
+      vlm-spatial compare results results-mine         two runs of one model each
+      vlm-spatial compare results results-mine:mine    a model of another run
+    """
     from rich.console import Console
     from rich.table import Table
 

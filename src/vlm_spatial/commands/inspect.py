@@ -19,7 +19,14 @@ def inspect(
     site: Annotated[str, typer.Option(help="the site to draw")] = "connector",
     scene: Annotated[list[str] | None, typer.Option(help="a scene to draw (repeatable); by default the first of each axis")] = None,
 ) -> None:
-    """Print what an activation store holds."""
+    """Print what an activation store holds.
+
+    \b
+    Examples:
+      vlm-spatial inspect results/gemma3-natural/squares/activations.zarr
+      vlm-spatial inspect results/gemma3-natural/squares/activations.zarr --verify
+      vlm-spatial inspect results/gemma3-natural/squares/activations.zarr --plot connector.png --site connector
+    """
     from rich.console import Console
 
     from vlm_spatial.activations.store import Store

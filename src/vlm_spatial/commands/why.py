@@ -10,9 +10,16 @@ def why(
     result: Annotated[Path | None, typer.Argument(help="one result, such as results/report.html; by default all")] = None,
     config: Annotated[Path, typer.Option(help="the configuration file")] = Path("workflow_config.yaml"),
 ) -> None:
-    """Name the setting, code module, package or file that changed since a result was made.
+    """Say why results would be made again.
 
-    Shows what changed itself; what is made of it follows (``snakemake --dry-run`` shows all jobs).
+    Names the setting, code module, package or file that changed since. Shows what changed itself; what is made of it follows.
+    snakemake --dry-run shows all jobs.
+
+    \b
+    Examples:
+      vlm-spatial why
+      vlm-spatial why results/report.html
+      vlm-spatial why --config presets/paper.yaml
     """
     from vlm_spatial.config.reading import load_config
     from vlm_spatial.errors import UserError

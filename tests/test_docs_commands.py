@@ -15,6 +15,8 @@ import pytest
 from documented_results import lay_out
 from tiny_workflow import REPOSITORY, Workflow
 
+pytestmark = pytest.mark.workflow
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUNNERS = ("snakemake", "vlm-spatial")
 NOT_HERE = {

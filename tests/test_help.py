@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from vlm_spatial.cli import app
 
+pytestmark = pytest.mark.unit
+
 COMMANDS = get_command(app).commands
 
 

@@ -8,6 +8,8 @@ import pytest
 from documented_results import lay_out
 from tiny_workflow import REPOSITORY, Workflow
 
+pytestmark = pytest.mark.workflow
+
 PAGE = REPOSITORY / "docs" / "notebook.md"
 
 

@@ -34,9 +34,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: naming file, line and key, if the file is missing, is not YAML, gives a key twice, or gives one that is no text.
     """
-    node = _tree(path)
-    for key in _odd_keys(node, set()):
-        raise UserError(f"{path}: {key}")
+    _check_keys(path, _tree(path), set())
     values = _parsed(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: must be a mapping of sections, found {called(values)}")
@@ -103,14 +101,14 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
 
 
-def _odd_keys(node: yaml.Node | None, seen: set[int], above: str = "") -> Iterator[str]:
-    """What is wrong with the keys below ``node``: one given twice, or one that YAML reads as something else than text."""
+def _check_keys(path: Path, node: yaml.Node | None, seen: set[int], above: str = "") -> None:
+    """Refuse, below ``node``, a key that is given twice and one that YAML reads as something else than text."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for entry in node.value:
-            yield from _odd_keys(entry, seen, above)
+            _check_keys(path, entry, seen, above)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -119,12 +117,11 @@ def _odd_keys(node: yaml.Node | None, seen: set[int], above: str = "") -> Iterat
         name = f"{above}{key.value}" if isinstance(key, yaml.ScalarNode) else f"{above}?"
         if not isinstance(key, yaml.ScalarNode) or key.tag not in (_TEXT, _MERGE):
             read_as = yaml.safe_load(key.value) if isinstance(key, yaml.ScalarNode) else "a collection"
-            yield f"line {line}: {name}: YAML reads this name as {read_as!r}; put it in quotes"
-        elif key.value in lines:
-            yield f"line {line}: {name}: given a second time, the first is in line {lines[key.value]}; keep one"
-        else:
-            lines[key.value] = line
-        yield from _odd_keys(value, seen, f"{name}.")
+            raise UserError(f"{path}: line {line}: {name}: YAML reads this name as {read_as!r}; put it in quotes")
+        if key.value in lines:
+            raise UserError(f"{path}: line {line}: {name}: given a second time, the first is in line {lines[key.value]}; keep one")
+        lines[key.value] = line
+        _check_keys(path, value, seen, f"{name}.")
 
 
 _TEXT = "tag:yaml.org,2002:str"

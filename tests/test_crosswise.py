@@ -25,7 +25,7 @@ from vlm_spatial.tokens import TokenGrid
 
 pytestmark = pytest.mark.model
 
-ORGANISMS = Path(__file__).parent / "data" / "organisms"
+ORGANISMS = Path(__file__).parents[1] / "organisms"
 SETS = ("object", "strip", "rim", "random_object", "random_strip")
 
 

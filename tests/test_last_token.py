@@ -17,6 +17,8 @@ from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import SLOT_WORDS
 
+pytestmark = pytest.mark.model
+
 ORGANISMS = Path(__file__).parents[1] / "organisms"
 
 

@@ -19,6 +19,8 @@ from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.workflow.answer_check import answer_reports
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module", params=REAL_FAMILIES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

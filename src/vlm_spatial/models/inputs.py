@@ -215,7 +215,12 @@ class ProcessorCache:
         # Tokenizers take one caller at a time.
         with self._tokenizing:
             turns = self._turns(prompt, as_rgb(image))
-            made = self._filled_in(turns, tokenize=True, return_dict=True, processor_kwargs=options)
+            try:
+                made = self._filled_in(turns, tokenize=True, return_dict=True, processor_kwargs=options)
+            except UserError:
+                # The image processor is asked along with the template; its own fault is said as such.
+                self._process(as_rgb(image))
+                raise
             begun = tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
         return [*made["input_ids"][0], *begun]
 

@@ -39,8 +39,8 @@ _RELATIONS: dict[Axis, tuple[str, str]] = {
 _ASK_WHERE = "Is the {phrase} {first}, {second} or {third}?"
 _ASK_WHERE_OF_TWO = "Is the {phrase} {first} or {third}?"
 _ASK_WHETHER = "Is there {article} {phrase} in the picture?"
-_STEM_WHERE = "Of {first}, {second} and {third}, the {phrase} is"
-_STEM_WHERE_OF_TWO = "Of {first} and {third}, the {phrase} is"
+_STEM_WHERE = "The place of the {phrase}, {first}, {second} or {third}, is"
+_STEM_WHERE_OF_TWO = "The place of the {phrase}, {first} or {third}, is"
 _STEM_WHETHER = "Yes or no, whether there is {article} {phrase} in the picture:"
 _WHETHER = ("yes", "no")
 _WORDINGS: dict[str, str] = {
@@ -78,7 +78,8 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain",
             answer, candidates = by_slot[slot].word, tuple(sorted(scene.objects))
         case "object_to_slot":
             pattern = (_STEM_WHERE if stem else _ASK_WHERE) if len(by_slot) == 3 else (_STEM_WHERE_OF_TWO if stem else _ASK_WHERE_OF_TWO)
-            question = pattern.format(phrase=by_slot[slot].phrase, first=places[0], second=places[1], third=places[2])
+            first, second, third = SLOT_WORDS[scene.axis] if stem else places
+            question = pattern.format(phrase=by_slot[slot].phrase, first=first, second=second, third=third)
             answer, candidates = SLOT_WORDS[scene.axis][slot], tuple(SLOT_WORDS[scene.axis][each] for each in scene.slots)
         case "relation_to_object":
             reference = reference_slot(scene, slot)

@@ -27,6 +27,7 @@ from vlm_spatial.models.families import family_of
 from vlm_spatial.models.folder import architecture_of, chat_template, check_folder
 from vlm_spatial.models.inputs import first_line
 from vlm_spatial.models.peft import check_peft, identity_with_peft, merge_peft
+from vlm_spatial.models.self_check import self_check
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tables that older releases saved and newer ones work out.
@@ -92,6 +93,7 @@ def load_adapter(
     adapter.cache.prompting = asked
     adapter.cache.answers = AnswerSettings.model_validate(answers or {})
     adapter.cache.check()
+    self_check(adapter)
     return adapter
 
 

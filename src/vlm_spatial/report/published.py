@@ -1,0 +1,173 @@
+"""Published numbers beside ours: ``vlm-spatial compare MODEL --published NAME``.
+
+``published.csv`` holds figures of arXiv 2603.22278 and of its authors' repository with source and n: facts only. Those that have a
+counterpart in the table of measures are held against it; the others are listed with the reason why not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import read_parquet
+from vlm_spatial.measures.table import BOTH
+
+FILE = Path(__file__).parent / "published.csv"
+"""Columns: experiment, model, dataset, axis, condition, layer, measure, value, n, source_file, note."""
+
+_AXES = {"all": BOTH, "horizontal": "horizontal", "vertical": "vertical"}
+# What the published name of an experiment and measure is among our measures.
+_OURS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
+    ("table1_behaviour", "top-1 accuracy"): (
+        "behaviour",
+        {"measure": "accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots"},
+    ),
+    ("table5_ablation", "top-1 accuracy"): ("ablation", {"measure": "accuracy", "condition": "neutral"}),
+    ("probing", "test accuracy on object cells"): (
+        "probes",
+        {
+            "measure": "accuracy",
+            "condition": "logistic",
+            "site": "connector",
+            "token_set": "object",
+            "trained_on": "main",
+            "variant": "main",
+        },
+    ),
+    ("criss_cross", "last layer at which the answer still flips"): ("claims", {"measure": "crosswise_last_layer"}),
+}
+_LEFT_OUT = {
+    "table1_behaviour": "one direction of an axis; ours are by axis",
+    "table5_ablation": "one direction of an axis; ours are by axis",
+    "probing": "a training loss, not a result",
+    "pixtral_geometry": "tuning of another model's pictures",
+    "pixtral_precision": "tuning of another model's precision",
+    "pixtral_prompt": "tuning of another model's prompt",
+    "table2_coco": "strict accuracy in both option orders is not among the measures yet",
+    "pairs_pool": "the size of their pool of pairs, not a result",
+    "last_token": "curves are published as pictures only; layers in prose",
+    "criss_cross": "curves are published as pictures only; layers in prose",
+    "criss_cross_ablated": "curves are published as pictures only; layers in prose",
+}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One published figure, and ours if there is one.
+
+    Attributes:
+        theirs: None if what is published is no single number.
+        left_out: why there is no number of ours; empty if there is one.
+    """
+
+    dataset: str
+    what: str
+    theirs: float | None
+    their_n: int | None
+    source: str
+    note: str
+    ours: float | None = None
+    low: float | None = None
+    high: float | None = None
+    our_n: int | None = None
+    left_out: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus theirs."""
+        return None if self.ours is None or self.theirs is None else self.ours - self.theirs
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether our 95% interval covers their number."""
+        if self.theirs is None or self.low is None or self.high is None:
+            return None
+        return self.low <= self.theirs <= self.high
+
+
+def published() -> pl.DataFrame:
+    """All published figures, in the order of the file."""
+    return pl.read_csv(FILE, infer_schema=False)
+
+
+def names() -> list[str]:
+    """Models that figures are published of."""
+    return published()["model"].drop_nulls().unique(maintain_order=True).to_list()
+
+
+def beside(name: str, measures_of: Callable[[str], pl.DataFrame | None]) -> list[Beside]:
+    """Every figure published of a model, with ours beside it.
+
+    Args:
+        name: of the model, as published.
+        measures_of: dataset → our table of measures, None if the dataset was not analysed.
+
+    Raises:
+        UserError: if nothing is published of that name.
+    """
+    if name not in names():
+        raise UserError(f"published: no figures of {name!r}; there are some of {', '.join(names())}")
+    tables: dict[str, pl.DataFrame | None] = {}
+    found = []
+    for row in published().filter(model=name).iter_rows(named=True):
+        dataset = row["dataset"]
+        if dataset not in tables:
+            tables[dataset] = measures_of(dataset)
+        found.append(_beside(row, tables[dataset]))
+    return found
+
+
+def _beside(row: dict[str, str | None], table: pl.DataFrame | None) -> Beside:
+    experiment, condition = str(row["experiment"]), row["condition"] or ""
+    told = Beside(
+        dataset=str(row["dataset"]),
+        what=", ".join(part for part in (experiment, row["axis"], row["measure"], condition) if part),
+        theirs=_number(row["value"]),
+        their_n=None if row["n"] is None else int(row["n"]),
+        source=row["source_file"] or "",
+        note=row["note"] or "",
+    )
+    known = _OURS.get((experiment, str(row["measure"])))
+    by_direction = "direction=" in condition and "direction=OVERALL" not in condition
+    if known is None or by_direction:
+        return _with(told, left_out=_LEFT_OUT.get(experiment, "no counterpart among the measures"))
+    if table is None:
+        return _with(told, left_out=f"no results of a dataset called {row['dataset']!r}")
+    kind, columns = known
+    wanted = table.filter(pl.col("experiment") == kind, *(pl.col(name) == value for name, value in columns.items()))
+    if kind != "claims":
+        axis = _AXES.get(str(row["axis"]), BOTH)
+        # A dataset of one axis has that axis only.
+        axes = set(wanted["axis"])
+        wanted = wanted.filter(pl.col("axis") == (axis if axis in axes or len(axes) != 1 else next(iter(axes))))
+    wanted = wanted.drop_nulls("estimate")
+    if wanted.height != 1:
+        return _with(told, left_out="not measured here")
+    ours = wanted.row(0, named=True)
+    return _with(told, ours=ours["estimate"], low=ours["low"], high=ours["high"], our_n=ours["n"])
+
+
+def _with(told: Beside, **values: object) -> Beside:
+    return Beside(**{**told.__dict__, **values})  # type: ignore[arg-type]
+
+
+def _number(text: str | None) -> float | None:
+    words = (text or "").removeprefix("about ")
+    try:
+        return float(words)
+    except ValueError:
+        return None
+
+
+def measures_below(folder: Path, model: str) -> Callable[[str], pl.DataFrame | None]:
+    """Tables of measures of one model, by dataset, in a results folder.
+
+    Raises:
+        UserError: if the folder has none of that model.
+    """
+    there = sorted(path.parent.name for path in (folder / model).glob("*/measures.parquet"))
+    if not there:
+        raise UserError(f"{folder / model}: holds no measures.parquet of any dataset; run snakemake first, or name another model")
+    return lambda dataset: read_parquet(folder / model / dataset / "measures.parquet") if dataset in there else None

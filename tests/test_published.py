@@ -1,0 +1,67 @@
+"""Published figures beside ours: every one is shown or counted with a reason."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from vlm_spatial.cli import app
+from vlm_spatial.errors import UserError
+from vlm_spatial.measures.table import tidy
+from vlm_spatial.report.published import beside, names, published
+
+pytestmark = pytest.mark.unit
+
+NAME = "Qwen2-VL-7B-Instruct"
+ABLATED = {"measure": "accuracy", "axis": "both axes", "condition": "neutral", "estimate": 0.58, "low": 0.5, "high": 0.66, "n": 480}
+
+
+def measures() -> pl.DataFrame:
+    asked = {"measure": "accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots", "axis": "both axes"}
+    numbers = {"estimate": 0.9, "low": 0.8, "high": 0.95, "n": 480}
+    return pl.concat([tidy([{**asked, **numbers}], "behaviour"), tidy([ABLATED], "ablation")])
+
+
+def test_ours_stand_beside_theirs() -> None:
+    found = beside(NAME, lambda dataset: measures() if dataset == "squares" else None)
+    assert len(found) == published().filter(model=NAME).height
+    # Every figure has ours beside it or a reason.
+    assert all((row.ours is None) == bool(row.left_out) for row in found)
+    told = {row.what: row for row in found if row.ours is not None}
+    ablated = told["table5_ablation, all, top-1 accuracy, repository rerun, whole grid ablated; direction=OVERALL"]
+    assert (ablated.theirs, ablated.their_n, ablated.ours, ablated.covered) == (0.5958, 480, 0.58, True)
+    assert ablated.difference == pytest.approx(-0.0158)
+    untouched = told["table1_behaviour, all, top-1 accuracy, repository rerun; direction=OVERALL; fp32"]
+    assert (untouched.theirs, untouched.covered) == (0.9979, False)
+    # One direction of an axis is not an axis.
+    assert not any("direction=left" in what for what in told)
+
+
+def test_all_figures_of_all_models_are_accounted_for() -> None:
+    counted = sum(len(beside(name, lambda _dataset: None)) for name in names())
+    assert counted == published().drop_nulls("model").height
+    assert published().height == 351
+
+
+def test_the_command_prints_them(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "squares"
+    folder.mkdir(parents=True)
+    measures().write_parquet(folder / "measures.parquet")
+    arguments = ["compare", "mine", "--findings", str(tmp_path / "findings.json"), "--published"]
+    done = CliRunner().invoke(app, [*arguments, NAME])
+    assert done.exit_code == 0, done.output
+    assert "0.596" in done.output
+    assert "0.580" in done.output
+    assert "left out:" in done.output
+    for wrong, said in ((["compare", "mine"], "name two sides"), ([*arguments, "Qwen3"], "no figures of 'Qwen3'")):
+        failed = CliRunner().invoke(app, wrong)
+        assert failed.exit_code == 1
+        assert said in failed.output + str(failed.stderr)
+
+
+def test_a_model_without_measures_is_named(tmp_path: Path) -> None:
+    from vlm_spatial.report.published import measures_below
+
+    with pytest.raises(UserError, match=r"holds no measures\.parquet"):
+        measures_below(tmp_path, "mine")

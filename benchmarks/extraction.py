@@ -34,6 +34,7 @@ import zarr
 
 from vlm_spatial.activations.extraction import PROMPT, extract
 from vlm_spatial.activations.manifest import Manifest
+from vlm_spatial.activations.schema import READABLE
 from vlm_spatial.activations.store import Store
 from vlm_spatial.activations.writer import Description, write_arrays
 from vlm_spatial.config.activations import ActivationsSettings
@@ -177,7 +178,7 @@ def extraction(adapter: Adapter, dataset: Dataset, scenes: pl.DataFrame, folder:
 
 
 def manifest_of(folder: Path) -> Manifest:
-    return Manifest.read(folder / "activations.json")
+    return Manifest.read(folder / "activations.json", READABLE)
 
 
 def reading(scenes: int, rounds: int) -> None:

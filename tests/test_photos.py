@@ -432,10 +432,10 @@ def test_unusable_sets_end_with_one_line(small: Path, tmp_path: Path) -> None:
 
 
 def test_bad_boxes_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file; give a JSON file of boxes"):
         read_boxes(tmp_path / "none.json")
     (tmp_path / "boxes.json").write_text("[1]")
-    with pytest.raises(UserError, match="must map image_path to the boxes"):
+    with pytest.raises(UserError, match="must map each image_path to the boxes"):
         read_boxes(tmp_path / "boxes.json")
     good = {"a": [0, 0, 10, 10], "b": [20, 0, 30, 10]}
     assert boxes_from_file({"p": good}, "p", "a", "b", 100, 50, 2.0).right == (40, 0, 60, 20)
@@ -444,6 +444,7 @@ def test_bad_boxes_files_are_named(tmp_path: Path) -> None:
         ({"p": {"a": [0, 0, 1]}}, "must be"),
         ({"p": good | {"b": [90, 0, 101, 10]}}, "not inside the 100×50 photo"),
         ({"p": {"a": good["b"], "b": good["a"]}}, "is not left of"),
+        ({"p": {"a": [0, 0, 0.4, 1], "b": [0.5, 0, 1, 1]}}, "is in shares of the sides; boxes are in pixels, here of 100×50"),
     ):
         with pytest.raises(UserError, match=reason):
             boxes_from_file(entry_, "p", "a", "b", 100, 50, 1.0)

@@ -122,9 +122,9 @@ def find_file(root: Path, name: str) -> Path:
     Raises:
         UserError: with the reason if there is none, or several that differ only so.
     """
-    folder, path = _place(root, name)
+    folder, path = placed(root, name)
     if path.name not in _listed(folder) and "\\" in name:
-        folder, path = _place(root, name.replace("\\", "/"))
+        folder, path = placed(root, name.replace("\\", "/"))
     if path.name in _listed(folder):
         return folder / path.name
     found = _by_plain_name(_listed(folder)).get(_plain(path.name), ())
@@ -135,7 +135,12 @@ def find_file(root: Path, name: str) -> Path:
     return folder / found[0]
 
 
-def _place(root: Path, name: str) -> tuple[Path, PurePosixPath]:
+def placed(root: Path, name: str) -> tuple[Path, PurePosixPath]:
+    """The folder that a written name leads to, and the name in it.
+
+    Raises:
+        UserError: if it leaves ``root``.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise UserError("lies outside the data set's folder")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm_spatial.errors import UserError, called
 from vlm_spatial.files import read_json
-from vlm_spatial.scenes.opening import find_file, open_upright
+from vlm_spatial.scenes.opening import find_file, open_upright, placed
 from vlm_spatial.scenes.sources.source import SetAside
 
 HEIGHT = 448
@@ -81,6 +81,10 @@ def _entry(root: Path, index: int, entry: Any) -> Photo | SetAside:
     name, captions = entry["image_path"], entry.get("caption_options")
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
         return SetAside(name, "has no caption_options (a list of captions, the right one first)")
+    try:
+        placed(root, name)
+    except UserError as error:
+        return SetAside(name, str(error))
     parts = _NAME.fullmatch(PurePosixPath(name.replace("\\", "/")).stem)
     if parts is None:
         return SetAside(name, f"is not named object_relation_reference with a relation of {', '.join(RELATIONS)}")

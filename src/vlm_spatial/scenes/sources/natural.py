@@ -38,6 +38,8 @@ class NaturalSettings(DatasetSettings):
     def _as_photographed(self) -> Self:
         if self.wording == "stem":
             raise ValueError("wording: questions about photographs with boxes name their options, which an unfinished sentence cannot")
+        if self.wording == "stem":
+            raise ValueError("wording: 'stem' has no sentence that names the objects of a photograph; use plain, one_word or your own")
         made = Variants()
         if self.variants.single or self.variants.decorrelated != made.decorrelated:
             raise ValueError("variants: decorrelated and single are drawn; photographs have mirror only, leave the others out")

@@ -25,6 +25,7 @@ from vlm_spatial.measures import probe_scores
 from vlm_spatial.measures.claims import CLAIMS, findings
 from vlm_spatial.measures.rates import with_shares
 from vlm_spatial.report import packing, provenance
+from vlm_spatial.report.field_terms import TERMS
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures
@@ -57,6 +58,14 @@ def test_every_figure_in_every_form(finished: Job) -> None:
         assert "95%" in caption or "no interval" in caption, name
         assert len(list(csv.DictReader((folder / f"{name}.csv").open()))) > 3, name
     assert (finished.outputs["figures"] / "_comparison" / "comparison.svg").exists()
+
+
+def test_every_figure_says_its_field_term_and_how_to_read_it(finished: Job) -> None:
+    page = finished.outputs["report"].read_text(encoding="utf-8")
+    assert page.count("How to read this") == len(FIGURES) + 1
+    assert TERMS.keys() == {*(figure.name for figure in FIGURES), strip_maps.NAME}
+    assert "Interchange intervention (activation patching) on visual tokens" in page
+    assert "snakemake --configfile CONFIGURATION.yaml" in page
 
 
 def test_paper_size(finished: Job) -> None:

@@ -20,6 +20,7 @@ from vlm_spatial.measures.claims import BY_NAME, CLAIMS
 from vlm_spatial.report import conclusions, numbers, provenance
 from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
+from vlm_spatial.report.field_terms import TERMS
 from vlm_spatial.report.packing import columns, packed
 from vlm_spatial.report.results import Results
 from vlm_spatial.report.transfer_sentences import carried
@@ -78,6 +79,8 @@ def page(
     ]
     # Strip maps are drawn from pictures, and come before the figure that counts how strip-like they are.
     maps = {"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []}
+    for entry in [*figures, maps]:
+        entry |= TERMS[str(entry["name"])]._asdict()
     figures.insert(next(place for place, figure in enumerate(figures) if figure["name"] == "strip_index"), maps)
     return environment.get_template("report.html.j2").render(
         title=settings.title,
@@ -96,6 +99,7 @@ def page(
         versions=provenance.versions(results),
         identities=provenance.model_identities(results),
         compute=provenance.compute(results),
+        commit=provenance.commit(),
         warnings=provenance.warnings(results),
         config=provenance.configuration(results, job_settings),
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),

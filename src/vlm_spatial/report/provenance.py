@@ -1,8 +1,10 @@
 """What made the results: versions, seeds, configuration, compute, and everything that was set aside."""
 
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -39,6 +41,20 @@ def versions(results: Results) -> list[tuple[str, str]]:
             except metadata.PackageNotFoundError:
                 found[name] = "not installed here"
     return [("python", platform.python_version()), *sorted(found.items())]
+
+
+def commit() -> str | None:
+    """The commit of the code, with ``and changes`` where files differ from it; None where the code is no repository or git is missing."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parents[1])]
+    try:
+        # An environment may lie inside of another repository.
+        subprocess.run([*git, "ls-files", "--error-unmatch", str(here)], capture_output=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", errors="replace", check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, encoding="utf-8", errors="replace", check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + (" and changes" if changed.stdout.strip() else "")
 
 
 def configuration(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""For each figure: what the field calls the experiment, and how to read the picture."""
+
+from typing import NamedTuple
+
+
+class Terms(NamedTuple):
+    """Attributes: ``field``, the experiment in the field's words; ``reading``, what a high, low or flat curve would mean."""
+
+    field: str
+    reading: str
+
+
+TERMS: dict[str, Terms] = {
+    "accuracy": Terms(
+        "Behavioural accuracy, forced choice among the candidates", "Points at the right: right answers. The dashed line is guessing."
+    ),
+    "merge_effect": Terms(
+        "Paired accuracy, single and merged photographs",
+        "A change of zero: merging costs nothing. Below it: merged photographs are harder.",
+    ),
+    "probes": Terms(
+        "Linear probing, multinomial logistic regression",
+        "A curve above its controls (shuffled labels, pixels, other scenes): the slot can be read there. At them: it cannot.",
+    ),
+    "strip_maps": Terms(
+        "Linear probe at every visual token",
+        "Bands across the picture: the whole strip knows its slot. Colour on the objects alone: only their tokens do.",
+    ),
+    "strip_index": Terms(
+        "Share of the map's variance between lines across the axis", "1: perfect strips. 0: noise. Compare with the blank canvas."
+    ),
+    "geometry": Terms("Principal angles between probe subspaces", "Near 1: the same directions. Near 0: unrelated ones."),
+    "site_angles": Terms("Principal angles between sites", "Small angles: two sites hold the slot in the same directions."),
+    "vision_flips": Terms(
+        "Interchange intervention (activation patching) on visual tokens, vision encoder and connector",
+        "At the top: exchanging these tokens changes every answer. Compare with as many random tokens, and an unrelated scene.",
+    ),
+    "language_flips": Terms(
+        "Interchange intervention on object tokens, residual stream of the language model",
+        "Ordering: the answer follows the code that was moved. Stay: it was read elsewhere before. Content: it follows the object.",
+    ),
+    "crosswise": Terms(
+        "Interchange intervention, crosswise, object or strip tokens",
+        "Where a curve falls to zero, the answer no longer depends on these tokens: it was read in an earlier layer.",
+    ),
+    "last_token": Terms(
+        "Activation patching at the last prompt position",
+        "The layer where a curve rises is the layer from which the last token carries it.",
+    ),
+    "dominance": Terms(
+        "Interchange of token blocks at the connector: content code against sequence position",
+        "+1: the vision code always decides. −1: the position always does.",
+    ),
+    "ablation": Terms(
+        "Concept erasure (LEACE) and neutral re-encoding, 2 × 2 with the ordering erased in the language model",
+        "Losing both costs more than the sum of each: they stand in for each other. Less: both are needed at once.",
+    ),
+    "amplification": Terms(
+        "Activation steering along the probe subspace",
+        "A gain counts only above random subspaces that move every token as far. The ring: chosen on validation.",
+    ),
+    "amplification_groups": Terms(
+        "Activation steering, by slot and question", "Right of zero: helped. Left: harmed. Grey: random subspaces."
+    ),
+    "amplification_transfer": Terms(
+        "Transfer of the steering strength", "Above the controls: a strength chosen on one dataset helps on another."
+    ),
+    "correction_transfer": Terms(
+        "Transfer of the steering vector", "Above the controls: subspace and strength of one dataset help on another."
+    ),
+    "training": Terms("Training curve", "Accuracy on held-out scenes over the steps, for each kind of question."),
+}

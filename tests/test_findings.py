@@ -18,22 +18,7 @@ from vlm_spatial.statistics import Interval, clustered_mean
 
 pytestmark = pytest.mark.unit
 
-NAMES = [
-    "accuracy",
-    "slot_probe_background",
-    "strip_flip",
-    "object_flip",
-    "crosswise_strip_flip",
-    "crosswise_object_flip",
-    "crosswise_last_layer",
-    "dominance",
-    "language_ordering_peak",
-    "language_peak_layer",
-    "ablation_drop",
-    "backup_gain",
-    "errors_corrected",
-    "net_accuracy",
-]
+NAMES = [claim.name for claim in CLAIMS]
 
 
 @pytest.fixture(scope="module")

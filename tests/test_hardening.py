@@ -94,21 +94,6 @@ def test_no_altered_byte_of_a_store_is_read(tmp_path: Path) -> None:
     read_all()
 
 
-@pytest.mark.parametrize("rule", sorted((REPOSITORY / "rules").glob("*.smk")), ids=lambda path: path.stem)
-def test_every_rule_hands_its_inputs_to_the_stage_which_checks_them(rule: Path) -> None:
-    text = rule.read_text(encoding="utf-8")
-    if "    input:" not in text:
-        return
-    named = re.findall(r"^        (\w+)=", text.split("    input:")[1].split("    output:")[0], flags=re.MULTILINE)
-    # `organism` is checked as the checkpoint of the settings, `stale` is no file; lists are handed over through params.
-    listed = {"organism", "stale", *re.findall(r"(main|decorrelated)=other", text), *re.findall(r"(boxes)=detected", text)}
-    if "{params.given:q}" in text:
-        [of_datasets] = re.findall(r"given=named_by_dataset\(([^)]*)\)", text) or [""]
-        listed |= set(re.findall(r'"(\w+)"', of_datasets)) or {"main", "decorrelated", "boxes", "tables", "across", "scenes"}
-    for name in set(named) - listed:
-        assert f"--input {name}={{input.{name}:q}}" in text, f"{rule.name}: input {name} is not handed to the stage"
-
-
 # --- no pickle, no foreign code ---------------------------------------------------------------------------------------------
 
 FORBIDDEN = (

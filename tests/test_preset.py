@@ -28,7 +28,7 @@ from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
-from vlm_spatial.stages.registry import of_scope
+from vlm_spatial.stages.registry import of_scope, tables
 from vlm_spatial.stages.stage import run_stage
 
 pytestmark = pytest.mark.workflow
@@ -157,18 +157,7 @@ def test_the_preset_runs_whole(results: Path) -> None:
         assert model in pages
         for dataset in DATASETS:
             folder = results / model / dataset
-            for table in (
-                "behaviour",
-                "probes",
-                "strip_map",
-                "geometry",
-                "interchange",
-                "conflict",
-                "ablation_sweep",
-                "ablation_accuracy",
-                "ablation_check",
-                "amplification",
-            ):
+            for table in tables("model and dataset"):
                 assert pl.read_parquet(folder / f"{table}.parquet").height > 0, (model, dataset, table)
             assert (folder / "activations.zarr").is_dir()
             assert {record["claim"] for record in findings if (record["model"], record["dataset"]) == (model, dataset)} == claims

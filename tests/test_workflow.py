@@ -1,5 +1,6 @@
 """The workflow as a whole, without running jobs: what a dry-run plans, how fast, and that the linters are content."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -40,6 +41,19 @@ def test_the_default_workflow_has_one_job_a_stage_model_and_dataset(tmp_path):
     once = {rule: 1 for rule in (*ACROSS_STAGES, "figures", "all")}
     thrice = {stage: 3 for stage in MODEL_STAGES}
     assert jobs == Counter(once | {"scenes": 2} | thrice | {"total": jobs["total"]})
+
+
+def test_every_job_is_handed_all_its_inputs_which_its_stage_checks(tmp_path):
+    (tmp_path / "workflow_config.yaml").write_text((REPOSITORY / "workflow_config.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "organisms").symlink_to(REPOSITORY / "organisms")
+    done = snakemake(tmp_path, "--dry-run", "--printshellcmds")
+    commands = re.findall(r"-m vlm_spatial\.stages\.(\w+) (.*)", done.stdout + done.stderr)
+    assert {stage for stage, _ in commands} == STAGES.keys() - {"boxes", "organism"}
+    for stage, command in commands:
+        handed = {name.split(":")[0] for name in re.findall(r"--input=([^=]+)=", command)}
+        # No dataset has a detector, tables across datasets are of models of several, and the report shows times and training curves.
+        optional = {"boxes"} | {name for name, (of, _) in STAGES[stage].sources.items() if of.scope == "model"}
+        assert STAGES[stage].inputs.keys() - optional <= handed <= STAGES[stage].inputs.keys() | {"benchmark", "training"}, stage
 
 
 @pytest.mark.slow

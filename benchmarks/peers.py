@@ -79,7 +79,7 @@ def pyvene_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[
             pyvene.IntervenableConfig(
                 [
                     pyvene.RepresentationConfig(
-                        component=f"model.language_model.layers[{layer}].output",
+                        component=f"{adapter.language_path}.layers[{layer}].output",
                         unit="pos",
                         max_number_of_units=len(written),
                         intervention=pyvene.VanillaIntervention(embed_dim=adapter.site_shape(patch.site)[1], keep_last_dim=True),

@@ -43,7 +43,8 @@ def test_equal_to_nnsight_at_every_site(adapter: Adapter) -> None:
     pytest.importorskip("nnsight", reason="nnsight is not installed (extra peers)")
     from benchmarks.peers import nnsight_sweep
 
-    asked = patches(list(adapter.sites))
+    # With DeepStack the connector's output is no tensor, which this comparison cannot write to.
+    asked = patches([site for site in adapter.sites if site != "connector" or adapter.late_entries == 0])
     expected = nnsight_sweep(adapter, PAIRS, asked)
     assert ((PatchEngine(adapter).run(PAIRS, asked) - expected).abs().max() / expected.abs().max()).item() <= RELATIVE
 
@@ -53,6 +54,8 @@ def test_equal_to_pyvene_in_the_language_model(adapter: Adapter) -> None:
     pytest.importorskip("pyvene", reason="pyvene is not installed (extra peers)")
     from benchmarks.peers import pyvene_sweep
 
+    if adapter.family in ("llava", "llava_onevision"):
+        pytest.skip("pyvene keeps transformers from collecting the hidden states that this family's vision features are taken from")
     asked = patches([site for site in adapter.sites if site.startswith("language")])
     expected = pyvene_sweep(adapter, PAIRS, asked)
     assert ((PatchEngine(adapter).run(PAIRS, asked) - expected).abs().max() / expected.abs().max()).item() <= RELATIVE

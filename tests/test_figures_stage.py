@@ -142,7 +142,7 @@ def test_the_report_is_one_escaped_file(finished: Job) -> None:
 def test_planted_truths_are_told(finished: Job) -> None:
     text = finished.outputs["report"].read_text()
     truths = text[text.index('id="truth"') : text.index('id="figures"')]
-    assert truths.count("yes</td>") == 6
+    assert truths.count("yes</td>") == 9
     assert "no</td>" not in truths
 
 

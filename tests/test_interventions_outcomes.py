@@ -89,6 +89,17 @@ def test_random_cells_depend_on_seed_and_pair_alone(dataset: NamedDataset) -> No
     assert list(drawn) != list(cells(second, "random", 0))
 
 
+def test_matched_controls_avoid_what_they_are_held_against(dataset: NamedDataset) -> None:
+    """Two of three strips cover most of any grid: random cells of that number hit most objects and flip most answers."""
+    engine = SymbolicEngine(dataset, by_strip, spread=True)
+    for case in read_cases(dataset, engine.adapter, "vision")[:12]:
+        elsewhere = set(cells(case, "random_object", 0))
+        assert len(elsewhere) == len(cells(case, "object", 0))
+        assert not elsewhere & set(np.flatnonzero(case.tokens.objects.any(axis=0)))
+        outside = set(cells(case, "random_strip", 0))
+        assert outside == set(range(case.tokens.grid.size)) - set(cells(case, "strip", 0))
+
+
 def test_the_table_says_how_much_of_objects_and_strips_a_set_covers(dataset: NamedDataset) -> None:
     engine = SymbolicEngine(dataset, by_strip, spread=True)
     cases = read_cases(dataset, engine.adapter, "vision")[:12]

@@ -60,7 +60,7 @@ def test_interchange_of_everything_is_the_other_run(tiny_scenes: Path, reader: P
     table = pl.read_parquet(tmp_path / "table.parquet")
     assert dict(table.schema) == SCHEMA
     vision = table.filter(pl.col("experiment") == "vision")
-    assert vision.height == 2 * 4 * 2 * 6 * 2  # axes, pairs, sites, token sets, sources
+    assert vision.height == 2 * 4 * 2 * 8 * 2  # axes, pairs, sites, token sets, sources
     whole = vision.filter((pl.col("token_set") == "all") & (pl.col("source") == "counterfactual"))
     assert (whole["predicted"] == whole["counterfactual_predicted"]).all()
 

@@ -133,7 +133,7 @@ def test_interchange_and_conflict_from_end_to_end(merged: Path, reader: dict[str
     assert heights.pop("mirror") > 0
     assert heights.pop("last_token") > 0
     swept = swept.filter(pl.col("experiment").is_in(["vision", "language"]))
-    assert heights == {"vision": 6 * 2 * 6 * 2, "language": 6 * 2 * 2, "conflict": 6 * 2}
+    assert heights == {"vision": 6 * 2 * 8 * 2, "language": 6 * 2 * 2, "conflict": 6 * 2}
     whole = swept.filter(experiment="vision", token_set="all", source="counterfactual")
     assert (whole["predicted"] == whole["counterfactual_predicted"]).all()
     told = pl.concat([swept, exchanged]).join(pairs.select("pair_id", "hypotheses", "clean_answer", "counterfactual_answer"), on="pair_id")

@@ -14,13 +14,9 @@ class InterchangeSettings(Settings):
     language_sites: tuple[str, ...] = Field(
         ("connector", "language.*"), description="sites of the language sweep, intact and under the ablations"
     )
-    token_sets: tuple[Literal["object", "strip", "rim", "background", "all", "random"], ...] = (
-        "object",
-        "strip",
-        "rim",
-        "background",
-        "all",
-        "random",
+    token_sets: tuple[Literal["object", "strip", "rim", "background", "all", "random", "random_object", "random_strip"], ...] = Field(
+        ("object", "strip", "rim", "background", "all", "random", "random_object", "random_strip"),
+        description="token sets replaced in the vision sweep; random_object and random_strip: controls from outside the objects, or strips",
     )
     unrelated_control: bool = Field(
         True,

@@ -16,6 +16,7 @@ _COLUMNS = {name: name for name in ("axis", "site", "estimate", "low", "high", "
 def vision_rows(tables: Tables) -> pl.DataFrame:
     """A row a site, axis, token set and source: how often the answer flips; ``p_holm`` holds it against as many random tokens."""
     shown = select(tables.get("measures"), "vision", ["flip_rate"], _COLUMNS | {"token_set": "series", "source": "source"})
+    shown = shown.filter(pl.col("series").is_in(TOKEN_SETS))
     return shown if shown.is_empty() else with_sites(shown)
 
 

@@ -18,6 +18,7 @@ from vlm_spatial.measures.probe_scores import PIXEL_SITE
 from vlm_spatial.measures.table import numbers, tidy
 from vlm_spatial.measures.verdicts import (
     ACCURACY_SMALLEST,
+    APART_EFFECT,
     BACKUP_SMALLEST,
     CORRECTED_SMALLEST,
     DROP_SMALLEST,
@@ -115,6 +116,11 @@ def _slot_probe_background(tables: Tables) -> Measured:
         return NOTHING
     best = max(known, key=lambda name: known[name].estimate)
     difference, p = difference_of_independent(score, known[best])
+    logistic = at_connector.filter(kind="logistic")
+    if "margin" in logistic.columns and logistic["margin"].null_count() == 0 and logistic.height:
+        # Paired with the strongest control of each axis, by the probes stage.
+        margins = [Interval(*row) for row in logistic.select("margin", "margin_low", "margin_high", "n").iter_rows()]
+        difference, p = difference_of_independent(mean_of_independent(margins), ZERO)
     return Measured(score, known[best], best, difference, p)
 
 
@@ -487,7 +493,7 @@ def judged(tables: Tables) -> pl.DataFrame:
     for claim in CLAIMS:
         needed = tables.get(claim.needs)
         found = NOTHING if needed is None or needed.is_empty() else claim.measure(tables)
-        parts = strata(found)
+        parts = strata(found, claim.rule.smallest or APART_EFFECT) if isinstance(claim.rule, Rule) else None
         rows.append(_row(claim, found) | ({} if parts is None else {"strata_p": parts.p}))
         if parts is not None:
             if parts.disagree and found.estimate.n >= MINIMUM:

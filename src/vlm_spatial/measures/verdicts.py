@@ -109,8 +109,15 @@ class Strata:
     disagree: bool
 
 
-def strata(found: Measured) -> Strata | None:
-    """The strata of a claim's units; None where there are fewer than two."""
+def strata(found: Measured, effect: float = APART_EFFECT) -> Strata | None:
+    """The strata of a claim's units; None where there are fewer than two.
+
+    Units are parted by each column alone and by all of them together, so that small strata do not hide what a template does. ``p`` is the
+    smallest of these tests, adjusted (Bonferroni).
+
+    Args:
+        effect: of a stratum, from which on the claim holds in it.
+    """
     if found.values is None:
         return None
     by = [name for name in STRATA if name in found.values.columns]
@@ -119,10 +126,15 @@ def strata(found: Measured) -> Strata | None:
     means = found.values.group_by(by, maintain_order=True).agg(estimate=pl.col("value").mean(), n=pl.len().cast(pl.Int64)).sort(by)
     if means.height < 2:
         return None
-    p = _homogeneity(found.values.with_columns(stratum=pl.concat_str(by, separator="/")))
-    enough = means.filter(pl.col("n") >= APART_N)["estimate"]
-    shown = bool((enough >= found.over + APART_EFFECT).any()), bool((enough < found.over + APART_EFFECT).any())
-    return Strata(means, p, p < APART_P and all(shown))
+    partings = [[name] for name in by if found.values[name].n_unique() > 1] + ([by] if len(by) > 1 else [])
+    p_values, disagree = [], False
+    for parting in partings:
+        p = min(1.0, len(partings) * _homogeneity(found.values.with_columns(stratum=pl.concat_str(parting, separator="/"))))
+        parts = found.values.group_by(parting).agg(estimate=pl.col("value").mean(), n=pl.len()).filter(pl.col("n") >= APART_N)["estimate"]
+        shown = (parts >= found.over + effect).any() and (parts < found.over + effect).any()
+        disagree |= bool(p < APART_P and shown)
+        p_values.append(p)
+    return Strata(means, min(p_values), disagree)
 
 
 def _homogeneity(values: pl.DataFrame) -> float:

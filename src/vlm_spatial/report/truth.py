@@ -52,7 +52,21 @@ def _above_control(name: str) -> Measure:
     return measure
 
 
+def _verdict(name: str) -> Measure:
+    """1 if the claim is supported, −1 if refuted, 0 if it is neither."""
+    return lambda found, _tables: {"supported": 1.0, "refuted": -1.0}.get(found[name]["verdict"], 0.0) if found[name]["n"] else None
+
+
 _CORRECTED = "errors corrected over random subspaces"
+VERDICTS: tuple[tuple[str, str, str], ...] = (
+    ("vision", "dominance", "supported"),
+    ("language", "dominance", "refuted"),
+    ("strip", "strip_flip", "supported"),
+    ("strip", "object_flip", "refuted"),
+    ("strip", "dominance", "supported"),
+    ("object", "object_flip", "supported"),
+)
+"""Verdicts that follow from what was planted: mechanism, claim, verdict."""
 EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("vision", "dominance", _claim("dominance"), "≥", 0.9),
     Expectation("vision", "crosswise_strip_flip", _claim("crosswise_strip_flip"), "≥", 0.9),
@@ -71,6 +85,10 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("object", "background flips", _flips("background"), "≤", 0.1),
     Expectation("faint", _CORRECTED, _above_control("errors_corrected"), "≥", 0.5),
     Expectation("faint", "net_accuracy", _claim("net_accuracy"), ">", 0.0),
+    *(
+        Expectation(mechanism, f"verdict of {name} ({verdict})", _verdict(name), *((">", 0.0) if verdict == "supported" else ("≤", -1.0)))
+        for mechanism, name, verdict in VERDICTS
+    ),
 )
 _AMPLIFIED = {
     "faint": "Planted with a slot signal that is there but weak, so amplification must correct errors",

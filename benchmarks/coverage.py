@@ -1,0 +1,280 @@
+"""How often 95% intervals hold the truth, and how often a claim that is not true comes out ``supported``, by simulation.
+
+``python -m benchmarks.coverage > docs/coverage.md``. The project's own functions run on tables drawn from known truths. ``simulate`` with
+few repetitions is a test.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from vlm_spatial.measures import interventions
+from vlm_spatial.measures.claims import BY_NAME
+from vlm_spatial.measures.crosswise import recovery
+from vlm_spatial.statistics import Interval, binomial, clustered_mean, clustered_share
+
+SIZES = (10, 30, 50, 100)
+LAYERS = 6
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the page: ``draw(n, generator)`` says whether the interval held the truth, or the false claim was supported."""
+
+    what: str
+    truth: str
+    draw: Callable[[int, Rng], bool]
+    sizes: Sequence[int] = SIZES
+
+
+def holds(interval: Interval, truth: float) -> bool:
+    return bool(interval.low - 1e-9 <= truth <= interval.high + 1e-9)
+
+
+def in_scenes(scenes: int, each: int, share: float, rho: float, generator: Rng) -> tuple[np.ndarray, list[str]]:
+    """Hits of ``each`` questions a scene, whose correlation within a scene is ``rho``, and their scenes."""
+    rates = generator.beta(share * (1 / rho - 1), (1 - share) * (1 / rho - 1), (scenes, 1)) if rho else np.full((scenes, 1), share)
+    return (generator.random((scenes, each)) < rates).ravel(), [str(scene) for scene in range(scenes) for _ in range(each)]
+
+
+def pairs_table(experiment: str, outcomes: dict[tuple[str, str, str], np.ndarray]) -> pl.DataFrame:
+    """A sweep's table: for each condition, site and token set the outcome of every pair."""
+    parts = [
+        pl.DataFrame({"pair_id": [f"{place:05d}" for place in range(len(of_pairs))], "outcome": of_pairs}).with_columns(
+            experiment=pl.lit(experiment),
+            axis=pl.lit("horizontal"),
+            template=pl.lit("slot_to_object"),
+            condition=pl.lit(condition),
+            site=pl.lit(site),
+            layer=pl.lit(int(site.split(".")[1]) if "." in site else None, pl.Int64),
+            token_set=pl.lit(token_set),
+            source=pl.lit("counterfactual"),
+            included=pl.lit(True),
+            object_tokens=pl.lit(0),
+        )
+        for (condition, site, token_set), of_pairs in outcomes.items()
+    ]
+    return pl.concat(parts)
+
+
+def drawn(n: int, generator: Rng, **shares: float) -> np.ndarray:
+    """An outcome a pair; those whose share is not given stay."""
+    return generator.choice([*shares, "stay"], size=n, p=[*shares.values(), 1 - sum(shares.values())])
+
+
+def ordering_table(n: int, rates: Sequence[float], generator: Rng, condition: str = "intact", entry: float = 0.0) -> pl.DataFrame:
+    sites = {(condition, "connector", "object"): drawn(n, generator, ordering=entry, content=0.05)}
+    sites |= {(condition, f"language.{layer}", "object"): drawn(n, generator, ordering=r, content=0.05) for layer, r in enumerate(rates)}
+    return pairs_table("language", sites)
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+
+def flips(share: float, n: int, generator: Rng) -> bool:
+    return holds(binomial(int(generator.binomial(n, share)), n), share)
+
+
+def accuracy(share: float, each: int, n: int, generator: Rng) -> bool:
+    return holds(clustered_share(*in_scenes(n, each, share, 0.3, generator)), share)
+
+
+def dominance(share: float, n: int, generator: Rng) -> bool:
+    table = pairs_table("conflict", {("intact", "connector", "strip"): drawn(n, generator, move=1 - share)})
+    return holds(interventions.dominance(table), 2 * share - 1)
+
+
+def peak(rates: Sequence[float], n: int, generator: Rng) -> bool:
+    return holds(interventions.ordering_peak(ordering_table(n, rates, generator)), max(rates))
+
+
+def peak_layer(rates: Sequence[float], n: int, generator: Rng) -> bool:
+    return holds(interventions.ordering_peak_layer(ordering_table(n, rates, generator)), float(np.argmax(rates)))
+
+
+def change(lost: float, gained: float, n: int, generator: Rng) -> bool:
+    changed, scenes = in_scenes(n, 3, lost + gained, 0.3, generator)
+    signs = np.where(generator.random(len(changed)) < lost / (lost + gained), 1.0, -1.0)
+    return holds(clustered_mean(np.where(changed, signs, 0.0), scenes)[0], lost - gained)
+
+
+def backup(gain: float, n: int, generator: Rng) -> bool:
+    intact, ablated = [0.3] * LAYERS, [0.3 + gain] * LAYERS
+    table = pl.concat([ordering_table(n, intact, generator), ordering_table(n, ablated, generator, "neutral")])
+    return holds(interventions.backup_gain(table), gain)
+
+
+def recovered(share: float, n: int, generator: Rng) -> bool:
+    whole = generator.uniform(2, 8, n)
+    table = pl.DataFrame({"included": True, "log_odds_clean": np.zeros(n), "log_odds_source": whole})
+    return holds(recovery(table.with_columns(log_odds=pl.Series(share * whole + generator.normal(0, 1.5, n)))), share)
+
+
+# --- claims that are not true ----------------------------------------------------------------------------------------
+
+
+def supported(name: str, tables: dict[str, pl.DataFrame]) -> bool:
+    claim = BY_NAME[name]
+    return claim.judge(claim.measure(tables)) == "supported"
+
+
+def false_flip(experiment: str, name: str, token_set: str, random_set: str, share: float, n: int, generator: Rng) -> bool:
+    sites = {("intact", "connector", name): drawn(n, generator, flip=share) for name in (token_set, random_set)}
+    return supported(name, {"interchange": pairs_table(experiment, sites)})
+
+
+def false_dominance(n: int, generator: Rng) -> bool:
+    return supported("dominance", {"conflict": pairs_table("conflict", {("intact", "connector", "strip"): drawn(n, generator, move=0.5)})})
+
+
+def false_peak(rate: float, n: int, generator: Rng) -> bool:
+    return supported("language_ordering_peak", {"interchange": ordering_table(n, [rate] * LAYERS, generator, entry=rate)})
+
+
+def false_backup(n: int, generator: Rng) -> bool:
+    tables = {
+        "interchange": ordering_table(n, [0.3] * LAYERS, generator),
+        "ablation_sweep": ordering_table(n, [0.3] * LAYERS, generator, "neutral"),
+    }
+    return supported("backup_gain", tables)
+
+
+def questions(correct: np.ndarray, scenes: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"scene_id": scenes, "correct": correct}).with_columns(
+        pl.format("{}/{}", "scene_id", pl.int_range(pl.len())).alias("question_id"),
+        axis=pl.lit("horizontal"),
+        template=pl.lit("slot_to_object"),
+        split=pl.lit("test"),
+        variant=pl.lit("main"),
+        candidates=pl.lit(["a", "b", "c"]),
+    )
+
+
+def false_accuracy(n: int, generator: Rng) -> bool:
+    return supported("accuracy", {"behaviour": questions(*in_scenes(n, 3, 1 / 3, 0.3, generator))})
+
+
+def false_drop(n: int, generator: Rng) -> bool:
+    before, scenes = in_scenes(n, 3, 0.8, 0.3, generator)
+    swapped = generator.random(len(before)) < 0.1
+    after = np.where(swapped, generator.permutation(before), before)
+    tables = [questions(right, scenes).with_columns(condition=pl.lit(name)) for name, right in (("intact", before), ("neutral", after))]
+    return supported("ablation_drop", {"ablation_accuracy": pl.concat(tables)})
+
+
+def false_amplification(name: str, n: int, generator: Rng) -> bool:
+    """The form and twenty random subspaces change answers alike; each chooses among four alphas on validation."""
+    before, scenes = in_scenes(n, 3, 0.7, 0.3, generator)
+    asked = questions(before, scenes).rename({"correct": "correct_before"})
+    parts = []
+    for method, draws in (("projection", 1), ("random", 20)):
+        for draw in range(draws):
+            for alpha in (2.0, 3.0, 4.0, 6.0):
+                for split in ("validation", "test"):
+                    changed = generator.random(asked.height) < 0.1
+                    after = np.where(changed, generator.random(asked.height) < 0.7, before)
+                    where = {"method": pl.lit(method), "draw": pl.lit(draw), "alpha": pl.lit(alpha), "split": pl.lit(split)}
+                    parts.append(asked.with_columns(correct=pl.Series(after), site=pl.lit("connector"), **where))
+    return supported(name, {"amplification": pl.concat(parts)})
+
+
+INTERIOR, PLATEAU = (0.0, 0.1, 0.6, 0.2, 0.0, 0.0), (0.2, 0.95, 0.95, 0.95, 0.95, 0.2)
+INTERVALS = (
+    *(Case("share of pairs", f"{share:g}", partial(flips, share)) for share in (0.02, 0.1, 0.5, 0.9, 0.98)),
+    *(
+        Case(f"accuracy, {each} questions a scene", f"{share:g}", partial(accuracy, share, each))
+        for share in (0.6, 0.9, 0.98)
+        for each in (3, 9)
+    ),
+    *(Case("dominance", f"{2 * share - 1:+g}", partial(dominance, share)) for share in (0.5, 0.8, 0.98)),
+    Case("ordering peak, one layer", "0.6", partial(peak, INTERIOR)),
+    Case("ordering peak, plateau", "0.95", partial(peak, PLATEAU)),
+    Case("layer of the peak", "2", partial(peak_layer, INTERIOR)),
+    Case("layer of the peak, plateau", "1", partial(peak_layer, PLATEAU)),
+    *(
+        Case("paired change in accuracy", f"{a - b:+g}", partial(change, a, b))
+        for a, b in ((0.05, 0.0), (0.12, 0.0), (0.02, 0.01), (0.1, 0.1))
+    ),
+    *(Case("backup gain", f"{gain:+g}", partial(backup, gain)) for gain in (0.0, 0.3)),
+    Case("recovery", "0.6", partial(recovered, 0.6)),
+)
+FALSE_CLAIMS = (
+    Case("accuracy", "a guess", false_accuracy),
+    Case("strip_flip", "one half, and the control as often", partial(false_flip, "vision", "strip_flip", "strip", "random", 0.5)),
+    Case("strip_flip", "0.9, and the control as often", partial(false_flip, "vision", "strip_flip", "strip", "random", 0.9)),
+    Case(
+        "crosswise_strip_flip",
+        "0.7, and the control as often",
+        partial(false_flip, "crosswise", "crosswise_strip_flip", "strip", "random_strip", 0.7),
+    ),
+    Case("dominance", "as many stay as move", false_dominance),
+    Case("language_ordering_peak", "no layer above the connector: 0.1", partial(false_peak, 0.1)),
+    Case("language_ordering_peak", "no layer above the connector: 0.5", partial(false_peak, 0.5)),
+    Case("ablation_drop", "as many lost as gained", false_drop),
+    Case("backup_gain", "the same intact and ablated", false_backup),
+    Case("errors_corrected", "no better than random subspaces", partial(false_amplification, "errors_corrected"), (10, 50)),
+    Case("net_accuracy", "no better than random subspaces", partial(false_amplification, "net_accuracy"), (10, 50)),
+)
+
+
+def simulate(cases: Sequence[Case], repetitions: int, seed: int = 0) -> Iterator[tuple[Case, dict[int, float]]]:
+    """Each case with the share of draws that came true, by ``n``."""
+    for number, case in enumerate(cases):
+        shares = {}
+        for n in case.sizes:
+            generator = np.random.default_rng([seed, number, n])
+            shares[n] = float(np.mean([case.draw(n, generator) for _ in range(repetitions)]))
+        yield case, shares
+
+
+def table(cases: Sequence[Case], repetitions: int, misses: Callable[[float], bool]) -> list[str]:
+    """Rows of markdown, and a line that names the cells that miss the goal."""
+    lines = ["| | truth | " + " | ".join(f"n = {n}" for n in SIZES) + " |", "|---|---|" + "---|" * len(SIZES)]
+    missed = []
+    for case, shares in simulate(cases, repetitions):
+        cells = [f"{100 * shares[n]:.1f}" if n in shares else "" for n in SIZES]
+        lines.append(f"| {case.what} | {case.truth} | " + " | ".join(cells) + " |")
+        missed += [f"{case.what} ({case.truth}) at n = {n}" for n, share in shares.items() if misses(share)]
+    return [*lines, "", f"Cells that miss the goal: {'; '.join(missed) or 'none'}."]
+
+
+def page(repetitions: int, of_claims: int) -> str:
+    """The page as markdown."""
+    return "\n".join(
+        [
+            "# Coverage of intervals and verdicts",
+            "",
+            "How often do 95% intervals hold the truth, and how often is a claim `supported` that is not true? The project's own functions",
+            "run on data drawn from known truths. Made by `python -m benchmarks.coverage`; a short version is `tests/test_coverage.py`.",
+            "",
+            f"## Intervals: the share that holds the truth, in percent ({repetitions} draws; goal: 93 or more)",
+            "",
+            "`n` counts pairs, or scenes of three questions unless said otherwise, which are correlated at 0.3 within a scene.",
+            "",
+            *table(INTERVALS, repetitions, lambda share: share < 0.93),
+            "",
+            f"## Claims that are not true: the share that is `supported`, in percent ({of_claims} draws; goal: at most 5)",
+            "",
+            "Before adjustment for the other claims of a report, which makes them rarer. In the last two rows the form and twenty random",
+            "subspaces change answers alike, and each chooses among four alphas on validation data for itself.",
+            "",
+            *table(FALSE_CLAIMS, of_claims, lambda share: share > 0.05),
+            "",
+            "Not simulated: the scores of probes, whose intervals are percentiles of resampled scenes. Near 100% they are too narrow: with",
+            "30 scenes and 98% right they held the truth in 83% of draws, by an earlier simulation.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=1000, help="of each interval")
+    parser.add_argument("--claim-draws", type=int, default=400, help="of each claim")
+    given = parser.parse_args()
+    print(page(given.draws, given.claim_draws), end="")

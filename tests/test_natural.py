@@ -248,8 +248,9 @@ def test_csv_and_json_give_the_same_scenes(made: tuple[Path, Any]) -> None:
         assert shown[0]
 
 
-def test_two_objects_are_asked_for_their_relation(made: tuple[Path, Any], tmp_path: Path) -> None:
+def test_two_objects_are_asked_for_their_relation(made: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = run(tmp_path / "out", settings(made[0], objects=2, templates=["relation_to_object"]))
+    assert "no scene of three objects in train, validation, test; set_aside.parquet says why" in capsys.readouterr().err
     assert set(dataset.scenes["variant"]) == {"photo", "mirror"}
     assert dataset.pairs.is_empty()
     orders = Counter("left or to the right" in prompt for prompt in dataset.questions.filter(pl.col("axis") == "horizontal")["prompt"])

@@ -11,6 +11,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet, written_then_renamed
 from vlm_spatial.scenes.contact_sheet import write_contact_sheet
 from vlm_spatial.scenes.images import write_images
+from vlm_spatial.scenes.plan import SPLITS
 from vlm_spatial.scenes.sources.registry import dataset_files, source_of
 from vlm_spatial.scenes.tables import pairs_table, questions_table, scenes_table, set_aside_table
 from vlm_spatial.stages.stage import Job, run_stage
@@ -43,6 +44,10 @@ def scenes(job: Job) -> None:
             write_parquet(table, folder / f"{name}.parquet")
         write_parquet(set_aside_table(planned.set_aside), folder / "set_aside.parquet")
         write_contact_sheet(folder, **tables)
+    three = {item.split for item in planned.scenes if item.scene.variant == "main"}
+    empty = [split for split in SPLITS if getattr(dataset.scenes, split) and split not in three]
+    if empty:
+        print(f"scenes: no scene of three objects in {', '.join(empty)}; set_aside.parquet says why, or give more photos", file=sys.stderr)
     if planned.set_aside:
         left_out, made = len(planned.set_aside), len(planned.scenes)
         print(f"scenes: {left_out} files set aside, listed in set_aside.parquet; {made} scenes made", file=sys.stderr)

@@ -81,8 +81,8 @@ def test_types_have_the_names_that_people_use(tmp_path: Path) -> None:
 def test_unknown_words_of_photos_are_not_to_be_trained_on() -> None:
     """An organism cannot be trained on photos, which the configuration refuses."""
     from vlm_spatial.models.answer_forms import AnswerForms
-    from vlm_spatial.models.organisms.checkpoint import word_tokenizer
+    from vlm_spatial.models.organisms.checkpoint import family, word_tokenizer
 
-    message = said(AnswerForms(word_tokenizer(["red"], "gemma3"), "", AnswerSettings()).of, "mug")
+    message = said(AnswerForms(word_tokenizer(["red"], family("gemma3").recipe), "", AnswerSettings()).of, "mug")
     assert "leave this dataset out of the model's datasets" in message
     assert "those of photos it cannot" in message

@@ -51,7 +51,7 @@ def test_pictures_are_those_of_the_code(pictures: ModuleType, name: str) -> None
     np.testing.assert_array_equal(np.asarray(pictures.PICTURES[name]()), kept, err_msg="run python docs/pictures.py")
 
 
-ERRORS = ("UserError", "InUseError", "ValueError")
+ERRORS = ("UserError", "InUseError", "UnwritableError", "ValueError")
 
 
 def messages() -> Iterator[str]:

@@ -10,7 +10,7 @@ PEERS := $(VENV)/.peers
 
 help:
 	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
-	@echo "make quick  tests of plain code and of tiny models, about a minute: while you work"
+	@echo "make quick  tests of plain code and of tiny models, a few minutes: while you work"
 	@echo "make test   set up $(VENV) and run every test"
 	@echo "make check  linters, formatters, type checker, documentation"
 	@echo "make bench  measure against nnsight, pyvene, TransformerLens, scikit-learn in $(VENV)-bench: docs/benchmarks.md"

@@ -133,6 +133,7 @@ def test_neutral_tokens_hold_the_object_alone_and_nothing_of_where_it_stood(tiny
         torch.testing.assert_close(made[0][cells], encoded[cells + rows * grid.cols + cols], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
     inputs = make_store(reader, tiny_scenes, tmp_path)
     stage = {"questions": 9, "fit_scenes": 4}

@@ -102,6 +102,7 @@ def text_patch(draw: st.DrawFn, pair: int, sites: tuple[str, ...]) -> Patch:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("family", NAMES)

@@ -12,7 +12,6 @@ from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.preflight import check_outside
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.running import Running, is_main
-from vlm_spatial.workflow.snakemake_internals import group_of
 
 # The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
 prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))
@@ -168,14 +167,8 @@ def model_runtime(wildcards, attempt):
 
 
 def together(stage):
-    """Group of a stage's jobs on the datasets of one small model, which go to a cluster as one submission.
+    """Group of a stage's jobs for small models: as many as the profile's `group-components` says go to a cluster as one submission.
 
-    Only where the profile asks for it, under `group-components`, and never jobs of two models: if one fails, its whole group does.
+    Jobs of large models go alone: if one of a group fails, the whole group is repeated. Runs on one machine know no groups.
     """
-
-    def group(wildcards):
-        if not is_small(wildcards.model):
-            return None
-        return group_of(workflow, stage, wildcards.model)
-
-    return group
+    return lambda wildcards: stage if is_small(wildcards.model) else None

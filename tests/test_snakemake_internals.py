@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 from snakemake import api
-from snakemake.settings.types import ConfigSettings, GroupSettings
+from snakemake.settings.types import ConfigSettings
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow.snakemake_internals import config_files, executor, force, group_of
+from vlm_spatial.workflow.snakemake_internals import config_files, executor, force
 
 pytestmark = pytest.mark.workflow
 
@@ -50,20 +50,10 @@ def test_the_files_of_the_configuration_are_known(tmp_path: Path) -> None:
     assert config_files(SimpleNamespace(overwrite_configfiles=found.fget(given))) == [tmp_path / "mine.yaml"]
 
 
-def test_jobs_of_one_model_go_together() -> None:
-    why = "Snakemake changed how the size of a group is found: adapt `group_of`"
-    source = inspect.getsource(sys.modules[api.Workflow.__module__].DAG)
-    assert "self.workflow.parent_groupids.get(groupid, groupid)" in source, why
-    workflow = SimpleNamespace(group_settings=GroupSettings(group_components={"probes": 8}), parent_groupids={})
-    assert group_of(workflow, "probes", "mine") == "probes_mine"
-    assert workflow.parent_groupids == {"probes_mine": "probes"}
-    assert group_of(workflow, "figures", "mine") is None
-
-
 def test_nothing_else_uses_undocumented_attributes() -> None:
     files = [REPOSITORY / "Snakefile", *(REPOSITORY / "rules").glob("*.smk"), *(REPOSITORY / "src").rglob("*.py")]
     attribute = re.compile(r"(?<![./\w])workflow\.([a-z]\w*)")
     used = {(path.name, name) for path in files for name in attribute.findall(path.read_text(encoding="utf-8"))}
     ours = {name for name in used if (REPOSITORY / "src/vlm_spatial/workflow" / f"{name[1]}.py").exists()}
-    internals = ("overwrite_configfiles", "executor_plugin", "dag", "group_settings", "parent_groupids")
+    internals = ("overwrite_configfiles", "executor_plugin", "dag")
     assert {name for name in used - ours if name[1] not in DOCUMENTED} == {("snakemake_internals.py", name) for name in internals}

@@ -1,4 +1,4 @@
-"""Every attribute of Snakemake's workflow that its documentation does not have, for what it offers no documented way; five in all.
+"""Every attribute of Snakemake's workflow that its documentation does not have, for what it offers no documented way; three in all.
 
 ``tests/test_snakemake_internals.py`` fails loudly when one of them is gone or works in another way.
 """
@@ -37,15 +37,3 @@ def force(workflow: Any, output: str) -> None:
             f"{output}: has to be made again, which this version of Snakemake cannot be told; install one that pyproject.toml names"
         )
     forced.add(output)
-
-
-def group_of(workflow: Any, stage: str, model: str) -> str | None:
-    """Group of a stage's jobs on the datasets of one model, as many as ``--group-components`` says under the stage's name; else none.
-
-    Documented are groups with a wildcard in their name, but not for some values of it only.
-    """
-    if stage not in workflow.group_settings.group_components:
-        return None
-    name = f"{stage}_{model}"
-    workflow.parent_groupids[name] = stage
-    return name

@@ -34,11 +34,6 @@ RESULTS = plan.config.results
 running = Running(workflow, plan)
 
 
-# The last onstart of all files is the only one that counts. Not reached by a dry-run, nor when there is nothing to do.
-onstart:
-    running.begin()
-
-
 # A model uses what cores there are; never more threads than cores, which slows everything down.
 CORES = len(os.sched_getaffinity(0))
 

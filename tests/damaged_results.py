@@ -171,7 +171,7 @@ def replaced(path: str, make: Callable[[Path], object]) -> Harm:
     return harm
 
 
-OLDER = r"\nnote: results from an older version .made by vlm_spatial 0\.0\.9, this is .* to keep the old results, set another "
+OLDER = r"\nnote: results from another version .made by vlm_spatial 0\.0\.9, this is .* to keep the old results, set another "
 CONFLICT = f"{MINE}/conflict.parquet"
 RECORD = r"\.conflict\.parquet\.provenance\.json"
 # Name, harm, what the dry-run says before its list of jobs, and one of those.
@@ -193,7 +193,7 @@ STALE: list[tuple[str, Harm, str, str]] = [
     (
         "a record of another version",
         record_edited(CONFLICT, lambda record: record.pop("result")),
-        rf"{CONFLICT}: {RECORD} is of another version\nnote: results from an older version .made by vlm_spatial with",
+        rf"{CONFLICT}: {RECORD} is damaged or of another version",
         "conflict",
     ),
     (
@@ -205,7 +205,7 @@ STALE: list[tuple[str, Harm, str, str]] = [
     (
         "results of a newer version",
         record_edited(CONFLICT, lambda record: record.update(version="99.0", settings={})),
-        rf"{CONFLICT}: setting .*\nnote: results from a newer version .made by vlm_spatial 99\.0, this is ",
+        rf"{CONFLICT}: setting .*\nnote: results from another version .made by vlm_spatial 99\.0, this is ",
         "conflict",
     ),
     (

@@ -21,6 +21,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.provenance import read_record, record_path
+from vlm_spatial.workflow.staleness import Existing
 
 pytestmark = pytest.mark.workflow
 
@@ -51,7 +52,7 @@ def digests(workflow: Workflow) -> dict[str, dict[str, str]]:
     """
     os.chdir(workflow.folder)
     found = {}
-    for path, _ in Plan(parse_config(CONFIG)).existing():
+    for path, _ in Existing(Plan(parse_config(CONFIG))).results():
         record = read_record(path)
         assert record is not None, f"{path} has no record"
         found[str(path)] = {name: record.sha256 for name, record in record.files.items() if not name.endswith(".pdf")}

@@ -15,7 +15,7 @@ import pytest
 from scene_jobs import STOPS_BEFORE_THE_END, has_ended, holds, is_stopped, made, scenes_command, wait_until
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow import lock
-from vlm_spatial.workflow.lock import VARIABLE, InUseError, WorkflowLock, job_lock
+from vlm_spatial.workflow.lock import VARIABLE, WorkflowLock, job_lock
 from vlm_spatial.workflow.provenance import record_path
 
 pytestmark = pytest.mark.workflow
@@ -102,7 +102,7 @@ def test_what_a_killed_job_left_behind_is_removed_by_the_next_workflow(tmp_path:
 def test_a_second_workflow_is_told_who_has_the_results(tmp_path: Path) -> None:
     first = WorkflowLock(tmp_path)
     first.take(print)
-    with pytest.raises(InUseError, match=rf"another workflow is using these results .process {os.getpid()} on \S+.; wait for it or end it"):
+    with pytest.raises(UserError, match=rf"another workflow is using these results .process {os.getpid()} on \S+.; wait for it or end it"):
         WorkflowLock(tmp_path).take(print)
     first.release()
     assert not first.held
@@ -111,23 +111,13 @@ def test_a_second_workflow_is_told_who_has_the_results(tmp_path: Path) -> None:
 
 def test_jobs_of_one_workflow_work_side_by_side(tmp_path: Path) -> None:
     WorkflowLock(tmp_path).take(print)
-    with job_lock("scenes", []), job_lock("organism", []):
+    with job_lock("scenes"), job_lock("organism"):
         assert len((tmp_path / ".jobs.lock").read_text().splitlines()) == 2
 
 
-def test_a_job_by_hand_takes_the_results_like_a_workflow(tmp_path: Path) -> None:
-    target = tmp_path / "results" / "scenes" / "squares"
-    # Outside of a results folder nothing is locked.
-    with job_lock("scenes", [target]):
+def test_a_job_by_hand_locks_nothing(tmp_path: Path) -> None:
+    with job_lock("scenes"):
         assert not list(tmp_path.iterdir())
-    running = WorkflowLock(tmp_path / "results")
-    running.take(print)
-    os.environ[VARIABLE] = ""
-    refused = made(target)
-    assert refused.returncode == 1
-    assert f"error: scenes: {tmp_path / 'results'}: another workflow is using these results (process {os.getpid()} on" in refused.stderr
-    running.release()
-    assert made(target).returncode == 0
 
 
 def test_a_lock_is_not_kept_when_something_fails_on_the_way(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from vlm_spatial.workflow.provenance import record_path
 pytestmark = pytest.mark.workflow
 
 NOTE = (
-    "note: results from an older version (made by vlm_spatial 0.0.9, this is {}): what this version makes differently is made again; "
+    "note: results from another version (made by vlm_spatial 0.0.9, this is {}): what this version makes differently is made again; "
     "to keep the old results, set another results: folder or check out that version (docs/caching.md)"
 )
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from quick_commands import REPOSITORY, Commands
-from vlm_spatial.workflow.slurm import without_slurm
+from vlm_spatial.workflow.preflight import without_slurm
 
 pytestmark = pytest.mark.workflow
 

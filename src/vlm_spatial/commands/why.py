@@ -24,20 +24,21 @@ def why(
     from vlm_spatial.config.reading import load_config
     from vlm_spatial.errors import UserError
     from vlm_spatial.workflow.planning import Plan
+    from vlm_spatial.workflow.staleness import Existing
 
-    plan = Plan(load_config(config))
-    existing = dict(plan.existing())
+    found = Existing(Plan(load_config(config)))
+    existing = dict(found.results())
     if result is not None and result not in existing:
         raise UserError(f"{result}: no such result of {config}; there are {', '.join(map(str, existing)) or 'none yet'}")
     chosen = existing if result is None else {result: existing[result]}
     grouped: dict[tuple[str, ...], list[Path]] = {}
     for path, names in chosen.items():
-        grouped.setdefault(tuple(plan.reasons(path, names)), []).append(path)
+        grouped.setdefault(tuple(found.reasons(path, names)), []).append(path)
     unchanged = grouped.pop((), [])
     for reasons, paths in grouped.items():
         for line in (*paths, *(f"  {reason}" for reason in reasons)):
             typer.echo(str(line))
-    for note in dict.fromkeys(plan.upgrade_note(path) for paths in grouped.values() for path in paths):
+    for note in dict.fromkeys(found.upgrade_note(path) for paths in grouped.values() for path in paths):
         if note:
             typer.echo(f"note: {note}")
     typer.echo(f"{len(unchanged)} of {len(chosen)} results are what {config} and the code would make")

@@ -61,7 +61,7 @@ def run_stage(name: str, stage: Callable[[Job], None], arguments: Sequence[str] 
     try:
         settings = _literal(parsed.settings)
         inputs, outputs = _paths(_filled_in(parsed.input, settings)), _paths(parsed.output)
-        with job_lock(name, outputs.values()):
+        with job_lock(name):
             remove_records(outputs.values())
             job = Job(settings, inputs, outputs, _made_by(name, settings, inputs, outside))
             stage(job)

@@ -1,21 +1,14 @@
-"""From the configuration to each stage's settings, and from there to what an existing result lacks.
+"""From the configuration to the jobs of each stage, their settings and their paths. Knows nothing of Snakemake."""
 
-Knows nothing of Snakemake: the rules ask it for settings, ``vlm-spatial why`` for differences.
-"""
-
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm_spatial import __version__
 from vlm_spatial.config.settings import plain
 from vlm_spatial.config.workflow import Config
-from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.sources.registry import dataset_files
 from vlm_spatial.stages.registry import SCOPES, STAGES, Stage
-from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content, stage_identity
-from vlm_spatial.workflow.provenance import damage, is_of_another_version, is_of_older_layout, read_record, why_no_record
+from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content
 
 # What of a dataset cannot matter to a model that samples its own training scenes.
 _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
@@ -31,7 +24,6 @@ class Plan:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.results = Path(config.results)
-        self._digests: dict[str, str | None] = {}
 
     def scenes(self, dataset: str) -> dict[str, Any]:
         """Settings of the scenes stage."""
@@ -167,76 +159,3 @@ class Plan:
         if checkpoint is not None and Path(checkpoint).parent == self.results / "organisms":
             return {}
         return external_content(settings, CONTENT_CACHE, dataset_files)
-
-    # --- existing results -----------------------------------------------------------------------------------------
-
-    def existing(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
-        """Every result on disk that the configuration asks for, with the names it belongs to."""
-        for stage in STAGES:
-            yield from ((path, names) for path, names in self.results_of(stage) if path.exists())
-
-    def reasons(self, result: Path, names: tuple[str, ...]) -> list[str]:
-        """Why ``result`` has to be made anew, in words that name the setting, module, package or file; empty if it does not."""
-        record = read_record(result)
-        if record is None:
-            return [why_no_record(result)]
-        try:
-            identity = stage_identity(record.stage)
-        except UserError:
-            return [f"made by stage {record.stage!r}, which this version does not have"]
-        settings = self.settings(record.stage, names)
-        place = result.relative_to(self.results).parts
-        reasons = [] if Path(record.result).parts[-len(place) :] == place else [f"made as {record.result}"]
-        reasons += [f"setting {difference}" for difference in _differences(record.settings, settings)]
-        reasons += [f"code {difference}" for difference in _changed(record.modules, identity.modules)]
-        reasons += [f"package {difference}" for difference in _differences(record.packages, identity.packages)]
-        reasons += [f"file {difference}" for difference in _changed(record.content, self.content(settings))]
-        reasons += [f"input {path} changed" for path, digest in record.inputs.items() if self._digest(path) != digest]
-        damaged = damage(result)
-        return reasons + ([damaged] if damaged else [])
-
-    def upgrade_note(self, result: Path) -> str | None:
-        """For a result that has to be made anew: if another release made it, what that means and how to keep it; else ``None``."""
-        if is_of_older_layout(result):
-            older = sum(is_of_older_layout(path) for path, _ in self.existing())
-            return (
-                f"{self.results}: {older} results of an older layout are made again, the other {len(list(self.existing())) - older} are "
-                "reused where nothing changed; nothing is deleted before it is made again (docs/upgrading.md)"
-            )
-        record = read_record(result)
-        if record is None and not is_of_another_version(result):
-            return None
-        made_by = "" if record is None else record.version
-        if made_by == __version__:
-            return None
-        age = "a newer" if _numbers(made_by) > _numbers(__version__) else "an older"
-        return (
-            f"results from {age} version (made by vlm_spatial {made_by or 'without a number'}, this is {__version__}): what this version "
-            "makes differently is made again; to keep the old results, set another results: folder or check out that version "
-            "(docs/caching.md)"
-        )
-
-    def _digest(self, path: str) -> str | None:
-        if path not in self._digests:
-            record = read_record(Path(path))
-            self._digests[path] = None if record is None else record.digest
-        return self._digests[path]
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield f"{key}: {old!r} → {new!r}"
-
-
-def _changed(old: dict[str, str], new: dict[str, str]) -> Iterator[str]:
-    """Names whose hash differs; the hashes themselves tell a reader nothing."""
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            yield f"{name} " + ("is new" if name not in old else "is gone" if name not in new else "changed")

@@ -3,8 +3,11 @@
 Only what can be told in moments: nothing is loaded, and of weights and photos no more than the beginning is read.
 """
 
+import itertools
+import re
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,3 +64,15 @@ def _about(source: Source, key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{source.at(key)}: {key}: {error}") from error
+
+
+def without_slurm(command: Sequence[str]) -> str | None:
+    """What to tell whose Snakemake command asks for SLURM, also by a profile, on a machine that has none; else ``None``."""
+    if shutil.which("sbatch") is not None:
+        return None
+    for option, value in itertools.pairwise(word for part in command for word in part.split("=", 1)):
+        profile = Path(value, "config.yaml")
+        says = profile.read_text(encoding="utf-8") if option.endswith("profile") and profile.is_file() else ""
+        if re.search(r"^executor: *slurm\b", says, re.MULTILINE) or (option, value) == ("--executor", "slurm"):
+            return "there is no SLURM on this machine (sbatch: not found): a dry-run shows the jobs, submit them where there is one"
+    return None

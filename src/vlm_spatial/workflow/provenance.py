@@ -78,7 +78,7 @@ def why_no_record(result: Path) -> str:
     """Where :func:`read_record` gives nothing: the reason, in words."""
     path = record_path(result)
     if path.exists():
-        return f"{path.name} is of another version" if is_of_another_version(result) else f"{path.name} is damaged"
+        return f"{path.name} is damaged or of another version"
     if is_of_older_layout(result):
         return "of an older layout, whose records were seals"
     return f"no {path.name}: not finished, or its record was deleted"
@@ -87,15 +87,6 @@ def why_no_record(result: Path) -> str:
 def is_of_older_layout(result: Path) -> bool:
     """Whether ``result`` was made before there were provenance records: it has a seal and no record."""
     return not record_path(result).exists() and result.with_name(f".{result.name}.seal").exists()
-
-
-def is_of_another_version(result: Path) -> bool:
-    """Whether there is a record that is whole, but not as this version writes them."""
-    try:
-        whole = isinstance(json.loads(record_path(result).read_bytes()), dict)
-    except (FileNotFoundError, ValueError):
-        return False
-    return whole and read_record(result) is None
 
 
 def remove_records(results: Iterable[Path]) -> None:

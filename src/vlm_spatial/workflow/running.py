@@ -1,6 +1,5 @@
 """What a workflow does beside running jobs: it takes its results, and has those made again that are not what they should be."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -9,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow.lock import VARIABLE, UnwritableError, WorkflowLock
+from vlm_spatial.workflow.lock import VARIABLE, WorkflowLock
 from vlm_spatial.workflow.planning import Plan
-from vlm_spatial.workflow.slurm import cancel_left_over, without_slurm
+from vlm_spatial.workflow.preflight import without_slurm
+from vlm_spatial.workflow.slurm import cancel_left_over
 from vlm_spatial.workflow.snakemake_internals import executor, force
+from vlm_spatial.workflow.staleness import Existing
 
 
 class Running:
@@ -23,9 +24,10 @@ class Running:
     """
 
     def __init__(self, workflow: Any, plan: Plan) -> None:
-        self._workflow, self._plan = workflow, plan
+        self._workflow, self._plan, self._existing = workflow, plan, Existing(plan)
         self._lock = WorkflowLock(plan.results)
-        self._looked = False
+        # Asked before the results are taken: from then on the environment is that of jobs.
+        self._is_main = is_main()
         self._said: set[str] = set()
         self._say(without_slurm(sys.argv))
         self._stale: dict[Path, bool] = {}
@@ -39,8 +41,8 @@ class Running:
         """
 
         def force_if_stale(wildcards: Any) -> list[str]:
-            if is_main():
-                self._look_alone()
+            if self._is_main:
+                self._take_results()
                 for path, names in self._plan.results_of(stage, **dict(wildcards.items())):
                     if path.exists() and self._is_stale(path, names):
                         # As the rules name it.
@@ -50,22 +52,10 @@ class Running:
 
         return force_if_stale
 
-    def begin(self) -> None:
-        """Call before the first job: ends the run where its results cannot be taken."""
-        if not self._lock.held:
-            _or_end(self._take)
-
-    def _look_alone(self) -> None:
+    def _take_results(self) -> None:
         """What another workflow is changing cannot be planned with. A dry-run only looks."""
-        if self._looked or executor(self._workflow) is None:
-            return
-        self._looked = True
-        # That it cannot be written matters to jobs only (see `begin`): where nothing is to be done, a read-only disk will do.
-        with contextlib.suppress(UnwritableError):
-            _or_end(self._take, UnwritableError)
-
-    def _take(self) -> None:
-        self._lock.take(self._say, self._cancel_in_queue)
+        if not self._lock.held and executor(self._workflow) is not None:
+            _or_end(partial(self._lock.take, self._say, self._cancel_in_queue))
 
     def _cancel_in_queue(self) -> None:
         if executor(self._workflow) == "slurm" and (cancelled := cancel_left_over(Path.cwd())):
@@ -73,12 +63,12 @@ class Running:
 
     def _is_stale(self, path: Path, names: tuple[str, ...]) -> bool:
         if path not in self._stale:
-            reasons = self._plan.reasons(path, names)
+            reasons = self._existing.reasons(path, names)
             self._stale[path] = bool(reasons)
             if reasons:
                 more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
                 print(f"again: {path}: {'; '.join(reasons[:3])}{more}", file=sys.stderr)
-                self._say(self._plan.upgrade_note(path))
+                self._say(self._existing.upgrade_note(path))
         return self._stale[path]
 
     def _say(self, note: str | None) -> None:
@@ -92,10 +82,8 @@ def is_main() -> bool:
     return not os.environ.get(VARIABLE)
 
 
-def _or_end(action: Callable[[], None], *but: type[UserError]) -> None:
+def _or_end(action: Callable[[], None]) -> None:
     try:
         action()
-    except but:
-        raise
     except UserError as error:
         raise SystemExit(f"error: {error}") from None

@@ -4,30 +4,15 @@ The jobs of a killed workflow live on, and those that still wait would start lat
 jobs anew, so the old ones have to be gone first: otherwise two jobs would write one result.
 """
 
-import itertools
 import re
-import shutil
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from vlm_spatial.errors import UserError
 
 # snakemake-executor-plugin-slurm names every job after the run: a UUID, with a prefix if one is set.
 _RUN = re.compile(r"(?:[A-Za-z0-9_-]{1,50}_)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def without_slurm(command: Sequence[str]) -> str | None:
-    """What to tell whose Snakemake command asks for SLURM, also by a profile, on a machine that has none; else ``None``."""
-    if shutil.which("sbatch") is not None:
-        return None
-    for option, value in itertools.pairwise(word for part in command for word in part.split("=", 1)):
-        profile = Path(value, "config.yaml")
-        says = profile.read_text(encoding="utf-8") if option.endswith("profile") and profile.is_file() else ""
-        if re.search(r"^executor: *slurm\b", says, re.MULTILINE) or (option, value) == ("--executor", "slurm"):
-            return "there is no SLURM on this machine (sbatch: not found): a dry-run shows the jobs, submit them where there is one"
-    return None
 
 
 def left_over(folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ def browser_and_driver() -> tuple[str, str]:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]):
         try:
-            subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=400)
+            subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True, timeout=400)
         except subprocess.CalledProcessError as error:
             said = (error.stderr or error.stdout or "it failed").strip().splitlines()
             raise NoBrowserError(f"{' '.join(command)}: {said[-1]}") from error

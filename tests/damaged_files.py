@@ -36,9 +36,9 @@ def lay_out(folder: Path, checkpoint: Path) -> None:
         Image.new("RGB", (40, 30)).save(folder / "photos" / name)
         entries.append({"image_path": name, "caption_options": [f"A mug {words} a plate"]})
         boxes[name] = {"mug": [1, 1, 9, 9], "plate": [21, 1, 29, 9]}
-    (folder / LIST).write_text(json.dumps(entries))
-    (folder / "boxes.json").write_text(json.dumps(boxes))
-    (folder / "workflow_config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    (folder / LIST).write_text(json.dumps(entries), encoding="utf-8")
+    (folder / "boxes.json").write_text(json.dumps(boxes), encoding="utf-8")
+    (folder / "workflow_config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False), encoding="utf-8")
 
 
 def gone(path: str) -> Harm:
@@ -68,9 +68,9 @@ def edited(path: str, change: Callable[[Any], object]) -> Harm:
     """A JSON file with ``change`` made, in place, to what it holds."""
 
     def harm(folder: Path) -> None:
-        value = json.loads((folder / path).read_text())
+        value = json.loads((folder / path).read_text(encoding="utf-8"))
         change(value)
-        (folder / path).write_text(json.dumps(value))
+        (folder / path).write_text(json.dumps(value), encoding="utf-8")
 
     return harm
 

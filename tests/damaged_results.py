@@ -38,7 +38,7 @@ MINE = "results/mine/squares"
 def finish(folder: Path, checkpoint: Path) -> None:
     """A configuration and everything that it asks for, in an empty folder; called there, as what is recorded are relative paths."""
     shutil.copytree(checkpoint, folder / "checkpoint")
-    (folder / "workflow_config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "workflow_config.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     plan = Plan(parse_config(CONFIG))
     results = folder / "results"
     (results / "scenes/squares/images").mkdir(parents=True)
@@ -60,8 +60,8 @@ def finish(folder: Path, checkpoint: Path) -> None:
                     result.write_bytes(f"{model:>9}{result.name}".encode() * 20)
                 record(plan, stage, names, result)
     (results / "figures/mine").mkdir(parents=True)
-    (results / "figures/mine/accuracy.svg").write_text("<svg/>")
-    (results / "report.html").write_text("<html/>")
+    (results / "figures/mine/accuracy.svg").write_text("<svg/>", encoding="utf-8")
+    (results / "report.html").write_text("<html/>", encoding="utf-8")
     found = {"dataset": "squares", "claim": CLAIMS[0].name, "verdict": "supported", "estimate": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     write_json([found | {"model": model} for model in CONFIG["models"]], results / "findings.json")
     for name in ("figures", "report.html", "findings.json"):

@@ -76,5 +76,5 @@ def write_photo_set(
             truth[name] = {word: list(box) for word, box in boxes.items()}
             captions = [f"A {thing} {said} a {reference}" for said in sorted(RELATIONS.values(), key=lambda said: said != words)]
             entries.append({"image_path": name, "caption_options": captions})
-    (root / "data/controlled_clevr_dataset.json").write_text(json.dumps(entries))
+    (root / "data/controlled_clevr_dataset.json").write_text(json.dumps(entries), encoding="utf-8")
     return truth

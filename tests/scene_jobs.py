@@ -44,7 +44,7 @@ def scenes_command(folder: Path, code: str | None = None) -> list[str]:
 
 
 def made(folder: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(scenes_command(folder), capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    return subprocess.run(scenes_command(folder), capture_output=True, encoding="utf-8", check=False, **options)  # type: ignore[call-overload]
 
 
 def holds(folder: Path) -> dict[str, str]:

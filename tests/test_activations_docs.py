@@ -19,7 +19,7 @@ def test_every_python_example_runs(tmp_path, monkeypatch, capsys):
     described = description()
     values = bfloat16_values(described)
     written(tmp_path / "results/gemma3-natural/squares", described, values)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 6
     names: dict[str, object] = {}
     for number, block in enumerate(blocks):

@@ -140,11 +140,11 @@ def test_a_damaged_memory_of_checksums_only_costs_reading_again(commands: Comman
     folder = Path(shutil.copytree(worlds["finished"], tmp_path / "run"))
     cache = folder / ".cache/vlm_spatial/content.json"
     for content in ("{", "[]", '{"/somewhere": 3}', ""):
-        cache.write_text(content)
+        cache.write_text(content, encoding="utf-8")
         done = commands.run(folder, *DRY_RUN)
         assert (done.code, done.errors) == (0, []), done.err
         assert "Nothing to be done" in done.out + done.err
-        assert str(folder / "checkpoint/model.safetensors") in json.loads(cache.read_text())
+        assert str(folder / "checkpoint/model.safetensors") in json.loads(cache.read_text(encoding="utf-8"))
 
 
 def test_there_are_more_than_forty_of_each() -> None:

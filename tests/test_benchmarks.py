@@ -185,7 +185,7 @@ def test_the_page_is_made_of_the_results_and_says_what_we_lose_at(tmp_path: Path
     monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
     (tmp_path / "docs").mkdir()
     page.main()
-    assert "has not been run" in (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "has not been run" in (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     result = {"benchmark": "patch_sweep", "patches": 64, "pairs": 1, "share_of_patches_by_peers": "1/3", **ENVIRONMENT}
     result |= {"methods": {page.OURS: side(2.0, 300), "plain hooks": side(10.0, 50, 5.0), "nnsight": side(11.0, 310, 5.5)}}
     result |= {"unsupported": {"pyvene": "not installed"}, "share_of_ideal": 0.5, "matmul_gflops": 50.0, "vision_share_of_one_run": 0.4}
@@ -194,17 +194,17 @@ def test_the_page_is_made_of_the_results_and_says_what_we_lose_at(tmp_path: Path
     curve = {"work": "patch sweep", "points": points, "growth": {"seconds": 1.0, "operations": 1.0, "operations_plain": 1.2}}
     write("scaling", {"curves": {"pairs": curve}, **ENVIRONMENT}, tmp_path / "results")
     page.main()
-    text = (tmp_path / "docs" / "benchmarks.md").read_text()
+    text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert "| nnsight 0.8.1 | 11 (11–11) | 5.5 |" in text
     assert "- pyvene: not installed" in text
     assert "- Patch sweep, Qwen2-VL: peak memory, plain hooks 50, ours 300" in text
     assert "peak memory, nnsight" not in text
     assert "time, " not in text.partition("## What we lose at")[2]
     assert "| pairs (patch sweep) | 1, 2, 4 | 1.0 | 1.0 | 1.2 | 2.0 to 2.0 |" in text
-    drawn = (tmp_path / "docs" / "images" / "benchmarks.svg").read_text()
+    drawn = (tmp_path / "docs" / "images" / "benchmarks.svg").read_text(encoding="utf-8")
     assert "nnsight" in drawn
 
 
 def test_results_are_plain_json(tmp_path: Path) -> None:
     path = write("one", {"seconds": spread(np.array([1.0, 2.0]).tolist())}, tmp_path)
-    assert json.loads(path.read_text()) == {"seconds": {"median": 1.5, "low": 1.0, "high": 2.0}}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"seconds": {"median": 1.5, "low": 1.0, "high": 2.0}}

@@ -70,16 +70,16 @@ def nothing(_: Workflow) -> None:
 def edit(path: str, old: str, new: str) -> Callable[[Workflow], None]:
     def change(workflow: Workflow) -> None:
         file = workflow.folder / path
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         assert old in text, f"{path} has no {old!r}"
-        file.write_text(text.replace(old, new, 1))
+        file.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     return change
 
 
 def append(path: str, text: str) -> Callable[[Workflow], None]:
     def change(workflow: Workflow) -> None:
-        with (workflow.folder / path).open("a") as stream:
+        with (workflow.folder / path).open("a", encoding="utf-8") as stream:
             stream.write(text)
 
     return change
@@ -88,9 +88,9 @@ def append(path: str, text: str) -> Callable[[Workflow], None]:
 def new_docstring(path: str) -> Callable[[Workflow], None]:
     def change(workflow: Workflow) -> None:
         file = workflow.folder / path
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         assert text.startswith('"""')
-        file.write_text('"""Quite another text.\n\nAnd more of it."""' + text[text.index('"""', 3) + 3 :])
+        file.write_text('"""Quite another text.\n\nAnd more of it."""' + text[text.index('"""', 3) + 3 :], encoding="utf-8")
 
     return change
 
@@ -112,7 +112,7 @@ def configure(path: str, value: object) -> Callable[[Workflow], None]:
 
 
 def other_layout_of_the_config(workflow: Workflow) -> None:
-    (workflow.folder / "workflow_config.yaml").write_text("# a comment\n\n" + json.dumps(CONFIG, indent=7))
+    (workflow.folder / "workflow_config.yaml").write_text("# a comment\n\n" + json.dumps(CONFIG, indent=7), encoding="utf-8")
 
 
 def other_order_of_the_config(workflow: Workflow) -> None:
@@ -121,7 +121,7 @@ def other_order_of_the_config(workflow: Workflow) -> None:
 
     text = yaml.safe_dump(turned(CONFIG), sort_keys=False)
     assert text != yaml.safe_dump(CONFIG, sort_keys=False)
-    (workflow.folder / "workflow_config.yaml").write_text(text)
+    (workflow.folder / "workflow_config.yaml").write_text(text, encoding="utf-8")
 
 
 def flip_a_bit(pattern: str) -> Callable[[Workflow], None]:
@@ -177,7 +177,7 @@ def pretend_version(package: str, version: str) -> Callable[[Workflow], dict[str
         site = workflow.folder / "other-site"
         info = site / f"{package.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n", encoding="utf-8")
         return {"PYTHONPATH": str(site)}
 
     return environment
@@ -207,8 +207,8 @@ def recorded_by(pattern: str, **changes: object) -> Callable[[Workflow], None]:
         records = list(workflow.folder.glob(f"results/**/{pattern}"))
         assert records
         for path in records:
-            record = json.loads(path.read_text())
-            path.write_text(json.dumps({**record, **changes}))
+            record = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps({**record, **changes}), encoding="utf-8")
 
     return change
 
@@ -328,7 +328,9 @@ def test_exactly_the_jobs_that_a_change_needs(case: Case, finished: Workflow, tm
 
 
 def test_the_documentation_has_a_line_for_each_case() -> None:
-    table = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", (REPOSITORY / "docs" / "caching.md").read_text(), flags=re.MULTILINE)
+    table = re.findall(
+        r"^\| ([^|]+?) \| ([^|]+?) \|$", (REPOSITORY / "docs" / "caching.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     assert [name for name, _ in table if name not in ("change", "---")] == [case.name for case in CASES]
 
 
@@ -351,7 +353,7 @@ def test_why_names_what_changed(change: Callable[[Workflow], None], says: str, f
         cwd=workflow.folder,
         env=workflow.environment({"PYTHONPATH": str(workflow.folder / "src")}),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert says in told.stdout

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 def test_the_page_is_current() -> None:
     page = Path(__file__).parents[1] / "docs" / "config.md"
-    assert page.read_text() == reference(), "run: python -m vlm_spatial.config.reference > docs/config.md"
+    assert page.read_text(encoding="utf-8") == reference(), "run: python -m vlm_spatial.config.reference > docs/config.md"
 
 
 def test_every_key_of_every_section_is_on_it() -> None:

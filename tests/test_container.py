@@ -21,7 +21,7 @@ pytestmark = pytest.mark.workflow
 REPOSITORY = Path(__file__).parents[1]
 STEPS = [
     line.split(maxsplit=1)
-    for line in re.sub(r"\\\n", " ", (REPOSITORY / "Dockerfile").read_text()).splitlines()
+    for line in re.sub(r"\\\n", " ", (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")).splitlines()
     if line and not line.startswith("#")
 ]
 COPIED = [(source, rest[-1]) for step, text in STEPS if step == "COPY" for (*rest,) in [text.split()] for source in rest[:-1]]
@@ -35,7 +35,7 @@ def test_base_image_is_pinned_to_a_release_of_the_python_that_the_environments_h
     [base] = [text for step, text in STEPS if step == "FROM"]
     assert (found := re.fullmatch(r"python:(\d+\.\d+)\.\d+-slim-[a-z]+", base)), base
     for name in ("light", "torch"):
-        assert f"python={found[1]}" in yaml.safe_load((REPOSITORY / "envs" / f"{name}.yaml").read_text())["dependencies"]
+        assert f"python={found[1]}" in yaml.safe_load((REPOSITORY / "envs" / f"{name}.yaml").read_text(encoding="utf-8"))["dependencies"]
 
 
 def test_packages_are_those_of_the_lock_and_no_others() -> None:
@@ -44,13 +44,13 @@ def test_packages_are_those_of_the_lock_and_no_others() -> None:
         "python -m pip install --no-deps --editable .",
     ]
     # As `make` installs them.
-    makefile = (REPOSITORY / "Makefile").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert "-r requirements.lock" in makefile
     assert "--no-deps -e ." in makefile
 
 
 def test_nothing_that_is_copied_is_ignored_and_nothing_else_is_sent() -> None:
-    sent = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().split() if line.startswith("!")]
+    sent = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").split() if line.startswith("!")]
     assert sorted(sent) == sorted(source for source, _ in COPIED)
 
 
@@ -69,7 +69,7 @@ def test_the_workflow_is_whole_in_the_image(tmp_path: Path) -> None:
     [command] = [re.findall(r'"([^"]*)"', text) for step, text in STEPS if step == "CMD"]
     assert command[:3] == ["snakemake", "--snakefile", "/opt/vlm-spatial/Snakefile"]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(image / "Snakefile"), *command[3:]]
-    done = subprocess.run([*command, "--dry-run", "--quiet", "rules"], cwd=work, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--dry-run", "--quiet", "rules"], cwd=work, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^figures +1$", done.stdout + done.stderr, flags=re.MULTILINE)
 
@@ -87,11 +87,11 @@ def test_every_stage_can_run_in_the_image(tmp_path: Path) -> None:
     workflow = Workflow.create(tmp_path / "run")
     stand_in = tmp_path / "bin" / "apptainer"
     stand_in.parent.mkdir()
-    stand_in.write_text(APPTAINER.replace("{python}", str(Path(sys.executable).parent)))
+    stand_in.write_text(APPTAINER.replace("{python}", str(Path(sys.executable).parent)), encoding="utf-8")
     stand_in.chmod(0o755)
     environment = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "VLM_SPATIAL_IMAGE": "image.sif"}
     done = workflow.snakemake("--sdm", "apptainer", "--apptainer-args=--nv", "--", "results/scenes/squares", environment=environment)
     assert done.returncode == 0, done.stderr
     assert (workflow.folder / "results/scenes/squares/scenes.parquet").exists()
-    [told] = (workflow.folder / "apptainer.log").read_text().splitlines()
+    [told] = (workflow.folder / "apptainer.log").read_text(encoding="utf-8").splitlines()
     assert re.match(rf"exec --home {workflow.folder} --nv .*image\.sif bash -c .*vlm_spatial\.stages\.scenes", told), told

@@ -91,7 +91,7 @@ def test_the_stages_run_and_every_photo_is_a_scene_or_set_aside(folder: Path, ph
             {"boxes": tmp_path / "b.json"},
         )
     )
-    found = json.loads((tmp_path / "b.json").read_text())
+    found = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
     assert set(found) == {name for name in photos[1] if _is_wanted(name)}
     assert all(len(box) == 5 for entry in found.values() for box in entry.values())
     # Random weights find nothing that is left and right of each other: all is set aside, with the reasons counted.
@@ -113,7 +113,7 @@ def test_scores_become_quality_and_doubtful_photos_are_set_aside(
     del found[missing]["plate"]
     [first, second] = found[swapped]
     found[swapped][first], found[swapped][second] = found[swapped][second], found[swapped][first]
-    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    (tmp_path / "boxes.json").write_text(json.dumps(found), encoding="utf-8")
     dataset = settings(root, folder, score=0.2)
     out = tmp_path / "out"
     with pytest.raises(UserError, match="run the boxes stage first"):

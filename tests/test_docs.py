@@ -37,9 +37,9 @@ def pictures() -> ModuleType:
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="mkdocs is not installed (pip install -e '.[docs]')")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    home = (tmp_path / "site" / "index.html").read_text()
+    home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     # Nothing is loaded from elsewhere; links may lead there.
     loaded = re.findall(r"<(?:script|img)[^>]+src=\"(https?:[^\"]+)|<link[^>]+rel=\"stylesheet\"[^>]+href=\"(https?:[^\"]+)", home)
     assert loaded == []
@@ -57,13 +57,13 @@ ERRORS = ("UserError", "ValueError")
 def messages() -> Iterator[str]:
     """Every message that the code raises, what is filled in replaced by an ellipsis."""
     for path in (REPOSITORY / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
                 parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
                 yield "".join(part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else REST for part in parts)
 
 
-QUOTED = re.findall(r"^### `(.+)`$", (DOCS / "faq.md").read_text(), flags=re.MULTILINE)
+QUOTED = re.findall(r"^### `(.+)`$", (DOCS / "faq.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def test_the_page_quotes_many_messages_and_none_twice() -> None:
@@ -80,7 +80,7 @@ def test_a_quoted_message_is_one_that_the_code_raises(quoted: str) -> None:
 CONFIGURATIONS = [
     (page.name, number, block)
     for page in sorted(DOCS.glob("*.md"))
-    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE))
     # The rest are profiles of Snakemake, and parts of a section.
     if re.search(r"^(datasets|models|organisms):", block, flags=re.MULTILINE)
 ]
@@ -93,7 +93,7 @@ def test_configurations_are_valid(page: str, number: int, block: str, tmp_path: 
         place = tmp_path / path
         (place.parent if place.suffix else place / "data").mkdir(parents=True, exist_ok=True)
         if place.suffix:
-            place.write_text("{}")
+            place.write_text("{}", encoding="utf-8")
     block = re.sub(r"(?<![\w.])/(?=(?:data|path)/)", f"{tmp_path}/", block)
     (tmp_path / "checkpoint").mkdir()
     values = yaml.safe_load(block)
@@ -101,12 +101,12 @@ def test_configurations_are_valid(page: str, number: int, block: str, tmp_path: 
     values.setdefault("datasets", {name: {"kind": "squares"} for name in sorted(wanted)})
     values.setdefault("models", {"any": {"checkpoint": str(tmp_path / "checkpoint"), "datasets": list(values["datasets"])}})
     target = tmp_path / "config.yaml"
-    target.write_text(yaml.safe_dump(values))
+    target.write_text(yaml.safe_dump(values), encoding="utf-8")
     assert load_config(target).models
 
 
 def python_blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def test_use_your_model_in_python(
@@ -145,7 +145,7 @@ def test_look_at_your_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_commands_named_on_pages_exist() -> None:
     """Every ``python -m`` module, script and file of this repository that a page names is there."""
     for page in [*DOCS.glob("*.md"), REPOSITORY / "README.md"]:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         for module in set(re.findall(r"python -m ((?:vlm_spatial|benchmarks)[\w.]*)", text)):
             assert importlib.util.find_spec(module) is not None, f"{page.name}: {module}"
         for path in set(re.findall(r"`((?:docs|tests|src|rules|presets|benchmarks|envs)/[\w./-]+\.\w+)`", text)):

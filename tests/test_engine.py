@@ -378,7 +378,7 @@ def test_bad_pairs_and_patches_are_refused_before_anything_runs(
 
 
 def test_the_documentation_page_runs(adapter: Adapter) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "engine.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "engine.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     names = {"adapter": adapter, "clean_image": noise(0), "other_image": noise(1)}
     exec(code, names)

@@ -16,12 +16,12 @@ from vlm_spatial.workflow.code_identity import stage_identity
 pytestmark = pytest.mark.workflow
 
 REPOSITORY = Path(__file__).parents[1]
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(text) for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]]
 
 
 def locked(name: str) -> dict[str, str]:
-    pins = (line.split("==") for line in (REPOSITORY / name).read_text().split())
+    pins = (line.split("==") for line in (REPOSITORY / name).read_text(encoding="utf-8").split())
     return {canonicalize_name(package): version for package, version in pins}
 
 
@@ -31,7 +31,7 @@ LOCK, PEERS = locked("requirements.lock"), locked("requirements-peers.lock")
 def environment(name: str) -> dict[str, str]:
     [pip] = [
         entry["pip"]
-        for entry in yaml.safe_load((REPOSITORY / "envs" / f"{name}.yaml").read_text())["dependencies"]
+        for entry in yaml.safe_load((REPOSITORY / "envs" / f"{name}.yaml").read_text(encoding="utf-8"))["dependencies"]
         if isinstance(entry, dict)
     ]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in pip)}
@@ -39,7 +39,7 @@ def environment(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-peers.lock"])
 def test_lock_holds_only_names_and_versions(name):
-    for line in (REPOSITORY / name).read_text().splitlines():
+    for line in (REPOSITORY / name).read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
 
 
@@ -52,7 +52,7 @@ def test_peers_are_pinned_once_and_leave_the_lock_as_it_is():
     assert not PEERS.keys() & LOCK.keys()
     for requirement in map(Requirement, PROJECT["optional-dependencies"]["peers"]):
         assert requirement.specifier.contains(PEERS[canonicalize_name(requirement.name)])
-    benchmarks = (REPOSITORY / "benchmarks" / "requirements.txt").read_text()
+    benchmarks = (REPOSITORY / "benchmarks" / "requirements.txt").read_text(encoding="utf-8")
     assert "-r ../requirements-peers.lock" in benchmarks
     assert not any(re.search(rf"^{package}\b", benchmarks, flags=re.MULTILINE) for package in PEERS)
 

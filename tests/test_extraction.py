@@ -416,6 +416,6 @@ def test_the_batch_found_keeps_to_a_small_memory_limit(checkpoint, dataset, tmp_
     """A limit of 30 MB: more than one image at once, fewer than 32, and the limit holds."""
     limit = 30_000_000
     command = [sys.executable, "-c", LIMITED, str(checkpoint("qwen2_vl")), str(dataset.folder), str(tmp_path), str(limit)]
-    batch, growth = map(int, subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split())
+    batch, growth = map(int, subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.split())
     assert 1 < batch < 16
     assert growth < limit

@@ -53,10 +53,10 @@ def test_every_figure_in_every_form(finished: Job) -> None:
         assert root.tag.endswith("svg")
         assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 5, name
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-        caption = (folder / f"{name}.md").read_text()
+        caption = (folder / f"{name}.md").read_text(encoding="utf-8")
         assert "n = " in caption, name
         assert "95%" in caption or "no interval" in caption, name
-        assert len(list(csv.DictReader((folder / f"{name}.csv").open()))) > 3, name
+        assert len(list(csv.DictReader((folder / f"{name}.csv").open(encoding="utf-8")))) > 3, name
     assert (finished.outputs["figures"] / "_comparison" / "comparison.svg").exists()
 
 
@@ -122,12 +122,12 @@ def test_the_training_curve_tells_every_series_apart(finished: Job) -> None:
     assert marks.height == 12
     assert marks.select("series", "place").is_unique().all()
     assert set(curve["series"]) <= set(training.SERIES)
-    caption = (finished.outputs["figures"] / "strip-organism" / "training.md").read_text()
+    caption = (finished.outputs["figures"] / "strip-organism" / "training.md").read_text(encoding="utf-8")
     assert "circle squares horizontal, square squares vertical" in caption
 
 
 def test_the_report_is_one_escaped_file(finished: Job) -> None:
-    text = finished.outputs["report"].read_text()
+    text = finished.outputs["report"].read_text(encoding="utf-8")
     assert finished.outputs["report"].stat().st_size < 15e6
     assert HOSTILE not in text
     assert "&lt;/script&gt;&lt;script&gt;document.title" in text
@@ -140,7 +140,7 @@ def test_the_report_is_one_escaped_file(finished: Job) -> None:
 
 
 def test_planted_truths_are_told(finished: Job) -> None:
-    text = finished.outputs["report"].read_text()
+    text = finished.outputs["report"].read_text(encoding="utf-8")
     truths = text[text.index('id="truth"') : text.index('id="figures"')]
     assert truths.count("yes</td>") == 9
     assert "no</td>" not in truths
@@ -195,7 +195,7 @@ def test_scenes_alone_make_a_report(finished: Job, tmp_path: Path) -> None:
     synthetic.write_measures(inputs, "strip-organism", "squares", tmp_path / "measures.parquet")
     job = Job(finished.settings, inputs, {name: tmp_path / path.name for name, path in finished.outputs.items()})
     figures(job)
-    text = job.outputs["report"].read_text()
+    text = job.outputs["report"].read_text(encoding="utf-8")
     assert "strip-organism/squares/probes: this table was not made" in text
     assert {record["verdict"] for record in read_json(job.outputs["findings"])} == {"inconclusive"}
 
@@ -246,7 +246,7 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = "import sys, vlm_spatial.stages.figures; print(sorted({'torch', 'transformers', 'snakemake'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -33,7 +33,7 @@ def value(file: Path, cache: Path) -> tuple[str, bool]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "module.py"
-    path.write_text("one")
+    path.write_text("one", encoding="utf-8")
     time.sleep(SETTLED_S)
     return path
 
@@ -64,12 +64,12 @@ def test_what_was_written_just_now_is_not_remembered(file: Path, tmp_path: Path)
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"text": 3}', '{"text": [[], "other"]}'])
 def test_a_damaged_memory_only_costs_working_it_out_again(damage: str, file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache.json"
-    cache.write_text(damage)
+    cache.write_text(damage, encoding="utf-8")
     assert value(file, cache) == ("one", True)
 
 
 def test_a_memory_that_cannot_be_written_is_none(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("", encoding="utf-8")
     assert value(file, tmp_path / "taken" / "cache.json") == ("one", True)
 
 
@@ -77,7 +77,7 @@ def test_a_stage_is_the_same_from_memory(tmp_path: Path, monkeypatch: pytest.Mon
     cache = tmp_path / "code.json"
     fresh = stage_identity("conflict")
     assert stage_identity("conflict", cache) == fresh
-    assert len(json.loads(cache.read_text())) > 20
+    assert len(json.loads(cache.read_text(encoding="utf-8"))) > 20
     stage_identity.cache_clear()
     monkeypatch.setattr(identity, "_module_hash", lambda path: pytest.fail(f"read {path}"))
     monkeypatch.setattr(identity, "_distributions", lambda: pytest.fail("looked through the installed packages"))

@@ -234,4 +234,4 @@ def test_strata_that_disagree_are_mixed() -> None:
 
 def test_the_document_is_what_the_code_says() -> None:
     path = Path(__file__).parent.parent / "docs" / "findings.md"
-    assert path.read_text() == document(), "run: python -m vlm_spatial.report.findings_page > docs/findings.md"
+    assert path.read_text(encoding="utf-8") == document(), "run: python -m vlm_spatial.report.findings_page > docs/findings.md"

@@ -107,7 +107,7 @@ FORBIDDEN = (
 
 def test_no_code_path_reads_or_writes_pickles_or_runs_a_checkpoints_code() -> None:
     for path in [*(REPOSITORY / "src").rglob("*.py"), *(REPOSITORY / "rules").glob("*.smk"), REPOSITORY / "Snakefile"]:
-        code = "\n".join(line.split("#")[0] for line in path.read_text().splitlines())
+        code = "\n".join(line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
         for word in FORBIDDEN:
             assert not re.search(word, code), f"{path}: {word}"
 

@@ -110,13 +110,13 @@ def test_data_files_beside_a_module_count(tmp_path, monkeypatch):
     (package / "__init__.py").touch()
     (package / "report" / "__init__.py").touch()
     template = package / "report" / "templates" / "page.html"
-    template.write_text("<p>")
+    template.write_text("<p>", encoding="utf-8")
     monkeypatch.setattr(identity, "_root", lambda: package)
     modules = ["vlm_spatial", "vlm_spatial.report"]
     before = dict(identity._hashes(modules, FileCache(None)))
     assert "vlm_spatial/report/templates/page.html" in before
     assert "vlm_spatial/report/templates/page.html" not in dict(identity._hashes(["vlm_spatial"], FileCache(None)))
-    template.write_text("<b>")
+    template.write_text("<b>", encoding="utf-8")
     after = dict(identity._hashes(modules, FileCache(None)))
     assert {name for name in after if before[name] != after[name]} == {"vlm_spatial/report/templates/page.html"}
 
@@ -125,7 +125,7 @@ def test_data_files_beside_a_module_count(tmp_path, monkeypatch):
 def checkpoint(tmp_path):
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"weights")
     # What changed just now is not remembered: it may change again without another time.
     time.sleep(0.1)

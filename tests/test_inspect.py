@@ -79,8 +79,8 @@ def test_the_picture_is_drawn(store, tmp_path):
         draw(Store.open(store), "connector", tmp_path / "picture.pdf")
     svg = tmp_path / "one.svg"
     draw(Store.open(store), "connector", svg, ["main-horizontal-test-00003"])
-    assert "main-horizontal-test-00003" in svg.read_text()
-    assert "token column" in svg.read_text()
+    assert "main-horizontal-test-00003" in svg.read_text(encoding="utf-8")
+    assert "token column" in svg.read_text(encoding="utf-8")
 
 
 def test_components_are_those_of_scikit_learn():
@@ -101,7 +101,7 @@ def test_help_loads_no_heavy_library():
     code = (
         "import sys; import vlm_spatial.cli; print([m for m in ('torch', 'zarr', 'altair', 'polars', 'transformers') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -118,7 +118,7 @@ def test_the_documented_commands_work_on_what_the_workflow_made(finished_workflo
             [sys.executable, "-c", "from vlm_spatial.cli import app; app()", *words],
             cwd=tmp_path,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ def without_encoding(path: Path) -> Iterator[str]:
             yield f"{path.relative_to(REPOSITORY)}:{node.lineno}"
 
 
-@pytest.mark.parametrize("folder", ["src", "benchmarks", "envs"])
+@pytest.mark.parametrize("folder", ["src", "benchmarks", "envs", "tests"])
 def test_every_text_file_is_opened_with_its_encoding(folder: str) -> None:
     files = sorted((REPOSITORY / folder).rglob("*.py"))
     assert files

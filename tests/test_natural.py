@@ -339,7 +339,7 @@ def test_boxes_in_another_unit_are_recognised(small: Path, kind: str, change: Ca
     header, *lines = (small / "boxes.csv").read_text(encoding="utf-8-sig").splitlines()
     rows = [line.split(",") for line in lines]
     changed = [[*row[:2], *map(str, change([float(number) for number in row[2:]]))] for row in rows]
-    (small / "boxes.csv").write_text("\n".join([header, *map(",".join, changed)]))
+    (small / "boxes.csv").write_text("\n".join([header, *map(",".join, changed)]), encoding="utf-8")
     refused(settings(small, kind), f"boxes must be left, top, width and height in pixels; .*{reason}")
 
 
@@ -356,7 +356,7 @@ def test_boxes_in_another_unit_are_recognised(small: Path, kind: str, change: Ca
     ],
 )
 def test_a_csv_that_is_none_is_one_line(small: Path, content: str, reason: str) -> None:
-    (small / "boxes.csv").write_text(content)
+    (small / "boxes.csv").write_text(content, encoding="utf-8")
     refused(settings(small, "boxed"), rf"boxes\.csv: .*{reason}")
 
 

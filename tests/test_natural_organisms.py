@@ -15,7 +15,7 @@ from vlm_spatial.files import read_json
 pytestmark = pytest.mark.workflow
 
 ORGANISMS = REPOSITORY / "organisms"
-PRESET = yaml.safe_load((REPOSITORY / "presets" / "natural.yaml").read_text())
+PRESET = yaml.safe_load((REPOSITORY / "presets" / "natural.yaml").read_text(encoding="utf-8"))
 NAMES = tuple(PRESET["organisms"])
 SCENES = {"scenes": {"train": 1, "validation": 1, "test": 60}, "pairs": {"vision": 1, "language": 1, "conflict": 1}}
 CONFIG = {

@@ -38,7 +38,7 @@ def of_no_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workflow(results: Path, *job: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", WORKFLOW, str(results), *job], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", WORKFLOW, str(results), *job], stdout=subprocess.PIPE, encoding="utf-8")
 
 
 def said(process: "subprocess.Popen[str]") -> str:
@@ -112,7 +112,7 @@ def test_a_second_workflow_is_told_who_has_the_results(tmp_path: Path) -> None:
 def test_jobs_of_one_workflow_work_side_by_side(tmp_path: Path) -> None:
     WorkflowLock(tmp_path).take(print)
     with job_lock("scenes"), job_lock("organism"):
-        assert len((tmp_path / ".jobs.lock").read_text().splitlines()) == 2
+        assert len((tmp_path / ".jobs.lock").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_job_by_hand_locks_nothing(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_job_started_by_hand_outlives_its_shell(tmp_path: Path) -> None:
     """`nohup` and the like."""
     code = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
     shell = [sys.executable, "-c", code, *scenes_command(tmp_path / "scenes", STOPS_BEFORE_THE_END)]
-    done = subprocess.run(shell, capture_output=True, text=True, check=True)
+    done = subprocess.run(shell, capture_output=True, encoding="utf-8", check=True)
     job = psutil.Process(int(done.stdout))
     wait_until(lambda: is_stopped(job))
     job.resume()

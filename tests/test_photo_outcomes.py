@@ -45,7 +45,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     things = tuple(thing for thing in THINGS if thing not in REFERENCES)
     truth = write_photo_set(folder, REFERENCES, things, relations=("left_of", "right_of"))
-    (folder / "boxes.json").write_text(json.dumps(truth))
+    (folder / "boxes.json").write_text(json.dumps(truth), encoding="utf-8")
     return folder
 
 

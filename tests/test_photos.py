@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict
     """The made photo set and its true boxes."""
     root = tmp_path_factory.mktemp("photos")
     truth = write_photo_set(root, references=("plate", "book"), things=THINGS)
-    (root / "boxes.json").write_text(json.dumps(truth))
+    (root / "boxes.json").write_text(json.dumps(truth), encoding="utf-8")
     return root, truth
 
 
@@ -295,7 +295,7 @@ def test_pairs_that_cannot_be_made_are_counted(small: Path, tmp_path: Path) -> N
 
 def test_a_photo_taken_upright_keeps_its_boxes(small: Path, tmp_path: Path) -> None:
     """A camera held upright stores the pixels lying and says so; boxes are of the photo as it is looked at."""
-    listing = json.loads((small / "data/controlled_clevr_dataset.json").read_text())
+    listing = json.loads((small / "data/controlled_clevr_dataset.json").read_text(encoding="utf-8"))
     boxes = {}
     for item in listing:
         with Image.open(small / item["image_path"]) as image:
@@ -312,7 +312,7 @@ def test_a_photo_taken_upright_keeps_its_boxes(small: Path, tmp_path: Path) -> N
         lying.save(small / item["image_path"], exif=exif)
         assert upright_size(small / item["image_path"]) == (1120, 840)
         assert open_photo(small / item["image_path"]).shape == (HEIGHT, 597, 3)
-    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes), encoding="utf-8")
     dataset = Dataset.open(run(small, tmp_path / "out", boxes=str(tmp_path / "boxes.json")))
     assert dataset.scenes.filter(variant="photo").height == 4
 
@@ -337,7 +337,7 @@ def test_boxes_from_a_file_are_used_as_given(made: tuple[Path, dict[str, dict]],
     given_boxes = {name: boxes for name, boxes in truth.items() if "_of_" in name}
     broken = next(name for name in given_boxes if "left_of" in name)
     given_boxes[broken] = {word: [0, 0, 99999, 5] for word in given_boxes[broken]}
-    (tmp_path / "boxes.json").write_text(json.dumps(given_boxes))
+    (tmp_path / "boxes.json").write_text(json.dumps(given_boxes), encoding="utf-8")
     folder = run(root, tmp_path / "given", boxes=str(tmp_path / "boxes.json"))
     dataset = Dataset.open(folder)
     assert set(dataset.scenes["box_source"]) == {"file"}
@@ -350,9 +350,9 @@ def test_boxes_from_a_file_are_used_as_given(made: tuple[Path, dict[str, dict]],
 def spoil_entry(change: Callable[[list[dict]], None]) -> Callable[[Path], None]:
     def spoil(root: Path) -> None:
         path = root / "data/controlled_clevr_dataset.json"
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
         change(entries)
-        path.write_text(json.dumps(entries))
+        path.write_text(json.dumps(entries), encoding="utf-8")
 
     return spoil
 
@@ -422,10 +422,10 @@ def test_unusable_sets_end_with_one_line(small: Path, tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 8 photos is usable, 8 set aside; the first is data/controlled_clevr/"):
         run(small, tmp_path / "out")
-    listing.write_text("[")
+    listing.write_text("[", encoding="utf-8")
     with pytest.raises(UserError, match="is not JSON"):
         run(small, tmp_path / "out")
-    listing.write_text("{}")
+    listing.write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="must be a list of photos"):
         run(small, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -434,7 +434,7 @@ def test_unusable_sets_end_with_one_line(small: Path, tmp_path: Path) -> None:
 def test_bad_boxes_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; give a JSON file of boxes"):
         read_boxes(tmp_path / "none.json")
-    (tmp_path / "boxes.json").write_text("[1]")
+    (tmp_path / "boxes.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(UserError, match="must map each image_path to the boxes"):
         read_boxes(tmp_path / "boxes.json")
     good = {"a": [0, 0, 10, 10], "b": [20, 0, 30, 10]}

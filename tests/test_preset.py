@@ -57,7 +57,7 @@ FEWER: dict[str, Any] = {
 
 def filled(root: Path, checkpoints: Mapping[str, Path | None]) -> dict[str, Any]:
     """The preset with its blanks filled in; a model without a folder keeps its hub id and gets some commit."""
-    values = yaml.safe_load(PRESET.read_text())
+    values = yaml.safe_load(PRESET.read_text(encoding="utf-8"))
     values["datasets"]["whatsup"]["root"] = str(root)
     for name, model in values["models"].items():
         model["revision"] = "0123456789abcdef0123456789abcdef01234567"
@@ -69,7 +69,7 @@ def filled(root: Path, checkpoints: Mapping[str, Path | None]) -> dict[str, Any]
 
 def snakemake(folder: Path, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", str(config), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_preset_states_the_paper_s_numbers() -> None:
-    values = yaml.safe_load(PRESET.read_text())
+    values = yaml.safe_load(PRESET.read_text(encoding="utf-8"))
     assert list(values["datasets"]) == list(DATASETS)
     for dataset in values["datasets"].values():
         assert dataset["pairs"] == {"vision": 50, "language": 50, "conflict": 50}
@@ -109,7 +109,7 @@ def test_the_preset_as_it_stands_says_what_to_fill_in(tmp_path: Path) -> None:
 
 def test_the_filled_in_preset_plans_every_job(tmp_path: Path, photos: Path) -> None:
     config = tmp_path / "paper.yaml"
-    config.write_text(yaml.safe_dump(filled(photos, {}), sort_keys=False))
+    config.write_text(yaml.safe_dump(filled(photos, {}), sort_keys=False), encoding="utf-8")
     done = snakemake(tmp_path, config, "--dry-run", "--quiet", "rules")
     assert done.returncode == 0, done.stderr
     rows = (line.split() for line in (done.stdout + done.stderr).split("Job stats:")[1].splitlines())
@@ -133,7 +133,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
         for section in FEWER.keys() - {"dataset", "photos"}:
             values[section] = values.get(section, {}) | FEWER[section]
     config = folder / "paper.yaml"
-    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     planned = snakemake(folder, config, "--dry-run", "--printshellcmds")
     assert planned.returncode == 0, planned.stderr
     commands = re.findall(r"^Shell command: (python -m vlm_spatial\.stages\..*)$", planned.stdout + planned.stderr, flags=re.MULTILINE)
@@ -150,8 +150,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_preset_runs_whole(results: Path) -> None:
-    pages = (results / "report.html").read_text()
-    findings = json.loads((results / "findings.json").read_text())
+    pages = (results / "report.html").read_text(encoding="utf-8")
+    findings = json.loads((results / "findings.json").read_text(encoding="utf-8"))
     claims = {record["claim"] for record in findings}
     for model in FAMILIES:
         assert model in pages
@@ -161,7 +161,7 @@ def test_the_preset_runs_whole(results: Path) -> None:
                 assert pl.read_parquet(folder / f"{table}.parquet").height > 0, (model, dataset, table)
             assert (folder / "activations.zarr").is_dir()
             assert {record["claim"] for record in findings if (record["model"], record["dataset"]) == (model, dataset)} == claims
-            manifest = json.loads((folder / "activations.json").read_text())
+            manifest = json.loads((folder / "activations.json").read_text(encoding="utf-8"))
             assert manifest["model"]["dtype"] == "bfloat16"
 
 

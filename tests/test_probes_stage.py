@@ -75,7 +75,7 @@ def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tm
     assert set(found) == {(axis, site) for axis in ("horizontal", "vertical") for site in ("connector", "language.0")}
     assert found.metadata["identity"] == MODEL | {"weights": "ab"}
     table = pl.read_parquet(tmp_path / "probes.parquet")
-    formats = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().split("### probes.parquet")[1].split("###")[0]
+    formats = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8").split("### probes.parquet")[1].split("###")[0]
     for column in table.columns:
         assert column.removesuffix("_low").removesuffix("_high") in formats
     fair = (pl.col("trained_on") == "decorrelated") & (pl.col("scored_on") == "decorrelated")

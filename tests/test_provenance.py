@@ -76,7 +76,7 @@ def test_folder_members(folder, name):
 def test_missing_and_unreadable_records(file, folder):
     remove_records([file])
     assert "no .table.parquet.provenance.json: not finished" in damage(file)
-    record_path(folder).write_text('{"stage": "scenes"')
+    record_path(folder).write_text('{"stage": "scenes"', encoding="utf-8")
     assert read_record(folder) is None
     with pytest.raises(UserError, match=r"\.scenes\.provenance\.json is damaged"):
         verified_digest(folder)

@@ -22,7 +22,7 @@ def test_every_stage_module_and_rule_is_registered_and_the_reverse():
         [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile", "--list-rules"],
         cwd=REPOSITORY,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert modules == STAGES.keys()
@@ -62,7 +62,7 @@ def test_names_of_results_are_taken():
 
 def test_the_registry_is_light():
     code = "import sys, vlm_spatial.stages.registry; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True).stdout.split()
     assert not {"torch", "zarr", "polars", "numpy", "transformers", "altair"} & set(loaded)
 
 

@@ -51,7 +51,7 @@ def copy(tmp_path: Path) -> Dataset:
 
 def test_tables_have_the_documented_columns(dataset: Dataset) -> None:
     schemas = {"scenes": SCENES_SCHEMA, "questions": QUESTIONS_SCHEMA, "pairs": PAIRS_SCHEMA, "set_aside": SET_ASIDE_SCHEMA}
-    documented = (Path(__file__).parents[1] / "docs/formats.md").read_text()
+    documented = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
     for name, schema in schemas.items():
         table = pl.read_parquet(dataset.folder / f"{name}.parquet")
         assert table.schema == pl.Schema(schema)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.workflow
 
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
-PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text())
+PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8"))
 MODELS, DATASETS = 20, 8
 
 
@@ -44,10 +44,10 @@ def test_twenty_models_on_eight_datasets_are_less_than_two_hundred_submissions(t
         "organisms": {f"o{index}": {"datasets": datasets[:1]} for index in range(MODELS)},
         "models": {f"m{index}": {"organism": f"o{index}", "datasets": datasets} for index in range(MODELS)},
     }
-    (tmp_path / "workflow_config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "workflow_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--dry-run"]
     profile = ["--workflow-profile", str(REPOSITORY / "profiles" / "slurm")]
-    done = subprocess.run([*command, *profile], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *profile], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     alone = re.findall(r"^Job \d+: ", said, flags=re.MULTILINE)
@@ -59,4 +59,4 @@ def test_twenty_models_on_eight_datasets_are_less_than_two_hundred_submissions(t
     # Eight jobs each: a model's on its eight datasets, where a stage across them holds them together, else those of any models.
     assert sorted(groups) == sorted(["scenes", *(stage for stage in MODEL_STAGES for _ in range(MODELS))])
     submissions = f"{len(alone) + len(in_groups):,} jobs in {len(alone) + len(groups)} submissions"
-    assert submissions in (REPOSITORY / "docs" / "cluster.md").read_text()
+    assert submissions in (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ def variable(page: str, name: str) -> Any:
 
 
 def test_captions_are_those_of_the_figures() -> None:
-    kept = (REPOSITORY / "rules" / "captions" / "figure.rst").read_text()
+    kept = (REPOSITORY / "rules" / "captions" / "figure.rst").read_text(encoding="utf-8")
     assert kept == document(), "run python -m vlm_spatial.report.captions > rules/captions/figure.rst"
 
 
@@ -30,7 +30,7 @@ def test_captions_are_those_of_the_figures() -> None:
 def test_the_report_of_snakemake_names_and_explains_every_figure(finished_workflow: Workflow, tmp_path: Path) -> None:
     workflow = finished_workflow.copy(tmp_path / "run")
     workflow.run("--report", "report.html", "--cores", "1")
-    page = (workflow.folder / "report.html").read_text()
+    page = (workflow.folder / "report.html").read_text(encoding="utf-8")
     results, categories = variable(page, "results"), variable(page, "categories")
     assert set(categories) == {"Figures", "Report", "Scenes"}
     drawn = {str(path.relative_to(workflow.folder)) for path in (workflow.folder / "results" / "figures").rglob("*.svg")}

@@ -66,5 +66,5 @@ def test_a_fault_is_one_of_its_own_key(values: dict[str, Any], where: tuple[str,
 def test_reading_a_configuration_loads_nothing_heavy() -> None:
     heavy = ["numpy", "PIL", "polars", "scipy", "torch", "transformers"]
     code = f"import sys, vlm_spatial.config.reading; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"

@@ -166,7 +166,7 @@ def test_zarrita_reads_every_array_on_node(stored, tmp_path_factory):
             ["npm", "install", "--no-audit", "--no-fund", f"zarrita@{ZARRITA}", f"@zarrita/storage@{ZARRITA_STORAGE}"],
             cwd=folder,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=120,
         )
         if installed.returncode != 0:
@@ -193,11 +193,12 @@ def test_zarrita_reads_every_array_on_node(stored, tmp_path_factory):
           if (name === "scene") out.scene = Array.from(data, (number) => JSON.parse(array.attrs.words)[number]);
         }
         console.log(JSON.stringify(out));
-        """
+        """,
+        encoding="utf-8",
     )
     others = {name: array for name, array in arrays(path).items() if name not in values}
     done = subprocess.run(
-        ["node", str(script), str(path), json.dumps(list(values)), *others], capture_output=True, text=True, timeout=60, cwd=folder
+        ["node", str(script), str(path), json.dumps(list(values)), *others], capture_output=True, encoding="utf-8", timeout=60, cwd=folder
     )
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
@@ -399,14 +400,14 @@ def test_no_store_no_site_no_scene(fresh, tmp_path):
 
 def test_broken_and_foreign_manifests_are_named(fresh):
     manifest = fresh.with_suffix(".json")
-    said = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**said, "pooling": "most"}))
+    said = json.loads(manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps({**said, "pooling": "most"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"activations.json: pooling"):
         Store.open(fresh)
-    manifest.write_text(json.dumps({**said, "format": 99}))
+    manifest.write_text(json.dumps({**said, "format": 99}), encoding="utf-8")
     with pytest.raises(UserError, match=r"format 99"):
         Store.open(fresh)
-    manifest.write_text("{")
+    manifest.write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"activations.json: cannot be read"):
         Store.open(fresh)
 

@@ -92,7 +92,9 @@ def table(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_every_ordered_pair_has_both_forms_and_their_controls(table: pl.DataFrame, inputs: dict[str, Path]) -> None:
     assert dict(table.schema) == SCHEMA
-    columns = (Path(__file__).parents[1] / "docs" / "formats.md").read_text().split("### transfer.parquet")[1].split("###")[0]
+    columns = (
+        (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8").split("### transfer.parquet")[1].split("###")[0]
+    )
     assert "fitted_on" in columns
     assert "applied_to" in columns
     for source in ("both", "flat"):

@@ -77,7 +77,7 @@ def test_planted_organisms_answer_right(results: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_organisms_are_those_of_the_preset(name: str) -> None:
-    preset = yaml.safe_load((REPOSITORY / "presets" / "truth.yaml").read_text())
+    preset = yaml.safe_load((REPOSITORY / "presets" / "truth.yaml").read_text(encoding="utf-8"))
     recipe = read_json(ORGANISMS / name / "recipe.json")
     entry = {**recipe["settings"]["organism"]}
     assert {key: entry[key] for key in preset["organisms"][name]} == preset["organisms"][name]

@@ -25,9 +25,9 @@ def recorded_by(change: Callable[[dict], object], results: Path) -> int:
     """Every record below ``results`` as another version would have written it; how many."""
     records = sorted(results.rglob(".*.provenance.json"))
     for path in records:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         change(record)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
     return len(records)
 
 
@@ -77,7 +77,7 @@ def test_edited_code_of_this_version_is_no_other_version(finished: Path, command
 
 
 def test_the_line_is_documented() -> None:
-    page = (REPOSITORY / "docs" / "caching.md").read_text()
+    page = (REPOSITORY / "docs" / "caching.md").read_text(encoding="utf-8")
     section = re.search(r"^## Results from an older version\n(.*?)^## ", page, flags=re.DOTALL | re.MULTILINE)
     assert section is not None
     assert NOTE.format(__version__) in section[1]
@@ -87,9 +87,9 @@ def test_the_line_is_documented() -> None:
 def test_after_the_next_run_they_are_of_this_version(finished_workflow: Workflow, tmp_path: Path) -> None:
     workflow = finished_workflow.copy(tmp_path / "run")
     result = workflow.folder / "results/folder/squares/conflict.parquet"
-    record = json.loads(record_path(result).read_text())
+    record = json.loads(record_path(result).read_text(encoding="utf-8"))
     older(record)
-    record_path(result).write_text(json.dumps(record))
+    record_path(result).write_text(json.dumps(record), encoding="utf-8")
     assert NOTE.format(__version__) in workflow.run()
-    assert json.loads(record_path(result).read_text())["version"] == __version__
+    assert json.loads(record_path(result).read_text(encoding="utf-8"))["version"] == __version__
     assert workflow.jobs() == set()

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
 
 
 def counted(output: str) -> Counter[str]:
@@ -33,7 +33,7 @@ def counted(output: str) -> Counter[str]:
 
 
 def test_the_default_workflow_has_one_job_a_stage_model_and_dataset(tmp_path):
-    (tmp_path / "workflow_config.yaml").write_text((REPOSITORY / "workflow_config.yaml").read_text())
+    (tmp_path / "workflow_config.yaml").write_text((REPOSITORY / "workflow_config.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     done = snakemake(tmp_path, "--dry-run", "--quiet", "rules")
     assert done.returncode == 0, done.stderr
     jobs = counted(done.stdout + done.stderr)
@@ -62,7 +62,7 @@ def test_twenty_models_on_eight_datasets_are_planned_within_ten_seconds(tmp_path
     organisms = {f"o{index}": {"datasets": ["d0"]} for index in range(20)}
     models = {f"m{index}": {"organism": f"o{index}", "datasets": list(datasets)} for index in range(20)}
     path = tmp_path / "many.yaml"
-    path.write_text(yaml.safe_dump({"datasets": datasets, "organisms": organisms, "models": models}))
+    path.write_text(yaml.safe_dump({"datasets": datasets, "organisms": organisms, "models": models}), encoding="utf-8")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = snakemake(tmp_path, "--dry-run", "--quiet", "rules", "--configfile", str(path))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

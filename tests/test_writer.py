@@ -110,7 +110,7 @@ def test_damaged_metadata_of_an_interrupted_run_starts_afresh(tmp_path, describe
     with StoreWriter(*paths(tmp_path), described) as writer:
         write_shards(writer, values, [0])
         damaged = next(writer.folder.rglob("boxes/zarr.json"))
-    damaged.write_text("{}")
+    damaged.write_text("{}", encoding="utf-8")
     with StoreWriter(*paths(tmp_path), described) as writer:
         assert writer.pending == (0, 1, 2)
         write_shards(writer, values, writer.pending)
@@ -230,7 +230,7 @@ def test_an_extraction_killed_at_any_moment_ends_with_the_same_store(tmp_path, c
         assert not (killed / "activations.zarr").exists()
         with pytest.raises(UserError, match=r"no such store"):
             Store.open(killed / "activations.zarr")
-        journal = json.loads(next(killed.glob(".*.progress/journal.json")).read_text())
+        journal = json.loads(next(killed.glob(".*.progress/journal.json")).read_text(encoding="utf-8"))
         kept.append(len(journal["shards"]))
     assert 1 <= kept[0] < kept[1] < kept[2]
     assert start(killed).wait() == 0
@@ -270,7 +270,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_scenes(tmp_path):
     peaks = []
     for count in (64, 512):
         command = [sys.executable, "-c", STREAM, str(count), str(tmp_path / str(count)), str(Path(__file__).parent)]
-        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout))
     written_mb = 448 * 2 * 256 * 512 * 4 / 1e6
     assert written_mb > 450
     assert peaks[1] - peaks[0] < 0.1 * written_mb

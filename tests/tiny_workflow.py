@@ -81,7 +81,7 @@ class Workflow:
         return Workflow(folder)
 
     def write_config(self, config: dict) -> None:
-        (self.folder / "workflow_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (self.folder / "workflow_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
     def snakemake(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake here; one thread a job, so that tests do not fight for cores."""

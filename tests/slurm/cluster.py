@@ -102,7 +102,7 @@ def install() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     commands = (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES])
     for command in commands:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300, check=False)
         if done.returncode != 0:
             raise SlurmUnavailableError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
 
@@ -140,12 +140,13 @@ class Cluster:
                 node=NODE,
                 cpus=CPUS,
                 memory=MEMORY_MB,
-            )
+            ),
+            encoding="utf-8",
         )
-        (self.root / "etc" / "gres.conf").write_text(f"NodeName={NODE} Name=gpu Count=1 File=/dev/null\n")
+        (self.root / "etc" / "gres.conf").write_text(f"NodeName={NODE} Name=gpu Count=1 File=/dev/null\n", encoding="utf-8")
         # The executor drops SLURM_CONF for the srun inside a job; where the configuration is in its usual place that does not matter.
         srun = self.root / "bin" / "srun"
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.configuration} exec {shutil.which("srun")} "$@"\n')
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.configuration} exec {shutil.which("srun")} "$@"\n', encoding="utf-8")
         srun.chmod(0o755)
         self._daemon(
             "munged",
@@ -189,7 +190,7 @@ class Cluster:
                 ["sinfo", "--noheader", "--nodes", NODE, "--format", "%T"],
                 env=self._environment(),
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 timeout=30,
                 check=False,
             )
@@ -210,13 +211,19 @@ class Cluster:
 
     def _daemon(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
-            [name, *arguments], env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            [name, *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, f"{name}: {done.stderr}; {self._log()}"
 
     def _process(self, name: str) -> psutil.Process | None:
         try:
-            process = psutil.Process(int((self.root / "run" / f"{name}.pid").read_text()))
+            process = psutil.Process(int((self.root / "run" / f"{name}.pid").read_text(encoding="utf-8")))
             # Where nobody collects it, an ended daemon stays on as a zombie.
             alive = process.name() == name and process.status() != psutil.STATUS_ZOMBIE
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
@@ -235,7 +242,7 @@ class Cluster:
             time.sleep(0.1)
 
     def _log(self) -> str:
-        texts = [f"{path.name}: {path.read_text()[-1000:]}" for path in sorted((self.root / "log").glob("*.log"))]
+        texts = [f"{path.name}: {path.read_text(encoding='utf-8')[-1000:]}" for path in sorted((self.root / "log").glob("*.log"))]
         return "\n".join(texts)
 
 
@@ -282,6 +289,6 @@ def _free_ports() -> int:
 
 
 def _output(command: list[str], environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout

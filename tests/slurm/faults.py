@@ -64,11 +64,13 @@ def processes(run: Submitted, stage: str) -> list[psutil.Process]:
 def shards(run: Submitted) -> int:
     """Shards that an extraction in progress has committed."""
     for journal in (run.folder / FOLDER).glob(".activations.zarr.*.progress/journal.json"):
-        return len(json.loads(journal.read_text())["shards"])
+        return len(json.loads(journal.read_text(encoding="utf-8"))["shards"])
     return 0
 
 
 def done_before(run: Submitted) -> int:
     """Shards that the newest extraction has found done."""
-    [found] = re.findall(rf"(\d+) of {SCENES} shards done before", (run.folder / "results/logs/folder/squares/activations.log").read_text())
+    [found] = re.findall(
+        rf"(\d+) of {SCENES} shards done before", (run.folder / "results/logs/folder/squares/activations.log").read_text(encoding="utf-8")
+    )
     return int(found)

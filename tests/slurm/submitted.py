@@ -37,7 +37,7 @@ class Submitted:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start Snakemake and return at once; what it says goes to ``snakemake.log`` in the working folder."""
-        with (self.folder / "snakemake.log").open("a") as log:
+        with (self.folder / "snakemake.log").open("a", encoding="utf-8") as log:
             snakemake = subprocess.Popen(
                 self.workflow.command(*PROFILE, *arguments),
                 cwd=self.folder,
@@ -45,7 +45,7 @@ class Submitted:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
             )
         self.cluster.clients.append(snakemake)
         return snakemake
@@ -60,7 +60,7 @@ class Submitted:
 
     @property
     def log(self) -> str:
-        return (self.folder / "snakemake.log").read_text()[-8000:]
+        return (self.folder / "snakemake.log").read_text(encoding="utf-8")[-8000:]
 
 
 def differences(one: Path, other: Path) -> list[str]:

@@ -32,10 +32,17 @@ SIDE = 96
 
 
 KINDS = ("unit", "model", "workflow", "cluster")
+QUICK = frozenset({"gemma3", "qwen2_vl"})
+"""Families that ``make quick`` tries: one whose image tokens see each other, and one with causal ones. ``make test`` tries all."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed."""
+    """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed; more families are slow tests."""
+    for item in items:
+        given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+        if any(isinstance(value, str) and value in NAMES and value not in QUICK for value in given):
+            item.add_marker("slow")
     wrong = {
         item.path.name
         for item in items

@@ -48,7 +48,7 @@ def test_command(results: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("z", "no such model"), ("{results}", "name one as"), ("{results}:z", "it holds a, b, c"), ("{results}/none:a", "cannot be read")],
+    [("z", "no such model"), ("{results}", "name one as"), ("{results}:z", "it holds a, b, c"), ("{results}/none:a", "no such file")],
 )
 def test_bad_sides(results: Path, name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):

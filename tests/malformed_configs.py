@@ -42,7 +42,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("datasets.squares.scenes", 100, "datasets.squares.scenes: .*"),
     ("datasets.squares.templates", [], "templates: name at least one"),
     ("datasets.squares.templates", ["riddle"], "datasets.squares.templates.0: .*found 'riddle'"),
-    ("datasets.squares.wording", "verbose", "wording: .*'plain' or 'one_word', found 'verbose'"),
+    ("datasets.squares.wording", "verbose", "wording: must be 'plain', .* or own words .*, found 'verbose'"),
     ("datasets.squares.difficulty", {"object_size": [0.3, 0.1]}, "object_size: .*smallest <= largest"),
     ("datasets.squares.difficulty", {"noise": 2}, "noise: .*less than or equal to 1, found 2"),
     ("datasets.squares.difficulty", {"noise": float("nan")}, "noise: .*nan"),

@@ -250,7 +250,7 @@ def test_damage_is_named(copy: Dataset) -> None:
     with pytest.raises(UserError, match="has no objects"):
         copy.tokens(blank, TokenGrid(4, 4))
     (copy.folder / "pairs.parquet").unlink()
-    with pytest.raises(UserError, match=r"pairs.parquet: cannot be read"):
+    with pytest.raises(UserError, match=r"pairs.parquet: no such file"):
         Dataset.open(copy.folder)
     with pytest.raises(UserError, match="no such dataset folder"):
         Dataset.open(copy.folder / "nowhere")

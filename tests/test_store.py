@@ -408,7 +408,7 @@ def test_broken_and_foreign_manifests_are_named(fresh):
     with pytest.raises(UserError, match=r"format 99"):
         Store.open(fresh)
     manifest.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"activations.json: cannot be read"):
+    with pytest.raises(UserError, match=r"activations.json: line 1: is not JSON"):
         Store.open(fresh)
 
 

@@ -232,9 +232,9 @@ class Store:
 
     def _same_model(self, expected: Mapping[str, Any], keys: Sequence[str]) -> None:
         for key in keys:
-            if expected[key] != self.manifest.model.get(key):
+            if expected.get(key) != self.manifest.model.get(key):
                 raise UserError(
-                    f"{self.path}: from another model ({key} {self.manifest.model.get(key)}, expected {expected[key]}); "
+                    f"{self.path}: from another model ({key} {self.manifest.model.get(key)}, expected {expected.get(key)}); "
                     "run snakemake to extract this model's activations"
                 )
 

@@ -17,7 +17,7 @@ def compare(
         str | None, typer.Option(metavar="NAME", help="hold the model A against what is published of NAME, such as gemma-3-4b-it")
     ] = None,
 ) -> None:
-    """Show two models, or two runs, side by side; or a model and what is published of it.
+    """Show two models, two runs, or a model and published numbers.
 
     \b
     Examples:

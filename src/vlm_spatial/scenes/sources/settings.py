@@ -1,16 +1,25 @@
 """What every kind of dataset can be told: how many scenes, which variants and pairs, and what is asked about them."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vlm_spatial.config.settings import Count, Settings
 
 AXES = ("horizontal", "vertical")
 Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
 TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
-Wording = Literal["plain", "one_word", "stem"] | Annotated[str, Field(pattern=r"^[^{}]*\{question\}[^{}]*$")]
+
+
+def _known_wording(value: str) -> str:
+    if value not in ("plain", "one_word", "stem") and not re.fullmatch(r"[^{}]*\{question\}[^{}]*", value):
+        raise ValueError("must be 'plain', 'one_word', 'stem' or own words that hold {question} once")
+    return value
+
+
+Wording = Annotated[str, AfterValidator(_known_wording)]
 
 
 class Splits(Settings):

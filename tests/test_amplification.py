@@ -198,12 +198,16 @@ def test_nothing_to_choose_from() -> None:
     assert outcomes.chosen_outcome(empty, "projection") is None
 
 
+class Gemma3ForConditionalGeneration(torch.nn.Sequential):
+    """A model's class is known by its name; in Gemma 3 the whole output of a module is the visual tokens'."""
+
+
 def test_correction_file_round_trip_and_refusals(tmp_path) -> None:
     basis = random_basis(2, 4, np.random.default_rng(0)).astype(np.float32)
     path = tmp_path / "correction.safetensors"
-    Correction(basis, 2.0, "0", "connector", "Sequential", "abc").save(path)
+    Correction(basis, 2.0, "0", "connector", "Gemma3ForConditionalGeneration", "abc").save(path)
     loaded = Correction.load(path)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    model = Gemma3ForConditionalGeneration(torch.nn.Linear(4, 4))
     x = torch.randn(3, 4)
     plain = model(x)
     with loaded.applied_to(model):
@@ -212,11 +216,14 @@ def test_correction_file_round_trip_and_refusals(tmp_path) -> None:
     assert torch.equal(model(x), plain)
     with pytest.raises(UserError, match="cannot be applied to Linear"), loaded.applied_to(model[0]):
         pass
-    narrow = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    narrow = Gemma3ForConditionalGeneration(torch.nn.Linear(4, 3))
     with pytest.raises(UserError, match="width 4 at 0, whose output has width 3"), loaded.applied_to(narrow):
         narrow(x)
     with pytest.raises(UserError, match="alpha"):
-        Correction(basis, float("nan"), "0", "connector", "Sequential", "abc")
+        Correction(basis, float("nan"), "0", "connector", "Gemma3ForConditionalGeneration", "abc")
+    Correction(basis, 2.0, "0", "connector", "Sequential", "abc").save(path)
+    with pytest.raises(UserError, match=r"correction\.safetensors: is of architecture Sequential.*supported are Gemma3"):
+        Correction.load(path)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="vlm-spatial amplify"):
         Correction.load(path)

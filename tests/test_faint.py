@@ -14,7 +14,7 @@ from stage_inputs import job
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.measures.claims import findings
+from vlm_spatial.measures.claims import findings, judged
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.load import load_adapter
@@ -128,7 +128,7 @@ def amplified(checkpoint: Path, out: Path, dataset: dict[str, Any]) -> pl.DataFr
 
 
 def verdicts(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    return {record["claim"]: record for record in findings("m", "d", {"amplification": table})}
+    return {record["claim"]: record for record in findings("m", "d", judged({"amplification": table}))}
 
 
 def trained(mechanism: str) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vlm_spatial.amplification.corrections import Basis, Projection
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import written_then_renamed
-from vlm_spatial.models.families import family_of
+from vlm_spatial.models.families import ARCHITECTURES, family_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Correction:
         """Read a correction.
 
         Raises:
-            UserError: if the file is missing, damaged, or not a correction.
+            UserError: if the file is missing, damaged, not a correction, or of an architecture that is not supported.
         """
         try:
             with safe_open(path, framework="numpy") as stored:
@@ -68,7 +68,10 @@ class Correction:
             raise UserError(f"{path}: cannot be read as safetensors ({error}); make it again with 'vlm-spatial amplify'") from error
         if about.get("format") != "vlm_spatial.correction.1" or basis is None:
             raise UserError(f"{path}: is not a correction written by 'vlm-spatial amplify'")
-        return cls(basis, float(about["alpha"]), about["module"], about["site"], about["architecture"], about["weights"])
+        # Said before a model runs: which part of a module's output is changed is known of supported ones only.
+        if (architecture := about["architecture"]) not in ARCHITECTURES:
+            raise UserError(f"{path}: is of architecture {architecture}, which is not supported; supported are {', '.join(ARCHITECTURES)}")
+        return cls(basis, float(about["alpha"]), about["module"], about["site"], architecture, about["weights"])
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

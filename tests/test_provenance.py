@@ -8,7 +8,17 @@ import pytest
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow import provenance
-from vlm_spatial.workflow.provenance import MadeBy, damage, read_record, record_path, remove_records, verified_digest, write_record
+from vlm_spatial.workflow.provenance import (
+    SNAKEMAKES_MARK,
+    MadeBy,
+    damage,
+    files_of,
+    read_record,
+    record_path,
+    remove_records,
+    verified_digest,
+    write_record,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -103,3 +113,17 @@ def test_snakemakes_own_mark_is_no_part_of_a_folder(folder):
     (folder / ".snakemake_timestamp").touch()
     verified_digest(folder)
     assert ".snakemake_timestamp" not in read_record(folder).files
+
+
+def test_what_was_touched_gets_the_time_it_was_made_at_back(file, folder):
+    """Snakemake would take a touched folder or large file for changed; altered bytes keep their new time."""
+    for result in (file, folder):
+        paths = [path for _, path in files_of(result)]
+        times = [path.stat().st_mtime_ns for path in paths]
+        for path in paths:
+            os.utime(path, ns=(10**19 // 5, 10**19 // 5))
+        if result == folder:
+            (folder / SNAKEMAKES_MARK).touch()
+        assert damage(result) is None
+        assert [path.stat().st_mtime_ns for path in paths] == times
+    assert (folder / SNAKEMAKES_MARK).stat().st_mtime_ns == max(times)

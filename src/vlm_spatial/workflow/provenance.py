@@ -7,6 +7,7 @@ record goes where the result goes: it can be checked wherever it is copied, with
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,12 +155,31 @@ def damage(result: Path, names: Iterable[str] | None = None) -> str | None:
         except (IsADirectoryError, NotADirectoryError):
             return f"{path} is not the file that was made"
         if state != known.state:
-            renewed[name] = known.model_copy(update={"state": state})
+            renewed[name] = known
     if renewed:
         # Only a saving of time: results that cannot be written are read in full each time.
         with contextlib.suppress(OSError):
-            _write(result, record.model_copy(update={"files": record.files | renewed}))
+            _write(result, record.model_copy(update={"files": record.files | _with_their_times(result, record, renewed)}))
     return None
+
+
+def _with_their_times(result: Path, record: Provenance, files: Mapping[str, FileRecord]) -> dict[str, FileRecord]:
+    """Give files whose bytes are those recorded the modification times that they were made with; returns what to record of them.
+
+    Snakemake takes an input that is newer than an output for changed, whatever the triggers in the profile, unless it has a checksum:
+    it has none of folders and of large files. So a copy or a `touch` must not be what decides.
+    """
+    for name, known in files.items():
+        _set_time(result / name if name else result, known.state[1])
+    if result.is_dir():
+        mark = result / SNAKEMAKES_MARK
+        _set_time(mark if mark.exists() else result, max(known.state[1] for known in record.files.values()))
+    return {name: known.model_copy(update={"state": file_state(result / name if name else result)}) for name, known in files.items()}
+
+
+def _set_time(path: Path, mtime_ns: int) -> None:
+    if path.stat().st_mtime_ns != mtime_ns:
+        os.utime(path, ns=(mtime_ns, mtime_ns))
 
 
 def verified_digest(result: Path) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import beta
 
 import synthetic_results as synthetic
 from stage_inputs import SETTINGS, job, make_reader
@@ -231,7 +232,7 @@ def test_pairs_by_hand() -> None:
 def test_the_report_tells_what_travels_and_what_does_not(tmp_path: Path) -> None:
     done = synthetic.write_results(tmp_path, {"strip": synthetic.STRIP, "natural": synthetic.NATURAL})
     # Other figures take their time and have their own tests.
-    given = {name: path for name, path in done.inputs.items() if name.startswith(("scenes:", "transfer:"))}
+    given = {name: path for name, path in done.inputs.items() if name.startswith(("scenes:", "transfer:", "measures:"))}
     results = open_results(done.settings["models"], given)
     natural, strip = results.models
     rows = figure_rows(results, strip)[correction_transfer.FIGURE.name]
@@ -241,10 +242,17 @@ def test_the_report_tells_what_travels_and_what_does_not(tmp_path: Path) -> None
     away = rows.filter((pl.col("fitted_on") != pl.col("dataset")) & pl.col("series").is_in(list(RANDOM_OF)) & (pl.col("measure") == NET))
     assert away["p_holm"].is_not_null().all()
     [sentence] = carried(rows, "shapes")
-    assert sentence.startswith(
-        "The correction fitted on squares (α = 3 at connector) corrects errors here that random pushes do not: 33.3% ["
-    )
-    assert "of 12 errors (random subspaces 0%), net accuracy +3.3 pts [" in sentence
+    # The 12 errors are those of four scenes: the exact interval is that of a third of four.
+    low, high = (f"{100 * beta.ppf(*end):.1f}%" for end in ((0.025, 4 / 3, 4 - 4 / 3 + 1), (0.975, 4 / 3 + 1, 4 - 4 / 3)))
+    head, share = "The correction fitted on squares (α = 3 at connector)", f"33.3% [{low}, {high}] of 12 errors (random subspaces 0%)"
+    assert sentence.startswith(f"{head} leaves open whether it corrects errors here: {share}, net accuracy +3.3 pts [")
+    # So few cannot say more; what is said of more follows the verdict.
+    for verdict, words in (
+        ("supported", "corrects errors here that random pushes do not"),
+        ("refuted", "corrects no more errors here than random pushes do"),
+    ):
+        [judged] = carried(rows.with_columns(verdict=pl.lit(verdict)), "shapes")
+        assert judged.startswith(f"{head} {words}: {share}, ")
     assert "after Holm" in sentence
     assert "n = 120 questions" in correction_transfer.caption(rows.filter(axis=BOTH))
     nothing = figure_rows(results, natural)[correction_transfer.FIGURE.name]
@@ -253,7 +261,10 @@ def test_the_report_tells_what_travels_and_what_does_not(tmp_path: Path) -> None
     assert carried(pl.DataFrame(), "squares") == []
     # One dataset left: what the other one left over is not shown.
     models = {"strip": {**done.settings["models"]["strip"], "datasets": ["squares"]}}
-    alone = open_results(models, {name: path for name, path in given.items() if "natural" not in name})
+    left = {name: done.inputs[name] for name in ("scenes:squares", "amplification:strip:squares")}
+    synthetic.write_measures(left, "strip", "squares", tmp_path / "alone.parquet")
+    measured = {"measures:strip:squares": left["measures:strip:squares"]}
+    alone = open_results(models, {"scenes:squares": left["scenes:squares"], "transfer:strip": given["transfer:strip"], **measured})
     assert figure_rows(alone, alone.models[0])[correction_transfer.FIGURE.name].is_empty()
 
 

@@ -28,7 +28,7 @@ from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.questions import vocabulary
-from vlm_spatial.stages.registry import of_scope, tables
+from vlm_spatial.stages.registry import STAGES, of_scope, tables
 from vlm_spatial.stages.stage import run_stage
 
 pytestmark = pytest.mark.workflow
@@ -139,10 +139,12 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     commands = re.findall(r"^Shell command: (python -m vlm_spatial\.stages\..*)$", planned.stdout + planned.stderr, flags=re.MULTILINE)
     of_models = len(FAMILIES) * (len(DATASETS) * len(MODEL_STAGES) + len(ACROSS_STAGES))
     assert len(commands) == len(DATASETS) + of_models + len(["figures"])
+    jobs = [shlex.split(command.split(" 2>&1 | tee ")[0])[2:] for command in commands]
+    # A dry-run's order says nothing; the registry has each stage after those whose results it reads.
+    jobs.sort(key=lambda job: list(STAGES).index(job[0].rpartition(".")[2]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in commands:
-            _, _, module, *arguments = shlex.split(command.split(" 2>&1 | tee ")[0])
+        for module, *arguments in jobs:
             stage = module.rpartition(".")[2]
             run_stage(stage, getattr(importlib.import_module(module), stage), arguments)
     return folder / values["results"]

@@ -14,7 +14,8 @@ from stage_inputs import job
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.measures.claims import findings, judged
+from vlm_spatial.measures.claims import judged
+from vlm_spatial.measures.findings import findings
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.load import load_adapter

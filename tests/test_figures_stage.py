@@ -22,7 +22,8 @@ from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.sites import site_order
 from vlm_spatial.files import read_json
 from vlm_spatial.measures import probe_scores
-from vlm_spatial.measures.claims import CLAIMS, findings
+from vlm_spatial.measures.claims import CLAIMS
+from vlm_spatial.measures.findings import findings
 from vlm_spatial.measures.rates import with_shares
 from vlm_spatial.report import packing, provenance
 from vlm_spatial.report.field_terms import TERMS

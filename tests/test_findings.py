@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 import synthetic_results as synthetic
-from vlm_spatial.measures.claims import BY_NAME, CLAIMS, adjusted, findings, judged
+from vlm_spatial.measures.claims import BY_NAME, CLAIMS, judged
+from vlm_spatial.measures.findings import adjusted, findings
 from vlm_spatial.measures.verdicts import Measured, Rule, strata
 from vlm_spatial.report.findings_page import document
 from vlm_spatial.statistics import Interval, clustered_mean

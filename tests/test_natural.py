@@ -20,7 +20,9 @@ from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.annotations import Labelled
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.scenes.natural import Chosen, equal_blocks, letterbox, natural_scene
+from vlm_spatial.scenes.natural_choice import Chosen
+from vlm_spatial.scenes.natural_drawing import letterbox, natural_scene
+from vlm_spatial.scenes.natural_pairs import equal_blocks
 from vlm_spatial.scenes.natural_questions import content_named, is_there, spoken, with_article
 from vlm_spatial.scenes.questions import ask
 from vlm_spatial.scenes.sources.registry import dataset_files, source_of

@@ -47,7 +47,8 @@ from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.figures import comparison, paper, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
-from vlm_spatial.measures.claims import CLAIMS, adjusted, findings
+from vlm_spatial.measures.claims import CLAIMS
+from vlm_spatial.measures.findings import adjusted, findings
 from vlm_spatial.progress import progress
 from vlm_spatial.report.page import page
 from vlm_spatial.report.results import Model, Results, open_results

@@ -11,7 +11,7 @@ from vlm_spatial.config.settings import UserPath
 from vlm_spatial.scenes.sources.natural import Natural, NaturalSettings
 
 if TYPE_CHECKING:
-    from vlm_spatial.scenes.natural import Choices
+    from vlm_spatial.scenes.natural_choice import Choices
 
 
 class BoxedSettings(NaturalSettings):
@@ -36,7 +36,7 @@ class Boxed(Natural[BoxedSettings]):
     settings = BoxedSettings
 
     def choose(self, settings: BoxedSettings) -> Choices:
-        from vlm_spatial.scenes.natural import choices
+        from vlm_spatial.scenes.natural_choice import choices
 
         return choices(settings, Path(settings.boxes))
 

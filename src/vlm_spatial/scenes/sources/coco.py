@@ -11,7 +11,7 @@ from vlm_spatial.config.settings import UserPath
 from vlm_spatial.scenes.sources.natural import Natural, NaturalSettings
 
 if TYPE_CHECKING:
-    from vlm_spatial.scenes.natural import Choices
+    from vlm_spatial.scenes.natural_choice import Choices
 
 
 class CocoSettings(NaturalSettings):
@@ -31,7 +31,7 @@ class Coco(Natural[CocoSettings]):
     settings = CocoSettings
 
     def choose(self, settings: CocoSettings) -> Choices:
-        from vlm_spatial.scenes.natural import choices
+        from vlm_spatial.scenes.natural_choice import choices
 
         return choices(settings, Path(settings.annotations), Path(settings.questions) if settings.questions else None)
 

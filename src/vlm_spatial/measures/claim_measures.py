@@ -1,0 +1,246 @@
+"""How each claim is measured: an estimate, its control, their difference, from one model's tables on one dataset."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
+from vlm_spatial.measures import amplification, behaviour, crosswise
+from vlm_spatial.measures import interventions as summaries
+from vlm_spatial.measures.probe_scores import PIXEL_SITE
+from vlm_spatial.measures.verdicts import (
+    MOST,
+    NOTHING,
+    PEAK_SMALLEST,
+    Measured,
+    Rule,
+)
+from vlm_spatial.statistics import (
+    EMPTY,
+    Interval,
+    binomial,
+    binomial_p,
+    clustered_mean,
+    clustered_share_p,
+    difference_of_independent,
+    mean_of_independent,
+)
+
+ZERO = Interval(0.0, 0.0, 0.0, 0)
+Tables = Mapping[str, pl.DataFrame]
+"""One model's tables on one dataset, by name; ``pairs`` are the dataset's."""
+
+
+PEAK = Rule(PEAK_SMALLEST)
+"""Of the claim on the peak; the place of the peak asks it, too."""
+
+
+def _point(value: float, n: int = 0) -> Interval:
+    return Interval(value, value, value, n)
+
+
+def _minus(interval: Interval, value: float) -> Interval:
+    return Interval(interval.estimate - value, interval.low - value, interval.high - value, interval.n)
+
+
+def accuracy(tables: Tables) -> Measured:
+    table = tables["behaviour"].filter(split="test", variant="main").filter(pl.col("template") != CONTENT)
+    if table.is_empty():
+        return NOTHING
+    guess, found = behaviour.chance(table), behaviour.accuracy(table)
+    p = clustered_share_p(table["correct"].to_numpy(), table["scene_id"].to_list(), guess)
+    values = table.select("axis", "template", value=pl.col("correct").cast(pl.Float64))
+    return Measured(found, _point(guess, table.height), behaviour.GUESS, _minus(found, guess), p, values, over=guess)
+
+
+def slot_probe_background(tables: Tables) -> Measured:
+    table = tables["probes"].filter(token_set="background", scored_on="decorrelated", split="test")
+    # A probe trained where slot is not place is the fair one; without it, the probe of the main scenes has to do.
+    table = table.filter(trained_on="decorrelated" if "decorrelated" in set(table["trained_on"]) else "main")
+    at_connector = table.filter(site=CONNECTOR)
+    score = _mean(at_connector.filter(kind="logistic"))
+    guess = at_connector["chance"].mean()
+    controls = {
+        "shuffled labels": _mean(at_connector.filter(kind="shuffled")),
+        "the probe's answers for the same cells of other scenes": _mean(at_connector.filter(kind="other_scene")),
+        "pixels only": _mean(table.filter((pl.col("kind") == "pixels") & pl.col("site").is_in([PIXEL_SITE, CONNECTOR]))),
+        "best constant answer": EMPTY if guess is None else _point(float(guess), score.n),  # type: ignore[arg-type]
+    }
+    known = {name: control for name, control in controls.items() if not math.isnan(control.estimate)}
+    if not known:
+        return NOTHING
+    best = max(known, key=lambda name: known[name].estimate)
+    difference, p = difference_of_independent(score, known[best])
+    logistic = at_connector.filter(kind="logistic")
+    if "margin" in logistic.columns and logistic["margin"].null_count() == 0 and logistic.height:
+        # Paired with the strongest control of each axis, by the probes stage.
+        margins = [Interval(*row) for row in logistic.select("margin", "margin_low", "margin_high", "n").iter_rows()]
+        difference, p = difference_of_independent(mean_of_independent(margins), ZERO)
+    return Measured(score, known[best], best, difference, p)
+
+
+def _mean(scores: pl.DataFrame) -> Interval:
+    """Mean over the axes of rows of ``probes.parquet``."""
+    return mean_of_independent([Interval(*row) for row in scores.drop_nulls("accuracy").select("accuracy", "low", "high", "n").iter_rows()])
+
+
+def flip(token_set: str) -> Callable[[Tables], Measured]:
+    def measure(tables: Tables) -> Measured:
+        vision = (
+            tables["interchange"]
+            .filter(pl.col("included"))
+            .filter(experiment="vision", site=CONNECTOR, source="counterfactual", condition=INTACT)
+        )
+        hits = vision.with_columns(value=(pl.col("outcome") == INTENDED["vision"]).cast(pl.Float64))
+        chosen = hits.filter(token_set=token_set)
+        estimate = summaries.flip_rate(tables["interchange"], token_set)
+        above_half = binomial_p(float(chosen["value"].sum()), chosen.height, MOST) if chosen.height else 1.0
+        values = _with_exchange(chosen, tables)
+        controls = {f"random_{token_set}": "as many tokens outside the set", "random": "random tokens, as many as the strip has"}
+        for name, words in controls.items():
+            other = hits.filter(token_set=name)
+            if not other.is_empty():
+                paired = chosen.join(other.select("pair_id", control="value"), on="pair_id")
+                difference, p = clustered_mean((paired["value"] - paired["control"]).to_numpy())
+                covered = summaries.objects_covered(tables["interchange"], name)
+                said = f"{words}, {covered:.0%} of the objects' among them" if covered else words
+                control = summaries.flip_rate(tables["interchange"], name)
+                return Measured(estimate, control, said, difference, max(p, above_half), values, over=MOST - 0.1)
+        return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, over=MOST - 0.1)
+
+    return measure
+
+
+def _with_exchange(rows: pl.DataFrame, tables: Tables) -> pl.DataFrame:
+    """``axis``, ``template``, ``exchange`` (the two slots, where the dataset's pairs are known) and ``value``."""
+    pairs = tables.get("pairs")
+    if pairs is None or "slots" not in pairs.columns:
+        return rows.select("axis", "template", "value")
+    slots = pairs.select("pair_id", exchange=pl.col("slots").list.eval(pl.element().cast(pl.String)).list.join("↔"))
+    return rows.join(slots, on="pair_id", how="left").select("axis", "template", pl.col("exchange").fill_null("unknown"), "value")
+
+
+def crosswise_flip(
+    token_set: str, random_set: str, words: str, at: Callable[[crosswise.Flips], np.ndarray]
+) -> Callable[[Tables], Measured]:
+    """Most answers flip under the crosswise exchange of ``token_set``, and more than of ``random_set``; ``at`` picks each pair's site."""
+
+    def measure(tables: Tables) -> Measured:
+        chosen, other = (crosswise.flips(tables["interchange"], name) for name in (token_set, random_set))
+        if not len(chosen.hits) or not len(chosen.layers):
+            return NOTHING
+        hits = at(chosen)
+        estimate, above_half = binomial(int(hits.sum()), len(hits)), binomial_p(float(hits.sum()), len(hits), MOST)
+        values = _of_pairs(tables["interchange"], chosen.pairs, hits, tables, "crosswise")
+        if not len(other.hits):
+            return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, over=MOST - 0.1)
+        control, shared = dict(zip(other.pairs, at(other), strict=True)), [name in set(other.pairs) for name in chosen.pairs]
+        paired = [control[name] for name in chosen.pairs if name in control]
+        difference, p = clustered_mean(hits[shared] - np.array(paired))
+        rate = binomial(int(sum(control.values())), len(control))
+        return Measured(estimate, rate, words, difference, max(p, above_half), values, over=MOST - 0.1)
+
+    return measure
+
+
+def crosswise_last(tables: Tables) -> Measured:
+    layers = crosswise.flips(tables["interchange"], "strip").layers
+    if len(layers) == 0:
+        return NOTHING
+    first, last = float(layers[0]), float(layers[-1])
+    ends, found = Interval((first + last) / 2, first, last, len(layers)), crosswise.last_layer(tables["interchange"])
+    return Measured(found, ends, "first and last site", found, math.nan)
+
+
+def dominance(tables: Tables) -> Measured:
+    rows = summaries.staying(tables["conflict"])
+    found = summaries.dominance(tables["conflict"])
+    p = binomial_p(int(rows["stays"].sum()), rows.height, 0.5) if rows.height else 1.0
+    values = _with_exchange(rows.with_columns(value=2 * pl.col("stays").cast(pl.Float64) - 1), tables)
+    return Measured(found, ZERO, "neither decides", found, p, values)
+
+
+def ordering_peak(tables: Tables) -> Measured:
+    table = tables["interchange"]
+    found = summaries.ordering(table)
+    if not found.pairs or not len(found.layers) or found.at_connector is None:
+        return NOTHING
+    hits, content = found.at_best(found.follows.astype(float)), found.at_best(found.content.astype(float))
+    controls = {
+        "the same exchange at the connector": found.at_connector.astype(float),
+        "answers that follow the place, at the same layer": content,
+    }
+    tests = {name: clustered_mean(hits - control) for name, control in controls.items()}
+    # Both have to be exceeded.
+    hardest = min(tests, key=lambda name: tests[name][0].low)
+    difference, p = tests[hardest]
+    control = binomial(int(controls[hardest].sum()), len(hits))
+    values = _of_pairs(table, found.pairs, hits - controls[hardest], tables)
+    return Measured(summaries.ordering_peak(table), control, hardest, difference, p, values)
+
+
+def _of_pairs(table: pl.DataFrame, pairs: Sequence[str], values: np.ndarray, tables: Tables, experiment: str = "language") -> pl.DataFrame:
+    known = table.filter(experiment=experiment).unique("pair_id", maintain_order=True).select("pair_id", "axis", "template")
+    return _with_exchange(pl.DataFrame({"pair_id": list(pairs), "value": values}).join(known, on="pair_id", how="left"), tables)
+
+
+def ordering_layer(tables: Tables) -> Measured:
+    found = summaries.ordering(tables["interchange"])
+    if not found.pairs or not len(found.layers):
+        return NOTHING
+    # A patch of the last layer reaches no answer: the last that can is the end to compare with.
+    reached = found.layers[found.changed] if found.changed.any() else found.layers
+    first, last = float(reached.min()), float(reached.max())
+    ends = Interval((first + last) / 2, first, last, len(reached))
+    named = "the first layer, and the last whose exchange changes anything"
+    if PEAK.judge(ordering_peak(tables)) != "supported":
+        # No supported peak, so no layer is given.
+        return Measured(EMPTY, ends, named, EMPTY, 1.0)
+    layer = summaries.ordering_peak_layer(tables["interchange"])
+    return Measured(layer, ends, named, layer, math.nan)
+
+
+def _condition(table: pl.DataFrame) -> str | None:
+    """The ablation that is reported: position-neutral re-encoding if it was run, since erasure removes linear traces only."""
+    run = set(table["condition"]) - {INTACT, LANGUAGE_ERASED}
+    return next((name for name in ("neutral", "erasure") if name in run), None)
+
+
+def ablation_drop(tables: Tables) -> Measured:
+    table = tables["ablation_accuracy"]
+    condition = _condition(table)
+    if condition is None:
+        return NOTHING
+    asked = summaries.ablation_drops(table, condition)
+    found = summaries.ablation_drop(table, condition)
+    _, p = clustered_mean(asked["lost"].to_numpy(), asked["scene_id"].to_list())
+    known = table.unique("question_id", maintain_order=True).select("question_id", "axis", "template")
+    values = asked.join(known, on="question_id", how="left").select("axis", "template", value="lost")
+    return Measured(found, ZERO, f"no loss ({condition})", found, p, values)
+
+
+def backup_gain(tables: Tables) -> Measured:
+    condition = _condition(tables["ablation_sweep"])
+    if condition is None or "interchange" not in tables:
+        return NOTHING
+    both = summaries.sweeps(tables)
+    pairs, gains = summaries.backup_gains(both, condition)
+    found, p = clustered_mean(gains)
+    return Measured(found, ZERO, f"no gain ({condition})", found, p, _of_pairs(both, pairs, gains, tables) if pairs else None)
+
+
+def errors_corrected(tables: Tables) -> Measured:
+    found = amplification.against_random(tables["amplification"])
+    if found is None or not found.outcome.errors:
+        return NOTHING
+    return Measured(found.outcome.corrected_share, found.random_corrected, found.control, found.more_corrected, found.more_corrected_p)
+
+
+def net_accuracy(tables: Tables) -> Measured:
+    found = amplification.against_random(tables["amplification"])
+    # Without errors there is nothing to gain, and no gain refutes nothing.
+    if found is None or not found.outcome.errors:
+        return NOTHING
+    return Measured(found.outcome.net, found.random_net, found.control, found.more_net, max(found.more_net_p, found.net_p))

@@ -1,0 +1,283 @@
+"""Which photographs with boxes make a scene: the choice of objects, of splits, and What'sUp's list of questions.
+
+An image makes at most one scene an axis: of all sets of objects that occur once each, the one whose centres lie furthest apart. Its split
+follows from its name alone, so that it stays when images are added. Everything that is not used is listed with its reason.
+"""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import read_json
+from vlm_spatial.scenes.annotations import Annotated, Labelled, check_units, read_annotations
+from vlm_spatial.scenes.opening import find_file, upright_size
+from vlm_spatial.scenes.plan import SPLITS, Split
+from vlm_spatial.scenes.sources.natural import NaturalSettings
+from vlm_spatial.scenes.sources.source import SetAside
+from vlm_spatial.tokens import Axis, Box
+
+# Published boxes are rounded to hundredths, and end up to a pixel outside.
+_SLACK = 1.0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A scene that the boxes give: objects in slot order, boxes in pixels of the upright photograph of ``size``.
+
+    Attributes:
+        order: a share that follows from the image's name alone; splits and selection go by it.
+        absent: names of categories that the image does not show, where the annotations say so of every category.
+    """
+
+    image: str
+    path: Path
+    size: tuple[int, int]
+    axis: Axis
+    objects: tuple[Labelled, ...]
+    order: float
+    split: Split
+    absent: tuple[str, ...] = ()
+
+
+@dataclass
+class Choices:
+    """What will be made, and what not."""
+
+    images: int
+    scenes: list[Chosen] = field(default_factory=list)
+    items: list[Chosen] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
+
+    def files(self) -> list[Path]:
+        """The images that are shown."""
+        return sorted({chosen.path for chosen in (*self.scenes, *self.items)})
+
+    def outlook(self) -> str:
+        """One line on what comes out."""
+        counts = Counter((chosen.axis, chosen.split) for chosen in self.scenes)
+        axes = dict.fromkeys(chosen.axis for chosen in self.scenes)
+        parts = [f"{axis} " + ", ".join(f"{counts[axis, split]} {split}" for split in SPLITS) for axis in axes]
+        items = f"; {len(self.items)} items of the list of questions" if self.items else ""
+        pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test") and len(chosen.objects) == 3)
+        return f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)}){items}; {pairs} of them can be mirrored for pairs"
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def choices(settings: NaturalSettings, boxes: Path, questions: Path | None = None) -> Choices:
+    """The scenes that a file of boxes gives, and those of What'sUp's list of questions. No picture is decoded.
+
+    Raises:
+        UserError: if a file cannot be read, no image is there, or no scene at all comes out.
+    """
+    files = [path.stat() for path in (boxes, questions) if path is not None and path.is_file()]
+    # What changed is read again.
+    return _choices(settings, boxes, questions, tuple((file.st_size, file.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _choices(settings: NaturalSettings, boxes: Path, questions: Path | None, _: object) -> Choices:
+    annotations = read_annotations(boxes)
+    found, usable = Choices(len(annotations.images), set_aside=list(annotations.set_aside)), []
+    sizes: dict[str, tuple[int, int]] = {}
+    for image in annotations.images:
+        try:
+            path = find_file(Path(settings.images), image.name)
+            if image.fault is not None:
+                raise UserError(image.fault)
+            if image.size is None:
+                image.size = sizes[image.name] = upright_size(path)
+        except UserError as error:
+            found.set_aside.append(SetAside(image.name, str(error).removeprefix(f"{Path(settings.images, image.name)}: ")))
+        else:
+            usable.append((image, path))
+    if not usable:
+        hint = "are these the annotations of another split?"
+        raise UserError(f"{boxes}: none of its {found.images} images can be used, {_first(found)}; {hint}")
+    check_units([image for image, _ in usable], sizes, boxes)
+    for image, path in usable:
+        _choose(image, path, settings, annotations.labels, found)
+    _enough(found, settings)
+    if questions is not None:
+        _add_items(questions, {image.key: (image, path) for image, path in usable}, settings, annotations.labels, found)
+    if not found.scenes and not found.items:
+        raise UserError(f"{boxes}: none of its {found.images} images makes a scene, {_first(found)}; lower min_area or separation")
+    return found
+
+
+def _first(found: Choices) -> str:
+    reasons = Counter(re.sub(r"\d[\d.]*", "…", item.reason) for item in found.set_aside)
+    most, count = reasons.most_common(1)[0]
+    example = next(item for item in found.set_aside if re.sub(r"\d[\d.]*", "…", item.reason) == most)
+    return f"{count} for one reason, such as {example.file}: {example.reason}"
+
+
+def _choose(image: Annotated, path: Path, settings: NaturalSettings, labels: tuple[str, ...], found: Choices) -> None:
+    assert image.size is not None
+    crowded = {labelled.label for labelled in image.boxes if labelled.crowd}
+    by_label: dict[str, list[Labelled]] = defaultdict(list)
+    for labelled in image.boxes:
+        by_label[labelled.label].append(labelled)
+    single = [of_label[0] for label, of_label in sorted(by_label.items()) if len(of_label) == 1 and label not in crowded]
+    outside = [labelled for labelled in single if not _inside(labelled.box, image.size)]
+    if outside:
+        box, (width, height) = outside[0].box, image.size
+        shown = ", ".join(f"{edge:g}" for edge in box)
+        found.set_aside.append(SetAside(image.name, f"box of {outside[0].label!r} ends outside the {width}×{height} image ({shown})"))
+        return
+    single = [replace(labelled, box=_clipped(labelled.box, image.size)) for labelled in single]
+    large = [labelled for labelled in single if _area(labelled.box) >= settings.min_area * image.size[0] * image.size[1]]
+    count = settings.objects
+    if len(large) < count:
+        small = f", {len(single)} with smaller ones" if len(single) > len(large) else ""
+        crowd = f"; {len(crowded)} are crowds" if crowded else ""
+        reason = f"shows {len(large)} categories once and large enough, {count} are needed{small}{crowd}"
+        found.set_aside.append(SetAside(image.name, reason))
+        return
+    absent = tuple(label for label in labels if label not in by_label)
+    order = _order(image.key, settings.seed)
+    for axis in settings.axes:
+        best = _best(large, image.size, axis, settings)
+        if best is None:
+            overlap = "" if settings.disjoint else f", overlapping by at most {settings.overlap:g}"
+            reason = f"no {count} of its {len(large)} objects lie {settings.separation:g} of the side apart along the {axis} axis{overlap}"
+            found.set_aside.append(SetAside(image.name, reason))
+        else:
+            found.scenes.append(Chosen(image.name, path, image.size, axis, best, order, _split(order, settings), absent))
+
+
+def _inside(box: Box, size: tuple[int, int]) -> bool:
+    return box[0] >= -_SLACK and box[1] >= -_SLACK and box[2] <= size[0] + _SLACK and box[3] <= size[1] + _SLACK and _area(box) > 0
+
+
+def _clipped(box: Box, size: tuple[int, int]) -> Box:
+    return max(0.0, box[0]), max(0.0, box[1]), min(float(size[0]), box[2]), min(float(size[1]), box[3])
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1]) if box[2] > box[0] and box[3] > box[1] else 0.0
+
+
+def _best(objects: Sequence[Labelled], size: tuple[int, int], axis: Axis, settings: NaturalSettings) -> tuple[Labelled, ...] | None:
+    """The objects whose nearest centres lie furthest apart, in slot order; of equals the alphabetically first."""
+    first = 0 if axis == "horizontal" else 1
+    centred = sorted(((one.box[first] + one.box[first + 2]) / 2 / size[first], one.label, one) for one in objects)
+    best: tuple[float, tuple[str, ...], tuple[Labelled, ...]] | None = None
+    least = settings.separation
+    for chosen in combinations(centred, settings.objects):
+        # The last distance first: an image has many sets, and most fail here.
+        gap = chosen[-1][0] - chosen[-2][0]
+        if gap < least:
+            continue
+        gap = min(gap, chosen[1][0] - chosen[0][0])
+        if gap < least:
+            continue
+        names, taken = tuple(name for _, name, _ in chosen), tuple(one for _, _, one in chosen)
+        if (best is None or gap > best[0] or names < best[1]) and not _entangled(taken, first, settings):
+            best, least = (gap, names, taken), gap
+    return None if best is None else best[2]
+
+
+def _entangled(objects: Sequence[Labelled], first: int, settings: NaturalSettings) -> bool:
+    for one, other in combinations([labelled.box for labelled in objects], 2):
+        if settings.disjoint and one[first + 2] > other[first]:
+            return True
+        common = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
+        if common > settings.overlap * min(_area(one), _area(other)):
+            return True
+    return False
+
+
+def _order(key: str, seed: int) -> float:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def _split(order: float, settings: NaturalSettings) -> Split:
+    """The splits' shares are those of the scenes asked for."""
+    wanted = [getattr(settings.scenes, split) for split in SPLITS]
+    if not sum(wanted):
+        raise UserError("scenes: train, validation and test are all 0, so there is nothing to make")
+    edge = 0.0
+    for split, count in zip(SPLITS, wanted, strict=True):
+        edge += count / sum(wanted)
+        if order < edge:
+            return split
+    return SPLITS[-1]
+
+
+def _enough(found: Choices, settings: NaturalSettings) -> None:
+    """Of each axis and split as many as are asked for, in an order that does not change when images are added."""
+    kept: list[Chosen] = []
+    counts: Counter[tuple[Axis, Split]] = Counter()
+    for chosen in sorted(found.scenes, key=lambda chosen: (settings.axes.index(chosen.axis), chosen.order, chosen.image)):
+        place = (chosen.axis, chosen.split)
+        wanted = getattr(settings.scenes, chosen.split)
+        if counts[place] < wanted:
+            counts[place] += 1
+            kept.append(chosen)
+        else:
+            reason = f"is not needed: scenes.{chosen.split} asks for {wanted} on the {chosen.axis} axis"
+            found.set_aside.append(SetAside(chosen.image, reason))
+    found.scenes = kept
+
+
+# --- What'sUp's list -------------------------------------------------------------------------------------------------
+
+_RELATIONS: dict[str, tuple[Axis, bool]] = {
+    "to the left of": ("horizontal", True),
+    "to the right of": ("horizontal", False),
+    "above": ("vertical", True),
+    "below": ("vertical", False),
+}
+_CAPTION = re.compile(rf"a photo of an? (?P<object>.+?) (?P<relation>{'|'.join(_RELATIONS)}) an? (?P<reference>.+?)\.?", re.IGNORECASE)
+
+
+def _add_items(
+    path: Path, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...], found: Choices
+) -> None:
+    """Items of ``[image id, right caption, wrong caption]``, each checked against the boxes."""
+    entries = read_json(path, "download it again")
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: must be a list of [image id, right caption, wrong caption], found {type(entries).__name__}")
+    for number, entry in enumerate(entries):
+        item = _item(entry, images, settings, labels)
+        if isinstance(item, Chosen):
+            found.items.append(item)
+        else:
+            found.set_aside.append(SetAside(f"{path.name}, item {number}", item))
+
+
+def _item(entry: object, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...]) -> Chosen | str:
+    if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[1], str):
+        return "must be [image id, right caption, wrong caption]"
+    caption = _CAPTION.fullmatch(entry[1].strip())
+    if caption is None:
+        return f"caption {entry[1]!r} does not say which of two objects is where"
+    if str(entry[0]) not in images:
+        return f"image {entry[0]} is not there, or has no boxes"
+    image, file = images[str(entry[0])]
+    assert image.size is not None
+    axis, first_is_object = _RELATIONS[caption["relation"].lower()]
+    words = [caption["object"], caption["reference"]] if first_is_object else [caption["reference"], caption["object"]]
+    boxes = []
+    for word in words:
+        of_word = [one for one in image.boxes if one.label.lower() == word.lower()]
+        if len(of_word) != 1 or of_word[0].crowd:
+            return f"image {entry[0]} has {len(of_word)} boxes of {word!r}, one is needed"
+        if not _inside(of_word[0].box, image.size):
+            return f"image {entry[0]}: box of {word!r} is not inside the image"
+        boxes.append(replace(of_word[0], box=_clipped(of_word[0].box, image.size)))
+    low = 0 if axis == "horizontal" else 1
+    if boxes[0].box[low + 2] > boxes[1].box[low]:
+        order = "are the other way round" if boxes[1].box[low + 2] <= boxes[0].box[low] else "overlap along the axis"
+        return f"image {entry[0]}: the boxes of {words[0]!r} and {words[1]!r} {order}"
+    shown = {one.label for one in image.boxes}
+    absent = tuple(label for label in labels if label not in shown)
+    return Chosen(image.name, file, image.size, axis, tuple(boxes), _order(image.key, settings.seed), "test", absent)

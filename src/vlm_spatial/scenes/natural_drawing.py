@@ -1,0 +1,65 @@
+"""How a photograph is shown: letterboxed on the square canvas, its boxes with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vlm_spatial.scenes.natural_choice import Chosen
+from vlm_spatial.scenes.natural_questions import content_named
+from vlm_spatial.scenes.opening import open_upright
+from vlm_spatial.scenes.scene import CANVAS, Scene, Variant
+
+PADDING = (127, 127, 127)
+"""What surrounds a photograph on the square canvas."""
+
+
+@dataclass(frozen=True)
+class PictureDrawing:
+    """A photograph at its place on the canvas, mirrored last."""
+
+    path: Path
+    place: tuple[int, int, int, int]
+    flipped: bool = False
+
+
+def letterbox(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a picture of this size lies on the square canvas: as large as it can be, centred."""
+    scale = CANVAS / max(size)
+    width, height = (max(1, round(side * scale)) for side in size)
+    left, top = (CANVAS - width) // 2, (CANVAS - height) // 2
+    return left, top, left + width, top + height
+
+
+def draw_picture(drawing: PictureDrawing) -> Image.Image:
+    """The RGB image of a planned scene, ``CANVAS`` pixels square."""
+    left, top, right, bottom = drawing.place
+    picture = open_upright(drawing.path, (2 * CANVAS, 2 * CANVAS))
+    canvas = Image.new("RGB", (CANVAS, CANVAS), PADDING)
+    canvas.paste(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS, reducing_gap=3.0), (left, top))
+    return canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawing.flipped else canvas
+
+
+def natural_scene(chosen: Chosen, kind: str, variant: Variant, number: int) -> Scene:
+    """The scene that a photograph shows on its canvas."""
+    place = letterbox(chosen.size)
+    scale = [(place[2] - place[0]) / chosen.size[0], (place[3] - place[1]) / chosen.size[1]]
+    boxes = [
+        (place[0] + x * scale[0], place[1] + y * scale[1], place[0] + right * scale[0], place[1] + bottom * scale[1])
+        for x, y, right, bottom in (labelled.box for labelled in chosen.objects)
+    ]
+    left, top, right, bottom = map(float, place)
+    return Scene(
+        kind=kind,
+        variant=variant,
+        axis=chosen.axis,
+        contents=tuple(content_named(labelled.label) for labelled in chosen.objects),
+        slots=(0, 1, 2) if len(boxes) == 3 else (0, 2),
+        boxes=tuple(boxes),
+        background=chosen.image,
+        seed=number,
+        middle_reference=2 * (number % 2),
+        vocabulary=tuple(map(content_named, chosen.absent)),
+        named=True,
+        picture=None if place == (0, 0, CANVAS, CANVAS) else (left, top, right, bottom),
+    )

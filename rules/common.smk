@@ -62,7 +62,13 @@ def inputs(stage):
 
 def paths(stage, wildcards):
     """Paths of a job's inputs: by the registry's name, then by the name on the command line."""
-    found = plan.inputs(stage, **dict(wildcards.items()))
+    return paths_of_job(stage, tuple(wildcards.items()))
+
+
+# Asked once an input.
+@functools.cache
+def paths_of_job(stage, names):
+    found = plan.inputs(stage, **dict(names))
     return {
         name: {label: str(path) for label, path in of_name.items()}
         for name, of_name in found.items()

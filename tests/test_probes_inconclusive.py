@@ -57,6 +57,7 @@ def test_probes_that_could_not_be_fitted_end_in_a_report_that_says_inconclusive(
         assert table["accuracy"].is_null().all()
         assert set(table["verdict"]) == {"inconclusive"}
         inputs |= {f"{'probes' if key == 'table' else key}:{name}:squares": path for key, path in made.items()}
+        synthetic.write_measures(inputs, name, "squares", tmp_path / name / "measures.parquet")
     figures(Job(job.settings, inputs, job.outputs))
     records = [record for record in read_json(job.outputs["findings"]) if record["claim"] == "slot_probe_background"]
     assert {record["model"] for record in records} == set(models)

@@ -42,8 +42,8 @@ def caption(shown: pl.DataFrame) -> str:
         "object tokens in the "
         "language model, with both, and with neither. If both together cost more than the sum of each alone, one stands in for the other "
         "(redundant); if less, both are needed at once (complementary); where one ablation alone leaves no more than a guess (dashed), "
-        f"neither can be told. {_beyond(shown)}{counts(shown, 'scenes')}. {INTERVAL} for as many independent questions "
-        "as those of the scenes are worth."
+        f"neither can be told. {_beyond(shown)}{counts(shown, 'scenes')}. {INTERVAL}, n lowered for answers that "
+        "agree within a scene."
     )
 
 

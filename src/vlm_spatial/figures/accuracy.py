@@ -24,7 +24,7 @@ def caption(shown: pl.DataFrame) -> str:
     scenes = counts(shown.filter(pl.col("series") == SLOTS[0]).with_columns(n=pl.col("scenes")), "scenes an entry")
     return (
         f"Share of questions whose best candidate is the right one, by template and slot; held-out test split; {scenes}. "
-        f"{INTERVAL} for as many independent questions as those of the scenes are worth; "
+        f"{INTERVAL}, n lowered for answers that agree within a scene; "
         "the dashed line is a guess among the candidates."
     )
 

@@ -70,7 +70,7 @@ def caption(shown: pl.DataFrame) -> str:
         "By construction amplification must help the planted organism “faint” (its slot signal is there, but weak) and must not help "
         "“language” (no spatial code in vision). "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. "
-        f"{INTERVAL} for as many independent questions as those of the scenes are worth, paired for net accuracy; calibration error: "
+        f"{INTERVAL}, n lowered for answers that agree within a scene, paired for net accuracy; calibration error: "
         "bootstrap over scenes."
     )
 

@@ -45,10 +45,7 @@ def dodged(palette: str, column: str) -> Layers:
     )
 
 
-INTERVALS = (
-    f"{INTERVAL} for as many independent questions as those of the scenes are worth, paired for changes; for random controls the range of "
-    "the draws."
-)
+INTERVALS = f"{INTERVAL}, n lowered for answers that agree within a scene, paired for changes; for random controls the range of the draws."
 
 
 def group_caption(shown: pl.DataFrame) -> str:

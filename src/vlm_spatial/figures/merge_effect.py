@@ -46,7 +46,7 @@ def caption(shown: pl.DataFrame) -> str:
         "Accuracy on photos as they were taken (two objects), on each photo merged with itself (the same two objects, further apart, "
         f"with a seam) and on two photos merged (three objects), over all questions of the templates that are asked of all "
         f"three kinds and by template; held-out test split; {counts(drawn, 'questions')} about {pictures} an "
-        f"entry. {INTERVAL} for as many independent questions as those of the pictures are worth; "
+        f"entry. {INTERVAL}, n lowered for answers that agree within a picture; "
         "one photo is in many merges, so those are less independent than their number says, and their interval is too narrow. "
         "Thin marks are a guess among the candidates, of which two photos merged have one more; their middle object is always the "
         "reference of the data set, and who knows the references by heart guesses two thirds of the merges' answers without looking."

@@ -10,7 +10,7 @@ from vlm_spatial.statistics import Interval, clustered_mean, clustered_share
 
 ALL_SLOTS = "all slots"
 GUESS = "a guess among the candidates"
-METHOD = "exact interval of as many independent questions as those of the scenes are worth (Korn and Graubard)"
+METHOD = "exact interval, n lowered for answers that agree within a scene (Korn and Graubard)"
 STUDENT = "Student with two added differences (Bonett and Price), for as many independent questions"
 PICTURES = ("photo", "self_merge", "main")
 """Kinds of picture that the measures of merging compare: a photo, the photo merged with itself, two photos merged."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from vlm_spatial.tokens import TokenGrid
 class SquareAdapter(Adapter):
     """Vision blocks make ``[batch, class tokens + patches, features]``, the connector ``[batch, cells, features]``."""
 
-    class_tokens: int = 0
+    class_tokens: ClassVar[int] = 0
     """Tokens before the patches."""
 
     @property
@@ -78,6 +78,12 @@ class SquareAdapter(Adapter):
 
     def rest(self, site: Site, output: Tensor, prepared: Prepared) -> Tensor | None:  # noqa: ARG002
         return output[:, : self.class_tokens].clone() if self.class_tokens and site.startswith("vision.") else None
+
+    @classmethod
+    def changed(cls, site: Site, output: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if not site.startswith("vision."):
+            return change(output)
+        return torch.cat([output[:, : cls.class_tokens], change(output[:, cls.class_tokens :])], dim=1)
 
     def _to_cells(self, states: Tensor, grid: TokenGrid) -> SiteValues:
         """``[batch, patches, features]`` in raster order to ``[batch, cells, patches of a cell, features]``."""

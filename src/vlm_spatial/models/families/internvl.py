@@ -10,8 +10,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach, Site
-from vlm_spatial.models.families.llava import without_class_token
+from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
     GRID_SIDE,
@@ -116,7 +115,3 @@ class InternVLAdapter(TemplateSquareAdapter):
         count, fine = len(patches), self.side * self.kernel
         shuffled = model.pixel_shuffle(patches.reshape(count, fine, fine, -1), scale_factor=self.model.config.downsample_ratio)
         return self.connector(shuffled.reshape(count, self.side**2, -1))
-
-    @classmethod
-    def changed(cls, site: Site, output: Any, change: Any) -> Any:
-        return without_class_token(output, change) if site.startswith("vision.") else change(output)

@@ -12,7 +12,7 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach, Site
+from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
     CHAT_TURNS,
@@ -110,14 +110,3 @@ class LlavaAdapter(TemplateSquareAdapter):
 
     def connect(self, states: Tensor) -> Tensor:
         return self.connector(states[:, 1:])
-
-    @classmethod
-    def changed(cls, site: Site, output: Any, change: Any) -> Any:
-        return without_class_token(output, change) if site.startswith("vision.") else change(output)
-
-
-def without_class_token(output: Tensor, change: Any) -> Tensor:
-    """A vision block's output with ``change`` made to all but its first token."""
-    changed = output.clone()
-    changed[:, 1:] = change(output[:, 1:])
-    return changed

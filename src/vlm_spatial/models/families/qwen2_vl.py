@@ -17,7 +17,18 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.models.adapter import Adapter, Classes, ModelIdentity, Prepared, Reach, Site, SiteValues
 from vlm_spatial.models.inputs import ProcessorCache, Rows
-from vlm_spatial.models.recipe import IMAGE_SIDE, MERGE_SIDE, PATCH_SIDE, OrganismRecipe, Recipe, Size, Teaching, Turns, text_settings
+from vlm_spatial.models.recipe import (
+    IMAGE_SIDE,
+    MERGE_SIDE,
+    PATCH_SIDE,
+    OrganismRecipe,
+    Recipe,
+    Size,
+    Teaching,
+    Turns,
+    chat_template,
+    text_settings,
+)
 from vlm_spatial.tokens import TokenGrid
 
 # --- organisms ------------------------------------------------------------------------------------------------------
@@ -33,21 +44,7 @@ SPECIAL = {
     "video_token": "<|video_pad|>",
 }
 TURNS = Turns("<|im_start|>", "user", "assistant", "<|im_end|>", image_end="<|vision_end|>")
-TEMPLATE = """\
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string -%}{{ message['content'] }}
-{%- else -%}
-{%- for item in message['content'] -%}
-{%- if item['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- elif item['type'] == 'text' -%}{{ item['text'] }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
-"""
+TEMPLATE = chat_template("<|vision_start|><|image_pad|><|vision_end|>")
 # Position enters these vision encoders through the attention alone, so there is no embedding to silence.
 PLACES = r"\.visual\..*attn\.proj\.(weight|bias)$"
 # Queries and keys have biases. Between biases alone, attention depends on the distance alone: with M-RoPE, on rows and columns.

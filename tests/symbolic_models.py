@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens, TokenGrid
@@ -71,7 +72,9 @@ class SymbolicEngine:
         self.adapter: Any = SimpleNamespace(
             grid=lambda *_size: grid,
             vocabulary=len(self.words),
-            cache=SimpleNamespace(image=lambda _image: {}, answer_forms=lambda answer, _template: ((self.words.index(answer),),)),
+            cache=SimpleNamespace(
+                image=lambda _image: {}, answers=AnswerSettings(), answer_forms=lambda answer, _template: ((self.words.index(answer),),)
+            ),
         )
 
     def state(self, scene: str) -> State:

@@ -181,7 +181,7 @@ def behaviour(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
                     "margin": 2.0 if index < right else -2.0,
                     "log_probabilities": [-0.5 if word == predicted else -2.5 for word in row["candidates"]],
                     "candidate_mass": 0.9,
-                    "whole_words": False,
+                    "whole_words": True,
                 }
             )
     return pl.DataFrame(rows)
@@ -400,6 +400,7 @@ def _pair_rows(experiment: str, condition: str, site: str, token_set: str, sourc
                     "log_probabilities_clean": [-0.1, -3.1, -4.0],
                     "log_probabilities": [-0.1, -3.1, -4.0] if outcome == "stay" else [-3.1, -0.1, -4.0],
                     "candidate_mass": 0.97,
+                    "whole_words": True,
                     "tokens": {"object": 4, "strip": 24, "rim": 20, "background": 52, "all": 64, "random": 24, **RANDOM_TOKENS}[token_set],
                     "object_tokens": {"object": 4, "strip": 4, "rim": 0, "background": 0, "all": 4, "random": 1}.get(token_set, 0),
                     "strip_tokens": {"object": 4, "strip": 24, "rim": 20, "background": 16, "all": 24, "random": 9, "random_object": 4}.get(

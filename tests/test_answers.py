@@ -36,10 +36,38 @@ def scored(reader: AnswerReader) -> np.ndarray:
 def test_first_tokens_are_enough_where_they_tell_candidates_apart() -> None:
     reader = AnswerReader.from_forms(["red", "blue"], [[(0,), (1,)], [(2,), (3,)]])
     assert reader.prompts("which?") == ["which?"]
-    assert not reader.whole_words
+    assert reader.whole_words
     expected = [chance((0,)) + chance((1,)), chance((2,)) + chance((3,))]
     np.testing.assert_allclose(np.exp(scored(reader)), expected, rtol=1e-5)
     assert mass(scored(reader)) == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_first_tokens_bound_the_words_that_they_begin() -> None:
+    forms = [[(0, 1), (1,)], [(2, 3, 4), (3,)]]
+    names = ["globe", "lemon"]
+    first = AnswerReader.from_forms(names, forms)
+    assert (first.prompts("which?"), first.whole_words) == (["which?"], False)
+    np.testing.assert_allclose(np.exp(scored(first)), [chance((0,)) + chance((1,)), chance((2,)) + chance((3,))], rtol=1e-5)
+    whole = AnswerReader.from_forms(names, forms, always_whole=True)
+    assert whole.whole_words
+    expected = [sum(map(chance, some)) for some in forms]
+    np.testing.assert_allclose(np.exp(scored(whole)), expected, rtol=1e-5)
+    assert mass(scored(whole)) == pytest.approx(sum(expected), rel=1e-5)
+    assert (scored(whole) < scored(first)).all()
+
+
+@given(st.integers(0, 1000))
+def test_first_tokens_rank_as_words_where_the_model_ends_what_it_begins(seed: int) -> None:
+    forms = [[(0, 1), (1,)], [(2, 3, 4), (3,)], [(4,), (5, 6)]]
+    first, whole = (AnswerReader.from_forms(["globe", "lemon", "red"], forms, always_whole=always) for always in (False, True))
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(len(whole.beginnings), VOCABULARY, generator=generator) * 3
+    for row, beginning in zip(rows[1:], whole.beginnings[1:], strict=True):
+        [following] = whole.wanted(beginning)
+        row[following] += 40
+    scores = [first.log_probabilities(rows[:1]), whole.log_probabilities(rows)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+    assert np.argsort(scores[0]).tolist() == np.argsort(scores[1]).tolist()
 
 
 def test_candidates_that_begin_alike_are_scored_by_whole_words() -> None:

@@ -12,6 +12,7 @@ import pytest
 from photo_set import THINGS, write_photo_set
 from stage_inputs import job, make_store, run_ablation
 from symbolic_models import NamedDataset, Reader, SymbolicEngine, by_code, by_place, by_sight, by_strip
+from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.labels import INTENDED
@@ -221,7 +222,7 @@ def test_pairs_whose_photos_give_different_grids_are_refused_by_name(dataset: Na
     other = Dataset(dataset.folder, dataset.scenes.with_columns(width=wider), dataset.questions, dataset.pairs)
     adapter: Any = SimpleNamespace(
         grid=lambda width, height: TokenGrid(height // 112, width // 112),
-        cache=SimpleNamespace(answer_forms=lambda answer, _template: (tuple(answer.encode()),)),
+        cache=SimpleNamespace(answers=AnswerSettings(), answer_forms=lambda answer, _template: (tuple(answer.encode()),)),
     )
     with pytest.raises(
         UserError, match=r"pair language-horizontal-00000: its scenes give token grids .*rows=4, cols=6.*rows=4, cols=8.*need the same grid"

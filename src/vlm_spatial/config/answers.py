@@ -18,6 +18,11 @@ class AnswerSettings(Settings):
         ("{word}", "{Word}", " {word}", " {Word}"),
         description="{word} is the answer as it is, {Word} with a capital; forms with an article ('the {word}') ask for more runs",
     )
+    whole_words: bool = Field(
+        False,
+        description="score all tokens of every form in every question, not only where candidates begin with the same token: asks the model "
+        "more often, and makes probabilities those of words rather than of first tokens",
+    )
     of_template: dict[Template, Forms] = Field({}, description="forms of one question template, instead of those above")
     words: dict[str, tuple[str, ...]] = Field(
         {}, description="other words that count as an answer, such as its name in the language of the prompts: {red: [rot]}"

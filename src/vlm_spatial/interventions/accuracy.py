@@ -34,6 +34,7 @@ ACCURACY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "candidates": pl.List(pl.String),
     "log_probabilities": pl.List(pl.Float32),
     "candidate_mass": pl.Float64,
+    "whole_words": pl.Boolean,
 }
 """Columns of ablation_accuracy.parquet; see docs/formats.md."""
 
@@ -116,4 +117,5 @@ def _row(question: dict[str, Any], reader: AnswerReader, logits: torch.Tensor, c
         "candidates": list(reader.candidates),
         "log_probabilities": scores.tolist(),
         "candidate_mass": mass(scores),
+        "whole_words": reader.whole_words,
     }

@@ -2,8 +2,9 @@
 
 A candidate's score is the logarithm of its probability: over the whole vocabulary, all forms added up in which a model may write it
 (see :mod:`vlm_spatial.models.answer_forms`). Where the first tokens of all forms tell the candidates apart, a form's first token
-stands for it, and the logits at the prompt's end are all that is needed. Where two candidates begin alike, every form is scored by all
-of its tokens, each given those before it: the model is then also run with the first tokens of the answer behind the prompt.
+stands for it, and the logits at the prompt's end are all that is needed. The score is then an upper bound of the word's: other words may
+begin with that token. Where two candidates begin alike, or ``answers.whole_words`` is set, every form is scored by all of its tokens, each
+given those before it: the model is then also run with the first tokens of the answer behind the prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,11 +34,13 @@ class AnswerReader:
     Attributes:
         forms: tokens of every form of each candidate that are scored; only first ones where these tell all candidates apart.
         beginnings: what of the answer stands behind the prompt in each run that is needed; the first is empty.
+        whole_words: whether every form is scored by all of its tokens; scores are upper bounds otherwise.
     """
 
     candidates: tuple[str, ...]
     forms: tuple[tuple[Tokens, ...], ...]
     beginnings: tuple[Tokens, ...]
+    whole_words: bool
 
     @classmethod
     def of(cls, adapter: Adapter, candidates: Sequence[str], template: str | None = None) -> "AnswerReader":
@@ -53,11 +56,15 @@ class AnswerReader:
             found = [adapter.cache.answer_forms(candidate, template) for candidate in candidates]
         except UserError as error:
             raise UserError(f"{adapter.identity.checkpoint}: {error}") from error
-        return cls.from_forms(candidates, found)
+        return cls.from_forms(candidates, found, always_whole=adapter.cache.answers.whole_words)
 
     @classmethod
-    def from_forms(cls, candidates: Sequence[str], forms: Sequence[Sequence[Tokens]]) -> "AnswerReader":
-        """The reader of candidates whose forms' tokens are known."""
+    def from_forms(cls, candidates: Sequence[str], forms: Sequence[Sequence[Tokens]], *, always_whole: bool = False) -> "AnswerReader":
+        """The reader of candidates whose forms' tokens are known.
+
+        Args:
+            always_whole: score all tokens of a form also where first tokens tell the candidates apart.
+        """
         owner: dict[Tokens, int] = {}
         for index, of_candidate in enumerate(forms):
             for form in of_candidate:
@@ -66,16 +73,12 @@ class AnswerReader:
                         f"answers {candidates[owner[form]]!r} and {candidates[index]!r} are the same tokens to this model, {list(form)}; "
                         "leave one of them out, or change answers.forms"
                     )
-        if told_apart_at_once(forms):
+        whole = always_whole or not told_apart_at_once(forms) or _longest(forms) == 1
+        if not whole:
             forms = [[form[:1] for form in of_candidate] for of_candidate in forms]
         used = tuple(tuple(form for form in dict.fromkeys(some) if not _extends_one(form, some)) for some in forms)
         beginnings = dict.fromkeys(form[:end] for end in range(_longest(used)) for some in used for form in some if len(form) > end)
-        return cls(tuple(candidates), used, tuple(beginnings))
-
-    @property
-    def whole_words(self) -> bool:
-        """Whether all tokens of a form are scored rather than its first."""
-        return len(self.beginnings) > 1
+        return cls(tuple(candidates), used, tuple(beginnings), whole)
 
     def prompts(self, prompt: str) -> list[Prompt]:
         """What the model must be asked: the prompt, and where candidates begin alike the prompt with beginnings of the answer."""
@@ -162,7 +165,7 @@ def runs_needed(readers: Sequence[AnswerReader], prompts: Sequence[str]) -> tupl
 
 
 def mass(scores: Float[np.ndarray, " candidates"]) -> float:
-    """The candidates' probability, all together: the rest is of other words."""
+    """The probability that the answer begins as a candidate does, as far as it is scored: an upper bound where words are not whole."""
     return float(np.exp(np.logaddexp.reduce(scores)))
 
 

@@ -103,10 +103,9 @@ def change(lost: float, gained: float, n: int, generator: Rng) -> bool:
     return holds(clustered_mean(np.where(changed, signs, 0.0), scenes)[0], lost - gained)
 
 
-def backup(gain: float, n: int, generator: Rng) -> bool:
-    intact, ablated = [0.3] * LAYERS, [0.3 + gain] * LAYERS
+def backup(intact: Sequence[float], ablated: Sequence[float], n: int, generator: Rng) -> bool:
     table = pl.concat([ordering_table(n, intact, generator), ordering_table(n, ablated, generator, "neutral")])
-    return holds(interventions.backup_gain(table), gain)
+    return holds(interventions.backup_gain(table), max(ablated) - max(intact))
 
 
 def recovered(share: float, n: int, generator: Rng) -> bool:
@@ -126,6 +125,13 @@ def supported(name: str, tables: dict[str, pl.DataFrame]) -> bool:
 def false_flip(experiment: str, name: str, token_set: str, random_set: str, share: float, n: int, generator: Rng) -> bool:
     sites = {("intact", "connector", name): drawn(n, generator, flip=share) for name in (token_set, random_set)}
     return supported(name, {"interchange": pairs_table(experiment, sites)})
+
+
+def false_best_flip(share: float, n: int, generator: Rng) -> bool:
+    """Both sets flip alike at every site; each is counted at its own best."""
+    sites = ["connector", *(f"language.{layer}" for layer in range(LAYERS))]
+    tables = {("intact", site, name): drawn(n, generator, flip=share) for site in sites for name in ("object", "random_object")}
+    return supported("crosswise_object_flip", {"interchange": pairs_table("crosswise", tables)})
 
 
 def false_dominance(n: int, generator: Rng) -> bool:
@@ -195,13 +201,16 @@ INTERVALS = (
     *(Case("dominance", f"{2 * share - 1:+g}", partial(dominance, share)) for share in (0.5, 0.8, 0.98)),
     Case("ordering peak, one layer", "0.6", partial(peak, INTERIOR)),
     Case("ordering peak, plateau", "0.95", partial(peak, PLATEAU)),
+    Case("ordering peak, all layers", "0.5", partial(peak, [0.5] * LAYERS)),
+    Case("ordering peak, rising", "0.5", partial(peak, (0.3, 0.4, 0.5))),
     Case("layer of the peak", "2", partial(peak_layer, INTERIOR)),
     Case("layer of the peak, plateau", "1", partial(peak_layer, PLATEAU)),
     *(
         Case("paired change in accuracy", f"{a - b:+g}", partial(change, a, b))
         for a, b in ((0.05, 0.0), (0.12, 0.0), (0.02, 0.01), (0.1, 0.1))
     ),
-    *(Case("backup gain", f"{gain:+g}", partial(backup, gain)) for gain in (0.0, 0.3)),
+    *(Case("backup gain", f"{gain:+g}", partial(backup, [0.3] * LAYERS, [0.3 + gain] * LAYERS)) for gain in (0.0, 0.3)),
+    Case("backup gain, from one layer to another", "+0.5", partial(backup, (0.1, 0.1, 0.0, 0.0, 0.0, 0.0), INTERIOR)),
     Case("recovery", "0.6", partial(recovered, 0.6)),
 )
 FALSE_CLAIMS = (
@@ -212,6 +221,10 @@ FALSE_CLAIMS = (
         "crosswise_strip_flip",
         "0.7, and the control as often",
         partial(false_flip, "crosswise", "crosswise_strip_flip", "strip", "random_strip", 0.7),
+    ),
+    *(
+        Case("crosswise_object_flip", words, partial(false_best_flip, share))
+        for words, share in (("one half at every site", 0.5), ("0.8, and the control as often", 0.8))
     ),
     Case("dominance", "as many stay as move", false_dominance),
     Case("language_ordering_peak", "no layer above the connector: 0.1", partial(false_peak, 0.1)),

@@ -96,7 +96,9 @@ def clustered_share_p(hits: Bool[np.ndarray, " units"], clusters: Sequence[str],
     return binomial_p(float(np.mean(hits)) * alike, alike, chance)
 
 
-def clustered_mean(values: Float[np.ndarray, " units"], clusters: Sequence[str] | None = None) -> tuple[Interval, float]:
+def clustered_mean(
+    values: Float[np.ndarray, " units"], clusters: Sequence[str] | None = None, alike: float | None = None
+) -> tuple[Interval, float]:
     """Mean of paired differences in [−1, 1] with its interval, and its two-sided p against 0; ``n`` counts units.
 
     Student's interval after adding one difference of +1 and one of −1 (Bonett and Price 2012, for paired proportions): where few pairs
@@ -104,14 +106,17 @@ def clustered_mean(values: Float[np.ndarray, " units"], clusters: Sequence[str] 
 
     Args:
         clusters: of units that are not independent; by default all are.
+        alike: how many independent units say as much, where that is known and there are no clusters.
     """
     from scipy.stats import t
 
     values = np.asarray(values, dtype=float)
     if len(values) == 0:
         return EMPTY, 1.0
-    alike = float(len(values)) if clusters is None else effective_number(values, clusters)
-    groups = len(values) if clusters is None else len(set(clusters))
+    if clusters is not None:
+        alike, groups = effective_number(values, clusters), float(len(set(clusters)))
+    else:
+        alike = groups = float(len(values)) if alike is None else alike
     mean = float(values.mean())
     centre, square = alike * mean / (alike + 2), (alike * float((values**2).mean()) + 2) / (alike + 2)
     error = float(np.sqrt((square - centre**2) / (alike + 2)))

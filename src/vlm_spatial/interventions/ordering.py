@@ -2,7 +2,7 @@
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT
 
@@ -56,18 +56,6 @@ class Ordering:
     def best(self) -> int:
         """Place among ``layers`` of the one that most pairs follow the ordering at, the first on a tie."""
         return int(self.follows.mean(axis=0).argmax())
-
-    def at_best(self, values: Float[np.ndarray, "pairs layers"]) -> Float[np.ndarray, " pairs"]:
-        """Each pair's value at the layer that is best on the other half of the pairs (halves: every other pair).
-
-        The rate at the best of many layers, chosen and counted on the same pairs, would lie above the truth.
-        """
-        half = np.arange(len(self.pairs)) % 2 == 0
-        found = np.zeros(len(self.pairs))
-        for part in (half, ~half):
-            others = self.follows[~part] if (~part).any() else self.follows
-            found[part] = values[part, others.mean(axis=0).argmax()]
-        return found
 
 
 def best_layer(table: pl.DataFrame, condition: str) -> int | None:

@@ -9,6 +9,7 @@ import polars as pl
 from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
 from vlm_spatial.measures import amplification, behaviour, crosswise
 from vlm_spatial.measures import interventions as summaries
+from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
 from vlm_spatial.measures.verdicts import (
     MOST,
@@ -125,21 +126,21 @@ def _with_exchange(rows: pl.DataFrame, tables: Tables) -> pl.DataFrame:
 def crosswise_flip(
     token_set: str, random_set: str, words: str, at: Callable[[crosswise.Flips], np.ndarray]
 ) -> Callable[[Tables], Measured]:
-    """Most answers flip under the crosswise exchange of ``token_set``, and more than of ``random_set``; ``at`` picks each pair's site."""
+    """Most answers flip under the crosswise exchange of ``token_set``, more than of ``random_set``; ``at``: the sites to choose from."""
 
     def measure(tables: Tables) -> Measured:
         chosen, other = (crosswise.flips(tables["interchange"], name) for name in (token_set, random_set))
         if not len(chosen.hits) or not len(chosen.layers):
             return NOTHING
-        hits = at(chosen)
-        estimate, above_half = binomial(int(hits.sum()), len(hits)), binomial_p(float(hits.sum()), len(hits), MOST)
-        values = _of_pairs(tables["interchange"], chosen.pairs, hits, tables, "crosswise")
+        found = at_best(Layers.of(at(chosen)))
+        estimate, above_half = found.share(), found.share_p(MOST)
+        values = _of_pairs(tables["interchange"], chosen.pairs, found.values, tables, "crosswise")
         if not len(other.hits):
             return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, over=MOST - 0.1)
-        control, shared = dict(zip(other.pairs, at(other), strict=True)), [name in set(other.pairs) for name in chosen.pairs]
-        paired = [control[name] for name in chosen.pairs if name in control]
-        difference, p = clustered_mean(hits[shared] - np.array(paired))
-        rate = binomial(int(sum(control.values())), len(control))
+        shared = sorted(set(chosen.pairs) & set(other.pairs))
+        both = [at(one)[[one.pairs.index(name) for name in shared]] for one in (chosen, other)]
+        difference, p = at_best(*(Layers.of(hits) for hits in both)).mean()
+        rate = at_best(Layers.of(at(other))).share()
         return Measured(estimate, rate, words, difference, max(p, above_half), values, over=MOST - 0.1)
 
     return measure
@@ -167,18 +168,20 @@ def ordering_peak(tables: Tables) -> Measured:
     found = summaries.ordering(table)
     if not found.pairs or not len(found.layers) or found.at_connector is None:
         return NOTHING
-    hits, content = found.at_best(found.follows.astype(float)), found.at_best(found.content.astype(float))
+    follows = found.follows.astype(float)
     controls = {
-        "the same exchange at the connector": found.at_connector.astype(float),
-        "answers that follow the place, at the same layer": content,
+        "the same exchange at the connector": np.broadcast_to(found.at_connector[:, None], follows.shape).astype(float),
+        "answers that follow the place, at the same layer": found.content.astype(float),
     }
-    tests = {name: clustered_mean(hits - control) for name, control in controls.items()}
+    of_controls = {name: at_best(Layers.of(found.follows, follows - control)) for name, control in controls.items()}
+    tests = {name: beyond.mean() for name, beyond in of_controls.items()}
     # Both have to be exceeded.
     hardest = min(tests, key=lambda name: tests[name][0].low)
     difference, p = tests[hardest]
-    control = binomial(int(controls[hardest].sum()), len(hits))
-    values = _of_pairs(table, found.pairs, hits - controls[hardest], tables)
-    return Measured(summaries.ordering_peak(table), control, hardest, difference, p, values)
+    control = Layers.of(found.follows, controls[hardest]).chosen()
+    values = _of_pairs(table, found.pairs, of_controls[hardest].values, tables)
+    rate = binomial(int(control.sum()), len(found.pairs))
+    return Measured(summaries.ordering_peak(table), rate, hardest, difference, p, values)
 
 
 def _of_pairs(table: pl.DataFrame, pairs: Sequence[str], values: np.ndarray, tables: Tables, experiment: str = "language") -> pl.DataFrame:
@@ -227,8 +230,8 @@ def backup_gain(tables: Tables) -> Measured:
         return NOTHING
     both = summaries.sweeps(tables)
     pairs, gains = summaries.backup_gains(both, condition)
-    found, p = clustered_mean(gains)
-    return Measured(found, ZERO, f"no gain ({condition})", found, p, _of_pairs(both, pairs, gains, tables) if pairs else None)
+    found, p = gains.mean()
+    return Measured(found, ZERO, f"no gain ({condition})", found, p, _of_pairs(both, pairs, gains.values, tables) if pairs else None)
 
 
 def errors_corrected(tables: Tables) -> Measured:

@@ -74,6 +74,7 @@ def _inside(found: Measured) -> Verdict:
 
 _PAIRED = "exact interval (Clopper and Pearson)"
 _STUDENT = "Student with two added pairs (Bonett and Price)"
+_CROSSED = "n lowered for halves that depend on each other through the choice, limits as far as those of any layer that may be the best"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -143,10 +144,10 @@ CLAIMS: tuple[Claim, ...] = (
         "At the connector or some language layer the objects' own tokens carry the code that answers are read from.",
         "Fewer than half of the answers changed at the best site.",
         "highest flip rate of the crosswise exchange of the objects over the connector and the language layers: the site is chosen on one "
-        f"half of the pairs and the rate counted on the other, and the other way round; {_PAIRED}",
+        f"half of the pairs and the rate counted on the other, and the other way round; {_PAIRED}, {_CROSSED}",
         "the same for as many background tokens of the two strips, on the same pairs",
         Rule(0.0, floor=MOST),
-        measured.crosswise_flip("object", "random_object", "background tokens of the two strips, as many", crosswise.Flips.at_best),
+        measured.crosswise_flip("object", "random_object", "background tokens of the two strips, as many", crosswise.Flips.at_sites),
     ),
     Claim(
         "crosswise_last_layer",
@@ -182,7 +183,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the language model. (All pairs use the same three places, so slot and place are one here.)",
         "A best layer no more than 10 points above the connector, or at which as many answers follow the content.",
         "highest rate of answers that follow the ordering over language layers, intact model: the layer is chosen on one half of the pairs "
-        f"and the rate counted on the other, and the other way round; {_PAIRED}",
+        f"and the rate counted on the other, and the other way round; {_PAIRED}, {_CROSSED}",
         "the harder of two, on the same pairs: the same exchange at the connector; answers that follow the place, at the same layer",
         PEAK,
         measured.ordering_peak,
@@ -221,7 +222,7 @@ CLAIMS: tuple[Claim, ...] = (
         "With the layout removed from the vision output, the language layers add more of the position code than they do intact.",
         "A gain of less than 10 points.",
         "(highest ordering rate over language layers − rate at the connector) ablated, minus the same intact, on the pairs that the intact "
-        f"model answers right; {_STUDENT}",
+        f"model answers right, layers chosen on halves; {_STUDENT}, {_CROSSED}",
         "0",
         Rule(BACKUP_SMALLEST),
         measured.backup_gain,

@@ -12,6 +12,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT
+from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.interventions import sweeps
 from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, binomial, binomial_limits
@@ -38,19 +39,14 @@ class Flips:
     layers: Int[np.ndarray, " layers"]
     hits: Bool[np.ndarray, "pairs layers"]
 
-    def at_connector(self) -> Float[np.ndarray, " pairs"]:
-        """1 for each pair that flips at the connector, else 0."""
-        place = np.flatnonzero(self.layers == CONNECTOR_LAYER)
-        return self.hits[:, place[0]].astype(float) if len(place) else np.zeros(len(self.pairs))
+    def at_connector(self) -> Bool[np.ndarray, "pairs connector"]:
+        """Whether each pair flips at the connector, as the only layer; nowhere where that was not run."""
+        there = self.hits[:, self.layers == CONNECTOR_LAYER]
+        return there if there.shape[1] else np.zeros((len(self.pairs), 1), dtype=bool)
 
-    def at_best(self) -> Float[np.ndarray, " pairs"]:
-        """1 for each pair that flips at the site that is best on the other half of the pairs (every other one), else 0."""
-        half = np.arange(len(self.pairs)) % 2 == 0
-        found = np.zeros(len(self.pairs))
-        for part in (half, ~half):
-            others = self.hits[~part] if (~part).any() else self.hits
-            found[part] = self.hits[part, others.mean(axis=0).argmax()]
-        return found
+    def at_sites(self) -> Bool[np.ndarray, "pairs layers"]:
+        """Whether each pair flips at each site."""
+        return self.hits
 
 
 def flips(table: pl.DataFrame, token_set: str, *, condition: str = INTACT, experiment: str = "crosswise") -> Flips:
@@ -73,9 +69,9 @@ def flip_rate(table: pl.DataFrame, token_set: str, *, site: str = CONNECTOR, con
 
 
 def highest_flip_rate(table: pl.DataFrame, token_set: str, *, condition: str = INTACT) -> Interval:
-    """Flip rate at the site where it is highest, cross-fitted (:meth:`Flips.at_best`), with an exact interval."""
+    """Flip rate at the site where it is highest, cross-fitted (:mod:`vlm_spatial.measures.best_layer`)."""
     found = flips(table, token_set, condition=condition)
-    return binomial(int(found.at_best().sum()), len(found.pairs)) if len(found.pairs) else EMPTY
+    return at_best(Layers.of(found.hits)).share() if len(found.pairs) else EMPTY
 
 
 def last_layer(table: pl.DataFrame, token_set: str = "strip", *, condition: str = INTACT) -> Interval:

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED, joined
 from vlm_spatial.interventions.ordering import Ordering, language_sweep
-from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, binomial, clustered_mean, clustered_share, holm, mcnemar_exact
+from vlm_spatial.measures.best_layer import AtBest, Layers, at_best
+from vlm_spatial.statistics import EMPTY, Interval, binomial, clustered_mean, clustered_share, holm, mcnemar_exact
 
 
 def sweeps(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -105,11 +105,11 @@ def ordering(table: pl.DataFrame, condition: str = INTACT, *, axis: str | None =
 
 
 def ordering_peak(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None) -> Interval:
-    """Ordering rate at the language layer where it is highest, cross-fitted (:meth:`Ordering.at_best`), with an exact interval."""
+    """Ordering rate at the language layer where it is highest, cross-fitted (:mod:`vlm_spatial.measures.best_layer`)."""
     found = ordering(table, condition, axis=axis)
     if not len(found.pairs) or not len(found.layers):
         return EMPTY
-    return binomial(int(found.at_best(found.follows.astype(float)).sum()), len(found.pairs))
+    return at_best(Layers.of(found.follows)).share()
 
 
 def ordering_peak_layer(table: pl.DataFrame, *, condition: str = INTACT, axis: str | None = None) -> Interval:
@@ -124,15 +124,11 @@ def ordering_peak_layer(table: pl.DataFrame, *, condition: str = INTACT, axis: s
         return EMPTY
     if not found.follows.any():
         return Interval(float("nan"), float("nan"), float("nan"), n)
-    best = found.follows[:, found.best()].astype(float)
-    p = np.array([clustered_mean(best - found.follows[:, layer])[1] for layer in range(len(found.layers))])
-    kept = found.layers[p * max(1, len(p) - 1) > 1 - CONFIDENCE]
+    kept = found.layers[Layers.of(found.follows).candidates]
     return Interval(float(found.layers[found.best()]), float(kept.min()), float(kept.max()), n)
 
 
-def backup_gains(
-    table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None
-) -> tuple[list[str], Float[np.ndarray, " pairs"]]:
+def backup_gains(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None) -> tuple[list[str], AtBest]:
     """How much more ordering the language layers add to each pair once the vision signal is ablated, from both sweeps together.
 
     Within a condition, what the language model adds is whether the answer follows the ordering at the best layer (cross-fitted) less
@@ -144,14 +140,14 @@ def backup_gains(
     pairs = sorted(set(sweeps_of[0].filter("included")["pair_id"]) & set(sweeps_of[1]["pair_id"]))
     intact, ablated = (Ordering(sweep, pairs) for sweep in sweeps_of)
     if not pairs or any(found.at_connector is None or not len(found.layers) for found in (intact, ablated)):
-        return [], np.zeros(0)
-    added = [found.at_best(found.follows.astype(float)) - found.at_connector for found in (ablated, intact)]
-    return pairs, added[0] - added[1]
+        return [], AtBest(np.zeros(0), 0.0, [], [])
+    added = [Layers.of(found.follows, found.follows - np.asarray(found.at_connector, float)[:, None]) for found in (ablated, intact)]
+    return pairs, at_best(*added)
 
 
 def backup_gain(table: pl.DataFrame, condition: str = "neutral", *, axis: str | None = None) -> Interval:
     """Mean of :func:`backup_gains`."""
-    return clustered_mean(backup_gains(table, condition, axis=axis)[1])[0]
+    return backup_gains(table, condition, axis=axis)[1].mean()[0]
 
 
 def compare_sites(

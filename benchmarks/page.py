@@ -28,16 +28,22 @@ LOWER_IS_BETTER = {"seconds": "time", "peak_mb": "peak memory", "bytes_on_disk":
 HEAD = """# Measured against the peers
 
 Written by `python -m benchmarks.page` from `benchmarks/results/*.json`, which `make bench` writes (its own environment, peers
-pinned in `benchmarks/requirements.txt`; the same command uses a GPU where there is one). Same model, same inputs, all sides in one
-process, taking turns in an order that changes each round; medians over the rounds, lowest and highest in brackets. **Results are
-compared after every round, and no time is given unless they agree** (the column difference: the largest, relative to the largest
-value). Peak memory is what the work took above what was held before. Operations are those of matrix products and attention.
+pinned in `benchmarks/requirements.txt`; the same command uses a GPU where there is one). All sides have the same model and the same
+inputs. They run in one process and take turns, in an order that changes each round. Times are medians over the rounds, lowest and
+highest in brackets. **Results are compared after every round, and no time is given unless they agree** (the column difference: the
+largest, relative to the largest value). Peak memory is what the work took above what was held before. Operations are those of matrix
+products and attention.
 """
 OTHER_LOSSES = """
-What the peers do and this package does not: gradients and attribution, single heads, neurons and any module of the network (here:
-the visual tokens of blocks' outputs), generation under an intervention, models of other families and without images. A sweep of one
-patch gains little: the clean and the source run cost two forward passes here as everywhere. Patches batched by hand may make a peer
-faster than its documented way, which is what was measured.
+The peers do what this package does not:
+
+- gradients and attribution;
+- single heads, neurons and any module of the network (here: the visual tokens of blocks' outputs);
+- generation under an intervention;
+- models of other families, and without images.
+
+A sweep of one patch gains little: the clean and the source run cost two forward passes here as everywhere. Patches batched by hand
+may make a peer faster than its documented way, which is what was measured.
 """
 
 
@@ -67,7 +73,8 @@ def where(result: dict[str, Any]) -> str:
     """Device and versions, in a line."""
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items() if number)
     device = f"{result['device_name']}, {result['threads']} threads of {result['cores']} cores, {result['memory_gb']} GB"
-    return f"*{device}; {versions}; Python {result['python']}; load before the start {result['load_before']}; {result['date']}*\n"
+    measured = f"{device}; load before the start {result['load_before']}; {result['date']}"
+    return f"*{measured}.* `Python {result['python']}, {versions}`\n"
 
 
 def comparison(result: dict[str, Any]) -> str:
@@ -127,8 +134,8 @@ def scenes(result: dict[str, Any]) -> str:
 
 def scaling(result: dict[str, Any]) -> str:
     lines = [
-        "Cost = a · quantity^b; b of the seconds measured, of the ideal (operations made; for scenes, bare forward passes), and of one "
-        "full forward pass a patch.\n",
+        "Cost = a · quantity^b. The table has b of the seconds measured, of the ideal, and of one full forward pass a patch. The ideal is "
+        "the operations made; for scenes, bare forward passes.\n",
         where(result),
         "| quantity | values | b, seconds | b, ideal | b, plain | seconds over ideal seconds, first to last |",
         "|---|---|---|---|---|---|",
@@ -152,10 +159,12 @@ def profile(result: dict[str, Any]) -> str:
         f"`{result['command']}`: {result['seconds']:.0f} s by the clock; the jobs took {result['seconds_in_jobs']:.0f} s, "
         f"the rest is Snakemake ({result['seconds_outside_jobs']:.0f} s). Sampled by `python -m benchmarks.profile_run`. "
         f"Model compute in the model stages: **{result['model_compute_share']:.0%}**. A moment counts as model compute if any thread is "
-        "inside a module of the model, whatever the main thread does; else as what the main thread does or, where it waits, the others.\n",
-        "The three largest wastes were inputs prepared while the model waited (now the next batch is read in a thread of its own, and the "
-        "same image decoded, hashed and resized once), the search for garbage among what modules hold while they are imported, and code "
-        "and images checked in every job as if nothing were known of them ([caching](caching.md)).\n",
+        "inside a module of the model. Otherwise it counts as what the main thread does or, where that waits, the others.\n",
+        "These were the three largest wastes:\n",
+        "- Inputs were prepared while the model waited. Now the next batch is read in a thread of its own, and the same image is decoded, "
+        "hashed and resized once.",
+        "- Garbage was searched among what modules hold while they are imported.",
+        "- Code and images were checked in every job as if nothing were known of them ([caching](caching.md)).\n",
         where(result),
         "| stage | runs | seconds | " + " | ".join(kinds) + " |",
         "|---" * (3 + len(kinds)) + "|",

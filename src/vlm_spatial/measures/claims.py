@@ -129,7 +129,7 @@ CLAIMS: tuple[Claim, ...] = (
         "crosswise_strip_flip",
         "The strips' code alone flips answers",
         "interchange",
-        "What enters the language model in the strips of two slots carries the code that answers are read from: exchanged while the "
+        "What enters the language model in the strips of two slots carries the code that answers are read from. Exchanged while the "
         "contents stay, it changes most answers.",
         "Fewer than half of the answers changed.",
         f"flip rate of the crosswise exchange of the strips at the connector, included pairs of both axes; {_PAIRED}",
@@ -179,8 +179,8 @@ CLAIMS: tuple[Claim, ...] = (
         "language_ordering_peak",
         "Language layers carry position codes",
         "interchange",
-        "In a language layer, the objects' tokens carry a code of slot or place, apart from their content, that is not yet in what enters "
-        "the language model. (All pairs use the same three places, so slot and place are one here.)",
+        "In a language layer, the objects' tokens carry a code of slot or place, apart from their content. This code is not yet in what "
+        "enters the language model. (All pairs use the same three places, so slot and place are one here.)",
         "A best layer no more than 10 points above the connector, or at which as many answers follow the content.",
         "highest rate of answers that follow the ordering over language layers, intact model: the layer is chosen on one half of the pairs "
         f"and the rate counted on the other, and the other way round; {_PAIRED}, {_CROSSED}",

@@ -47,11 +47,13 @@ def document() -> str:
             "",
             claim.statement,
             "",
-            f"- **What would have refuted it:** {claim.refutation}",
-            f"- **Estimate:** {claim.estimate}; `n` counts {claim.counted}",
-            f"- **Control:** {claim.control}",
-            f"- **Verdict:** {claim.rule}",
-            f"- **From:** `{claim.needs}.parquet`",
+            "| | |",
+            "|---|---|",
+            f"| what would have refuted it | {claim.refutation} |",
+            f"| estimate | {claim.estimate}; `n` counts {claim.counted} |",
+            f"| control | {claim.control} |",
+            f"| verdict | {claim.rule} |",
+            f"| from | `{claim.needs}.parquet` |",
             "",
         ]
     lines += [

@@ -13,7 +13,8 @@ from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.config.conflict import ConflictSettings
 from vlm_spatial.config.interchange import InterchangeSettings
-from vlm_spatial.scenes.sources.settings import AXES, Pairs, Splits, Variants
+from vlm_spatial.scenes.sources.settings import Pairs, Splits, Variants
+from vlm_spatial.tokens import AXES
 
 FLOPS_PER_S = 100e12
 STORE_BYTES_PER_S = 230e6

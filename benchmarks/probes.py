@@ -52,7 +52,6 @@ def scene_table(count: int) -> pl.DataFrame:
                 "variant": "main",
                 "split": split,
                 "axis": "horizontal",
-                "image_sha256": f"{index:064x}",
                 "width": SIDE,
                 "height": SIDE,
                 "objects": ["red", "green", "blue"],

@@ -11,8 +11,9 @@ rule on_gpu:
         gpu=1,
         mem_mb=model_memory,
         runtime=model_runtime,
+    # Settings in ASCII: a command line is written in the locale's encoding.
     shell:
-        "python -m vlm_spatial.stages.{params.stage} --settings {params.settings:q}"
+        "python -m vlm_spatial.stages.{params.stage} --settings {params.settings!a:q}"
         " {params.given:q}"
         " 2>&1 | tee {log:q}"
 

@@ -35,7 +35,6 @@ def scene_table(count: int) -> pl.DataFrame:
                 "variant": variant,
                 "split": "train" if index % 3 else "test",
                 "axis": "horizontal",
-                "image_sha256": f"{index:064x}",
                 "width": 120,
                 "height": 90,
                 "objects": [("square", "ball", "cat")[slot] for slot in slots],

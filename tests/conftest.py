@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Tests read what programs print as UTF-8, under any locale.
+os.environ["PYTHONIOENCODING"] = "utf-8"
 # Before torch is loaded: workers side by side whose threads spin for the same cores take many times as long.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

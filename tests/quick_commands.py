@@ -18,7 +18,6 @@ OURS = (
     "cli",
     "workflow.planning",
     "workflow.preflight",
-    "workflow.slurm",
     "activations.store",
     "probes.analysis",
     "report.compare",
@@ -48,7 +47,7 @@ class Commands:
         environment = {name: value for name, value in os.environ.items() if name != "VLM_SPATIAL_WORKFLOW"}
         # A forked process has none of the threads that its parent had.
         environment |= {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
         self._server = subprocess.Popen([sys.executable, __file__], env=environment, **pipes)  # type: ignore[call-overload]
         return self
 

@@ -3,7 +3,6 @@
 No model runs here. The counts are exact (the first ``round(rate * n)`` of ``n`` rows are hits), so that a test can name the number.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,7 +127,6 @@ def _scene(folder: Path, scene_id: str, variant: str, split: str, axis: str, gen
         "split": split,
         "axis": axis,
         "image": f"images/{scene_id}.png",
-        "image_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "width": SIDE,
         "height": SIDE,
         "objects": words,

@@ -17,6 +17,7 @@ from vlm_spatial.models.pixels import resized
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.png import png
 from vlm_spatial.scenes.png_rows import flat_rows, know_rows
+from vlm_spatial.workflow.provenance import MadeBy, write_record
 
 pytestmark = pytest.mark.unit
 
@@ -102,6 +103,7 @@ def test_quick_images_make_the_same_inputs(family, checkpoint, dataset):
 
 def test_quick_images_are_checked_like_others(tmp_path):
     dataset = Dataset.open(scenes_folder(tmp_path / "squares"))
+    write_record(dataset.folder, MadeBy(stage="scenes"))
     row = dataset.scenes.row(0, named=True)
     path = dataset.folder / row["image"]
     for content, said in ((path.read_bytes()[:-1], "SHA-256 differs"), (None, "cannot be read")):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.probes.probe import Probe, Readout
+from vlm_spatial.probes.probe import Probe, StackedProbes
 from vlm_spatial.probes.saved import load_probes, save_probes
 from vlm_spatial.workflow.provenance import MadeBy, write_record
 
@@ -67,7 +67,7 @@ def test_probabilities_are_those_of_the_formula(saved: Path) -> None:
 def test_probes_read_together_answer_as_each_alone() -> None:
     probes = [some_probe(0), some_probe(1), some_probe(2)]
     x = (np.random.default_rng(5).normal(size=(4, 5, 7)) * 100).astype(np.float32)
-    scores = Readout(probes)(x)
+    scores = StackedProbes(probes)(x)
     assert scores.shape == (4, 5, 3, 3)
     for number, probe in enumerate(probes):
         np.testing.assert_allclose(scores[..., number, :], probe.decision_function(x), rtol=1e-3, atol=1e-2)

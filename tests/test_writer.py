@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from activation_stores import bfloat16_values, description, scenes_folder, written
@@ -134,9 +135,11 @@ def test_a_run_of_other_content_does_not_continue_it(tmp_path, described, values
 
 
 def test_other_scenes_are_other_content(described):
-    changed = described.scenes.with_columns(image_sha256=described.scenes["image_sha256"].reverse())
+    changed = described.scenes.with_columns(axis=pl.lit("vertical"))
     assert description(scenes=changed).identity() != described.identity()
-    assert description().identity() == described.identity()
+    # Other images.
+    assert description().identity(["other"]) != described.identity(["one"])
+    assert description().identity(["one"]) == described.identity(["one"])
 
 
 def test_finishing_early_is_refused(tmp_path, described, values):

@@ -90,7 +90,7 @@ class Workflow:
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Snakemake running here; killed at the end if it has not ended."""
-        pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "encoding": "utf-8"}
         with subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.environment(), **pipes) as running:
             try:
                 yield running
@@ -121,7 +121,7 @@ class Workflow:
         return set(jobs)
 
 
-CAPTURE: dict = {"capture_output": True, "text": True, "check": False}
+CAPTURE: dict = {"capture_output": True, "encoding": "utf-8", "check": False}
 
 
 def _job(stage: str, result: str) -> str:

@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Int
 from vlm_spatial.errors import UserError
 
 Axis = Literal["horizontal", "vertical"]
+AXES: tuple[Axis, ...] = ("horizontal", "vertical")
+SLOTS = 3
+"""Objects of a whole scene along its axis."""
 TokenSet = Literal["object", "strip", "rim", "background", "all"]
 TOKEN_SETS: tuple[TokenSet, ...] = ("object", "strip", "rim", "background", "all")
 Box = tuple[float, float, float, float]

@@ -69,17 +69,23 @@ def test_workflow_killed_and_started_again_never_has_two_jobs_for_one_result(
     wait_for(lambda: {record.state for record in run.records} == {"RUNNING", "PENDING"}, "one job to run and one to wait")
     first = run.records
     [busy] = [record.stage for record in first if record.state == "RUNNING"]
-    for process in processes(run, busy):
+    frozen = processes(run, busy)
+    for process in frozen:
         process.suspend()
     snakemake.kill()
     snakemake.wait()
-    # What a killed workflow leaves behind lives on.
-    assert {record.state for record in run.records} == {"RUNNING", "PENDING"}
-    run.run("--", BEHAVIOUR, CONFLICT)
-    assert [record.state for record in run.records] == ["CANCELLED"] * 2 + ["COMPLETED"] * 2
-    old, new = run.records[:2], run.records[2:]
-    assert all(a.ended and b.started and a.ended <= b.started for a in old for b in new)
-    assert f"cancelled jobs of an earlier run: {old[0].job} {old[1].job}" in run.log
+    following = run.start("--", BEHAVIOUR, CONFLICT)
+    wait_for(lambda: "waiting for jobs of an earlier workflow, which was killed: process" in run.log, "the next workflow to wait")
+    assert f"({busy}, SLURM job {first[0].job})" in run.log
+    # What a killed workflow leaves behind lives on, and nothing is submitted beside it.
+    assert [(record.job, record.state) for record in run.records] == [(first[0].job, "RUNNING"), (first[1].job, "PENDING")]
+    for process in frozen:
+        process.resume()
+    run.finish(following)
+    # What ran is kept. What waited has ended as it began; its result is made by the next workflow.
+    wait_for(lambda: not {record.state for record in run.records} & {"RUNNING", "PENDING", "COMPLETING"}, "the queue to be empty")
+    assert [record.state for record in run.records] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert [record.stage for record in run.records][1:] == [first[1].stage] * 2
     assert differences(run.folder, finished_workflow.folder) == []
 
 

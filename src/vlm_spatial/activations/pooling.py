@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, object_tokens, scene_tokens
+from vlm_spatial.tokens import SLOTS, Axis, Box, SceneTokens, TokenGrid, object_tokens, scene_tokens
 
 Array = TypeVar("Array", bound=Any)
 
-SLOTS = 3
 PER_SLOT = ("object", "strip", "rim")
 
 

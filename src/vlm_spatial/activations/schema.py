@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 import zarr
 
-from vlm_spatial.activations.pooling import REGIONS, SLOTS, patch_order, patch_side, region_weights
+from vlm_spatial.activations.pooling import REGIONS, patch_order, patch_side, region_weights
 from vlm_spatial.activations.shards import codecs
 from vlm_spatial.scenes.dataset import picture_of
-from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.tokens import SLOTS, TokenGrid
 
 Pooling = Literal["none", "cell", "token_set"]
 

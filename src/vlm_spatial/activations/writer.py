@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,11 +56,12 @@ class Description:
     def grid_sides(self) -> dict[str, int]:
         return {"rows": self.grid.rows, "cols": self.grid.cols}
 
-    def identity(self) -> str:
-        """Hash of everything that decides the values and their layout."""
-        columns = [c for c in ("scene_id", "image_sha256", "axis", "slots", "boxes") if c in self.scenes.columns]
+    def identity(self, inputs: Iterable[str] = ()) -> str:
+        """Hash of everything that decides the values and their layout; ``inputs`` are the digests of what was read, images among it."""
+        columns = [c for c in ("scene_id", "axis", "slots", "boxes") if c in self.scenes.columns]
         parts = {
             "format": FORMAT,
+            "inputs": sorted(inputs),
             "shapes": [[site, *shape] for site, shape in self.shapes.items()],
             "scenes": self.scenes.select(columns).rows(),
             "grid": self.grid_sides,
@@ -91,11 +92,11 @@ class StoreWriter:
         self.manifest = Path(manifest)
         self.description = description
         self.arrays = {array.site: array for array in description.arrays}
-        self.identity = description.identity()
+        self._made_by = made_by or MadeBy(stage="")
+        self.identity = description.identity(self._made_by.inputs.values())
         self.folder = self.target.with_name(f".{self.target.name}.{self.identity[:16]}.progress")
         self._store = self.folder / self.target.name
         self._journal = self.folder / "journal.json"
-        self._made_by = made_by or MadeBy(stage="")
         self._open: dict[str, ShardWriter] = {}
         self._done: dict[int, dict[str, FileRecord]] = {}
         self._metadata: dict[str, FileRecord] = {}

@@ -7,7 +7,7 @@ from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts
 from vlm_spatial.measures.behaviour import ALL_SLOTS
 from vlm_spatial.measures.table import select
 
-SLOTS = [ALL_SLOTS, "slot 0", "slot 1", "slot 2"]
+SLOT_ORDER = [ALL_SLOTS, "slot 0", "slot 1", "slot 2"]
 _COLUMNS = {name: name for name in ("variant", "axis", "template", "estimate", "low", "high", "n")} | {
     "slot": "series",
     "clusters": "scenes",
@@ -21,7 +21,7 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 
 def caption(shown: pl.DataFrame) -> str:
-    scenes = counts(shown.filter(pl.col("series") == SLOTS[0]).with_columns(n=pl.col("scenes")), "scenes an entry")
+    scenes = counts(shown.filter(pl.col("series") == SLOT_ORDER[0]).with_columns(n=pl.col("scenes")), "scenes an entry")
     return (
         f"Share of questions whose best candidate is the right one, by template and slot; held-out test split; {scenes}. "
         f"{INTERVAL}, n lowered for answers that agree within a scene; "
@@ -35,7 +35,7 @@ FIGURE = Figure(
     question="Does the untouched model answer right, everywhere?",
     rows=rows,
     draw=lambda palette: intervals(
-        "template", None, "series", SLOTS, palette, x_title="accuracy", domain=(0, 1), tooltip=["series"], zero="chance"
+        "template", None, "series", SLOT_ORDER, palette, x_title="accuracy", domain=(0, 1), tooltip=["series"], zero="chance"
     ),
     caption=caption,
     controls=("dataset", "axis", "variant"),

@@ -45,7 +45,7 @@ def read_slots(scenes: GridScenes, store: Store, saved: dict[str, Probe], condit
         limit: training scenes and test scenes an axis.
     """
     rows: list[dict[str, Any]] = []
-    for condition in progress(conditions, "slot readout"):
+    for condition in progress(conditions, "slots after ablation"):
         for axis, probe in saved.items():
             names = {split: scenes.of(axis, split, limit) for split in ("train", "test")}
             means = {split: _means(scenes, store, names[split], condition) for split in names}

@@ -20,19 +20,19 @@ from vlm_spatial.probes.baselines import (
 )
 from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot, why_inconclusive
 from vlm_spatial.probes.geometry_table import GeometryTable
-from vlm_spatial.probes.layout import AXES, SLOTS, TRAINED_ON, Activations, Features, Group, TokensOf, cell_counts, group, word_numbers
+from vlm_spatial.probes.layout import TRAINED_ON, Activations, Features, Group, TokensOf, cell_counts, group, word_numbers
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.reading import BATCH, answers
 from vlm_spatial.probes.scores import CELL_SITE, PIXEL_SITE, Table, score_groups
 from vlm_spatial.probes.strips import STRIP_MAP, strip_map_rows
 from vlm_spatial.progress import progress
-from vlm_spatial.tokens import Axis, TokenGrid, TokenSet
+from vlm_spatial.tokens import AXES, SLOTS, Axis, TokenGrid, TokenSet
 
 SCORED_ON = ("main", "decorrelated", "mirror", "single")
 _MAPPED = ("main", "logistic")
 
 
-class Scenes(TokensOf, Images, Protocol):
+class ProbedDataset(TokensOf, Images, Protocol):
     """What is asked of a dataset."""
 
 
@@ -53,7 +53,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Labelled:
     """One axis: its labelled scenes, blank canvases and random labels."""
 
     axis: Axis
@@ -82,7 +82,7 @@ class _Trained:
     reason: str | None = None
 
 
-def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed: int) -> Analysis:
+def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings, seed: int) -> Analysis:
     """Train and score probes for the slot at every site of ``store``, with their controls.
 
     Memory is bounded by one site's object tokens of the training scenes of one axis and variant, and two batches.
@@ -92,21 +92,21 @@ def analyse(store: Activations, dataset: Scenes, settings: ProbesSettings, seed:
         seed: of the random labels and the bootstrap.
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
-    plans = [_plan(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
+    axes = [_labelled(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
     run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed))
-    needed = [scene for plan in plans for g in plan.groups.values() for scene in g.scene_ids]
+    needed = [scene for labelled in axes for g in labelled.groups.values() for scene in g.scene_ids]
     pixels = PixelFeatures(dataset, store.grid, needed)
-    for plan in plans:
-        run.cells(plan, CELL_SITE, cell_features(store.grid))
-        run.pixels(plan, pixels)
+    for labelled in axes:
+        run.cells(labelled, CELL_SITE, cell_features(store.grid))
+        run.pixels(labelled, pixels)
     for site in progress(store.sites, "probes", total=len(store.sites)):
-        for plan in plans:
-            run.site(plan, site)
+        for labelled in axes:
+            run.site(labelled, site)
     strip_map = pl.concat([pl.DataFrame(schema=STRIP_MAP), *run.maps])
     return Analysis(run.saved, run.inconclusive, run.table.frame(), strip_map, run.geometry.frame())
 
 
-def _plan(dataset: Scenes, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, settings: ProbesSettings, seed: int) -> _Plan:
+def _labelled(dataset: ProbedDataset, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, settings: ProbesSettings, seed: int) -> _Labelled:
     words = word_numbers(scenes)
     on_axis = scenes.filter(pl.col("axis") == axis)
 
@@ -118,7 +118,7 @@ def _plan(dataset: Scenes, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, se
 
     groups = {(variant, split): of(variant, split) for variant in TRAINED_ON for split in ("train", "validation", "test")}
     groups |= {(variant, "test"): of(variant, "test") for variant in SCORED_ON if variant not in TRAINED_ON}
-    return _Plan(
+    return _Labelled(
         axis=axis,
         groups=groups,
         blank=tuple(on_axis.filter(pl.col("variant") == "blank")["scene_id"]),
@@ -141,64 +141,64 @@ class _Run:
     inconclusive: dict[str, dict[str, str]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
     maps: list[pl.DataFrame] = field(default_factory=list)
 
-    def site(self, plan: _Plan, site: str) -> None:
+    def site(self, labelled: _Labelled, site: str) -> None:
         """Train, score and map one site along one axis, reading each scene once."""
-        blank = self._blank(plan, site)
-        trained = [self._train(self.store, plan, site, variant, controls=True) for variant in plan.trained_on()]
+        blank = self._blank(labelled, site)
+        trained = [self._train(self.store, labelled, site, variant, controls=True) for variant in labelled.trained_on()]
         for t in trained:
             if t.reason:
-                self.inconclusive[t.trained_on][f"{plan.axis}/{site}"] = t.reason
+                self.inconclusive[t.trained_on][f"{labelled.axis}/{site}"] = t.reason
             else:
-                self.saved[t.trained_on][plan.axis, site] = t.probes["logistic"].with_shuffled(t.probes["shuffled"])
-        for scored_on, scenes in plan.tested():
+                self.saved[t.trained_on][labelled.axis, site] = t.probes["logistic"].with_shuffled(t.probes["shuffled"])
+        for scored_on, scenes in labelled.tested():
             predicted, probability = self._predict(self.store, site, scenes, trained)
-            self._score(plan, site, trained, predicted, scored_on, scenes)
+            self._score(labelled, site, trained, predicted, scored_on, scenes)
             if probability is not None and scored_on != "single":
-                self.geometry.strip_index(plan.axis, site, scored_on, probability, self.grid)
+                self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid)
                 if scored_on == "main":
-                    self.maps.append(strip_map_rows(scenes, self.settings.strip_map_scenes, probability, self.grid, plan.axis, site))
+                    self.maps.append(strip_map_rows(scenes, self.settings.strip_map_scenes, probability, self.grid, labelled.axis, site))
         if blank is not None:
-            self._score_blank(plan, site, trained, blank)
-            self.cells(plan, site, blank)
+            self._score_blank(labelled, site, trained, blank)
+            self.cells(labelled, site, blank)
         for t in trained:
             if t.probes:
-                self.geometry.slot_subspace(plan.axis, site, t.trained_on, t.probes["logistic"])
+                self.geometry.slot_subspace(labelled.axis, site, t.trained_on, t.probes["logistic"])
 
-    def cells(self, plan: _Plan, site: str, features: Float[np.ndarray, "tokens features"]) -> None:
+    def cells(self, labelled: _Labelled, site: str, features: Float[np.ndarray, "tokens features"]) -> None:
         """The position baseline: what is known of each cell whatever the scene, trained and scored as the probes are."""
-        for trained_on in plan.trained_on():
-            splits = [plan.groups[trained_on, split] for split in ("train", "validation")]
+        for trained_on in labelled.trained_on():
+            splits = [labelled.groups[trained_on, split] for split in ("train", "validation")]
             train, validation = [Rows(features.astype(np.float32), cell_counts(g, SLOTS), g.size) for g in splits]
             reason = why_inconclusive(train, validation)
             probe = None if reason else fit_probes(train, validation, self.settings.strengths, {})["logistic"]
-            for scored_on, scenes in plan.tested():
+            for scored_on, scenes in labelled.tested():
                 predicted = None if probe is None else np.broadcast_to(probe.predict(features), scenes.strips.shape)
-                names = self._names(plan, site, "position", trained_on, scored_on, probe)
-                self.table.add(score_groups(predicted, scenes, plan.sets(scored_on), SLOTS, reason=reason, **names))
+                names = self._names(labelled, site, "position", trained_on, scored_on, probe)
+                self.table.add(score_groups(predicted, scenes, labelled.sets(scored_on), SLOTS, reason=reason, **names))
 
-    def pixels(self, plan: _Plan, pixels: Features) -> None:
+    def pixels(self, labelled: _Labelled, pixels: Features) -> None:
         """The pixel baseline: the cells' mean colours in place of activations."""
-        for variant in plan.trained_on():
-            fitted = self._train(pixels, plan, PIXEL_SITE, variant, controls=False)
+        for variant in labelled.trained_on():
+            fitted = self._train(pixels, labelled, PIXEL_SITE, variant, controls=False)
             kept = _Trained(variant, {"pixels": fitted.probes["logistic"]} if fitted.probes else {}, fitted.reason)
-            for scored_on, scenes in plan.tested():
+            for scored_on, scenes in labelled.tested():
                 predicted, _ = self._predict(pixels, PIXEL_SITE, scenes, [kept])
-                self._score(plan, PIXEL_SITE, [kept], predicted, scored_on, scenes, kinds=("pixels",))
+                self._score(labelled, PIXEL_SITE, [kept], predicted, scored_on, scenes, kinds=("pixels",))
 
-    def _train(self, features: Features, plan: _Plan, site: str, trained_on: str, *, controls: bool) -> _Trained:
-        scenes = plan.groups[trained_on, "train"]
+    def _train(self, features: Features, labelled: _Labelled, site: str, trained_on: str, *, controls: bool) -> _Trained:
+        scenes = labelled.groups[trained_on, "train"]
         train = self._rows(features, site, scenes)
-        validation = self._rows(features, site, plan.groups[trained_on, "validation"])
+        validation = self._rows(features, site, labelled.groups[trained_on, "validation"])
         reason = why_inconclusive(train, validation)
         if reason:
             return _Trained(trained_on, reason=reason)
         extra = {}
         if controls:
-            extra["shuffled"] = one_hot(scenes.at_objects(plan.shuffled[trained_on]), SLOTS)
-            if plan.control is not None:
-                extra["control_task"] = one_hot(scenes.at_objects(control_labels_at_objects(scenes, plan.control)), SLOTS)
+            extra["shuffled"] = one_hot(scenes.at_objects(labelled.shuffled[trained_on]), SLOTS)
+            if labelled.control is not None:
+                extra["control_task"] = one_hot(scenes.at_objects(control_labels_at_objects(scenes, labelled.control)), SLOTS)
         if controls and trained_on == "main":
-            self.geometry.content(plan.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
+            self.geometry.content(labelled.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
         return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra))
 
     def _words(self, scenes: Group) -> Int[np.ndarray, " rows"]:
@@ -224,7 +224,7 @@ class _Run:
 
     def _score(
         self,
-        plan: _Plan,
+        labelled: _Labelled,
         site: str,
         trained: Sequence[_Trained],
         predicted: dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]],
@@ -234,41 +234,43 @@ class _Run:
     ) -> None:
         for t in trained:
             for kind in kinds:
-                names = self._names(plan, site, kind, t.trained_on, scored_on, t.probes.get(kind))
+                names = self._names(labelled, site, kind, t.trained_on, scored_on, t.probes.get(kind))
                 labels: Callable[[TokenSet], np.ndarray] | None = None
                 reason = t.reason
                 if kind == "control_task":
-                    if plan.control is None:
+                    if labelled.control is None:
                         reason = reason or f"fewer than {SLOTS} answer words"
                     else:
-                        labels = _control_labels(scenes, plan.control)
+                        labels = _control_labels(scenes, labelled.control)
                 self.table.add(
-                    score_groups(predicted.get((t.trained_on, kind)), scenes, plan.sets(scored_on), SLOTS, labels, reason, **names)
+                    score_groups(predicted.get((t.trained_on, kind)), scenes, labelled.sets(scored_on), SLOTS, labels, reason, **names)
                 )
 
-    def _score_blank(self, plan: _Plan, site: str, trained: Sequence[_Trained], blank: Float[np.ndarray, "tokens features"]) -> None:
+    def _score_blank(
+        self, labelled: _Labelled, site: str, trained: Sequence[_Trained], blank: Float[np.ndarray, "tokens features"]
+    ) -> None:
         """How often the probes name the strip that a cell has in the main test scenes when nothing is there."""
-        scenes = plan.groups["main", "test"]
+        scenes = labelled.groups["main", "test"]
         for t in trained:
             for kind in ("logistic", "centroid", "difference", "shuffled"):
                 probe = t.probes.get(kind)
                 predicted = None if probe is None else np.broadcast_to(probe.predict(blank), scenes.strips.shape)
-                names = self._names(plan, site, kind, t.trained_on, "blank", probe)
-                self.table.add(score_groups(predicted, scenes, plan.token_sets, SLOTS, reason=t.reason, **names))
+                names = self._names(labelled, site, kind, t.trained_on, "blank", probe)
+                self.table.add(score_groups(predicted, scenes, labelled.token_sets, SLOTS, reason=t.reason, **names))
         if trained[0].probes:
-            self.geometry.strip_index(plan.axis, site, "blank", trained[0].probes["logistic"].predict_proba(blank)[None], self.grid)
+            self.geometry.strip_index(labelled.axis, site, "blank", trained[0].probes["logistic"].predict_proba(blank)[None], self.grid)
 
-    def _blank(self, plan: _Plan, site: str) -> Float[np.ndarray, "tokens features"] | None:
+    def _blank(self, labelled: _Labelled, site: str) -> Float[np.ndarray, "tokens features"] | None:
         """Mean activation of the blank canvases at every cell."""
-        if not plan.blank:
+        if not labelled.blank:
             return None
-        batches = self.store.batches(site, plan.blank, BATCH)
-        return np.sum([values.sum(axis=0) for _, values in batches], axis=0) / np.float32(len(plan.blank))
+        batches = self.store.batches(site, labelled.blank, BATCH)
+        return np.sum([values.sum(axis=0) for _, values in batches], axis=0) / np.float32(len(labelled.blank))
 
     @staticmethod
-    def _names(plan: _Plan, site: str, kind: str, trained_on: str, scored_on: str, probe: Probe | None) -> dict[str, Any]:
+    def _names(labelled: _Labelled, site: str, kind: str, trained_on: str, scored_on: str, probe: Probe | None) -> dict[str, Any]:
         strength = None if probe is None else probe.strength
-        return {"site": site, "kind": kind, "axis": plan.axis, "trained_on": trained_on, "scored_on": scored_on, "strength": strength}
+        return {"site": site, "kind": kind, "axis": labelled.axis, "trained_on": trained_on, "scored_on": scored_on, "strength": strength}
 
 
 def _control_labels(scenes: Group, control: Int[np.ndarray, " words"]) -> Callable[[TokenSet], Int[np.ndarray, "scenes tokens"]]:

@@ -6,13 +6,13 @@ import polars as pl
 
 from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.probes.geometry_table import GeometryTable
-from vlm_spatial.probes.layout import AXES, SLOTS, TRAINED_ON, Activations, Group, TokensOf, group, word_numbers
+from vlm_spatial.probes.layout import TRAINED_ON, Activations, Group, TokensOf, group, word_numbers
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.reading import answers
 from vlm_spatial.probes.saved import Probes
 from vlm_spatial.probes.scores import SCHEMA, Table, score_groups
 from vlm_spatial.progress import progress
-from vlm_spatial.tokens import Axis
+from vlm_spatial.tokens import AXES, SLOTS, Axis
 
 Trained = tuple[str, str]
 """``(dataset, variant)`` that probes were trained on."""

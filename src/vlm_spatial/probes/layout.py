@@ -8,10 +8,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from vlm_spatial.tokens import Axis, SceneTokens, TokenGrid, TokenSet
+from vlm_spatial.tokens import SceneTokens, TokenGrid, TokenSet
 
-SLOTS = 3
-AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 TRAINED_ON = ("main", "decorrelated")
 """Variants whose training scenes probes learn from."""
 

@@ -80,7 +80,7 @@ class Probe:
         return orthonormal_rows(self.class_mean)
 
 
-class Readout:
+class StackedProbes:
     """Several probes of the same features, read in one product.
 
     Args:

@@ -6,8 +6,9 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from vlm_spatial.probes.layout import SLOTS, Features, Group
-from vlm_spatial.probes.probe import Probe, Readout, softmax
+from vlm_spatial.probes.layout import Features, Group
+from vlm_spatial.probes.probe import Probe, StackedProbes, softmax
+from vlm_spatial.tokens import SLOTS
 
 BATCH = 32
 """Scenes in memory at once."""
@@ -23,7 +24,7 @@ def answers(
     if not probes:
         return predicted, None
     probability = np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32) if mapped in probes else None
-    read, start = Readout(list(probes.values())), 0
+    read, start = StackedProbes(list(probes.values())), 0
     for ids, values in features.batches(site, scenes.scene_ids, BATCH):
         rows = slice(start, start + len(ids))
         scores = read(values)

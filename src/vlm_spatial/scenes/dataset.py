@@ -16,6 +16,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_parquet
 from vlm_spatial.scenes.png_rows import know_rows
 from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, scene_tokens
+from vlm_spatial.workflow.provenance import Provenance, read_record
 
 _FILTERS = threading.Lock()
 AGAIN = "delete the dataset's folder and run snakemake again"
@@ -32,7 +33,7 @@ def picture_of(row: Mapping[str, object]) -> Box | None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's folder and its tables; images are read one at a time and checked."""
+    """A dataset's folder and its tables; images are read one at a time, and checked if the folder has a provenance record."""
 
     folder: Path
     scenes: pl.DataFrame
@@ -76,12 +77,14 @@ class Dataset:
 
     def _image(self, scene_id: str, *, decode: bool) -> Image.Image:
         row = self.row(scene_id)
-        path = self.folder / str(row["image"])
+        name = str(row["image"])
+        path = self.folder / name
         try:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
-        if hashlib.sha256(content).hexdigest() != row["image_sha256"]:
+        written = self._record.files.get(name) if self._record else None
+        if written and hashlib.sha256(content).hexdigest() != written.sha256:
             raise UserError(f"{path}: its bytes are not those that were written (SHA-256 differs); {AGAIN}")
         try:
             # Filters of warnings are the process's, and several threads may read images.
@@ -116,6 +119,10 @@ class Dataset:
         if not boxes:
             raise UserError(f"{self.folder}: scene {scene_id!r} has no objects, so no token sets but 'all'")
         return scene_tokens(boxes, grid, width, height, axis, picture_of(row))
+
+    @cached_property
+    def _record(self) -> Provenance | None:
+        return read_record(self.folder)
 
     def _position(self, scene_id: str) -> int:
         self.row(scene_id)

@@ -1,6 +1,5 @@
 """Writing a dataset's images with all cores, the same whatever their number."""
 
-import hashlib
 import multiprocessing
 import os
 import threading
@@ -20,31 +19,29 @@ _WORTH_A_POOL = 400
 _CHUNK = 50
 
 
-def write_images(
-    folder: Path, drawings: Mapping[str, Any], draw: Callable[[Any], Image.Image], workers: int | None = None
-) -> dict[str, str]:
+def write_images(folder: Path, drawings: Mapping[str, Any], draw: Callable[[Any], Image.Image], workers: int | None = None) -> None:
     """Draw every scene and write it as PNG below ``folder``.
 
     Args:
         drawings: what to draw, by scene id.
         draw: a module-level function (it runs in other processes).
         workers: processes; by default the cores this process may use, one for few images.
-
-    Returns:
-        SHA-256 of every file's bytes, by scene id.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     items = list(drawings.items())
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     count = workers or (len(os.sched_getaffinity(0)) if len(items) >= _WORTH_A_POOL else 1)
     if count == 1:
-        return dict(entry for chunk in progress(chunks, "images") for entry in _write(folder, chunk, draw))
+        for chunk in progress(chunks, "images"):
+            _write(folder, chunk, draw)
+        return
     # Forking a process that holds thread pools can deadlock.
     spawn = multiprocessing.get_context("spawn")
     # Left alone, the processes of a pool outlive a parent that was killed.
     with ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent) as pool:
         done = pool.map(_write, [folder] * len(chunks), chunks, [draw] * len(chunks))
-        return dict(entry for written in progress(done, "images", total=len(chunks)) for entry in written)
+        for _ in progress(done, "images", total=len(chunks)):
+            pass
 
 
 def _end_with_parent() -> None:
@@ -58,10 +55,6 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _write(folder: Path, items: Sequence[tuple[str, Any]], draw: Callable[[Any], Image.Image]) -> list[tuple[str, str]]:
-    checksums = []
+def _write(folder: Path, items: Sequence[tuple[str, Any]], draw: Callable[[Any], Image.Image]) -> None:
     for scene_id, drawing in items:
-        content = png(draw(drawing))
-        (folder / image_path(scene_id)).write_bytes(content)
-        checksums.append((scene_id, hashlib.sha256(content).hexdigest()))
-    return checksums
+        (folder / image_path(scene_id)).write_bytes(png(draw(drawing)))

@@ -9,8 +9,8 @@ import numpy as np
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.scene import Scene, Variant, mirrored
 from vlm_spatial.scenes.sources.drawn import DrawnSettings
-from vlm_spatial.scenes.sources.settings import AXES, DatasetSettings, Splits
-from vlm_spatial.tokens import Axis
+from vlm_spatial.scenes.sources.settings import DatasetSettings, Splits
+from vlm_spatial.tokens import AXES, Axis
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

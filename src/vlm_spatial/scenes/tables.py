@@ -1,6 +1,6 @@
 """The tables of a dataset, as polars frames with the documented columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import product
 
@@ -23,7 +23,6 @@ SCENES_SCHEMA: Columns = {
     "split": pl.String,
     "axis": pl.String,
     "image": pl.String,
-    "image_sha256": pl.String,
     "width": pl.Int32,
     "height": pl.Int32,
     "objects": pl.List(pl.String),
@@ -71,8 +70,8 @@ PAIRS_SCHEMA: Columns = {
 SET_ASIDE_SCHEMA: Columns = {"file": pl.String, "reason": pl.String}
 
 
-def scenes_table(planned: Iterable[Planned], checksums: Mapping[str, str]) -> pl.DataFrame:
-    """``scenes.parquet``; ``checksums`` maps scene ids to the SHA-256 of their image files."""
+def scenes_table(planned: Iterable[Planned]) -> pl.DataFrame:
+    """``scenes.parquet``."""
     rows = [
         {
             "scene_id": item.scene_id,
@@ -80,7 +79,6 @@ def scenes_table(planned: Iterable[Planned], checksums: Mapping[str, str]) -> pl
             "split": item.split,
             "axis": item.scene.axis,
             "image": image_path(item.scene_id),
-            "image_sha256": checksums[item.scene_id],
             "width": item.scene.width,
             "height": item.scene.height,
             "objects": list(item.scene.objects),

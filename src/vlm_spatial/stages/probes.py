@@ -9,10 +9,10 @@ from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.measures.probes import background_summary
 from vlm_spatial.probes.analysis import analyse
-from vlm_spatial.probes.layout import SLOTS
 from vlm_spatial.probes.saved import save_probes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
+from vlm_spatial.tokens import SLOTS
 
 # What each variant's probes are called among the outputs.
 PROBES = {"main": "probes", "decorrelated": "decorrelated"}

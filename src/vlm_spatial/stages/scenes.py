@@ -34,9 +34,9 @@ def scenes(job: Job) -> None:
     dataset = settings.dataset
     planned = source_of(dataset.kind).plan(dataset, settings.seed, job.inputs.get("boxes"))
     with written_then_renamed(job.outputs["folder"]) as folder:
-        checksums = write_images(folder, planned.drawings, planned.draw)
+        write_images(folder, planned.drawings, planned.draw)
         tables = {
-            "scenes": scenes_table(planned.scenes, checksums),
+            "scenes": scenes_table(planned.scenes),
             "questions": questions_table(planned.scenes, dataset.templates, dataset.wording),
             "pairs": pairs_table(planned.pairs),
         }

@@ -35,7 +35,7 @@ _PYTHON = ".".join(map(str, sys.version_info[:2]))
 
 
 @dataclass(frozen=True)
-class Identity:
+class CodeIdentity:
     """The code of a stage: hash of each module it imports (directly or not), version of each package these import."""
 
     modules: dict[str, str]
@@ -48,7 +48,7 @@ class Identity:
 
 
 @functools.cache
-def stage_identity(stage: str, cache: Path | None = None) -> Identity:
+def stage_identity(stage: str, cache: Path | None = None) -> CodeIdentity:
     """Identity of ``vlm_spatial.stages.<stage>``: transitive in-package imports and the packages they import directly.
 
     A package's own ``__init__`` and the data files beside a module (templates, scripts) count with the module.
@@ -69,7 +69,7 @@ def stage_identity(stage: str, cache: Path | None = None) -> Identity:
     outside = set().union(*(graph.find_modules_directly_imported_by(module) for module in with_parents)) - with_parents
     names = {module.split(".")[0] for module in outside} - {PACKAGE}
     known = FileCache(cache)
-    identity = Identity(dict(sorted(_hashes(with_parents, known))), _versions(names, known))
+    identity = CodeIdentity(dict(sorted(_hashes(with_parents, known))), _versions(names, known))
     known.save()
     return identity
 

@@ -2,8 +2,9 @@
 
 The workflow holds ``.workflow.lock`` for itself. Its jobs share ``.jobs.lock``, which a killed workflow's jobs go on holding: the next
 workflow waits until the last of them has ended, plans with what they have finished, and only then starts jobs of its own. A job that
-begins late, when another workflow has taken over, sees that in ``.workflow.lock`` and ends. The kernel lets go of a lock when its
-holder ends, however it ends. What proves both files necessary: ``tests/test_orphans.py``.
+begins late, when another workflow has taken over, sees that in ``.workflow.lock`` and ends: so do jobs that a killed workflow has left in
+a cluster's queue. The kernel lets go of a lock when its holder ends, however it ends. What proves both files necessary:
+``tests/test_orphans.py``, on a cluster ``tests/slurm/test_faults.py``.
 """
 
 import fcntl
@@ -38,37 +39,32 @@ class WorkflowLock:
         """Whether this process has it."""
         return self._file is not None
 
-    def take(self, say: Callable[[str], None], before_waiting: Callable[[], None] = lambda: None) -> None:
+    def take(self, say: Callable[[str], None]) -> None:
         """Have the results for this process and the jobs that it starts from now on; what killed writers left behind is removed.
 
         Args:
             say: tells the user what is waited for.
-            before_waiting: called when no other workflow can start jobs any more, before jobs of an earlier one are waited for.
 
         Raises:
-            UserError: if another workflow has them, the folder cannot be written or its file system has no locks, or by ``before_waiting``.
+            UserError: if another workflow has them, the folder cannot be written or its file system has no locks.
         """
         try:
-            self._file = _opened(self._results / _WORKFLOW)
-            if not _locked(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                owner = _text(self._file).partition(", run")[0] or "unknown"
+            file = _opened(self._results / _WORKFLOW)
+            if not _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                owner = _text(file).partition(", run")[0] or "unknown"
                 raise UserError(f"{self._results}: another workflow is using these results ({owner}); wait for it or end it")
-            self._begin(self._file, say, before_waiting)
+            self._begin(file, say)
+            self._file = file
         except OSError as error:
-            self.release()
             raise UserError(
                 f"{error.filename or self._results}: cannot be written ({error.strerror}); make room, give the right to write, "
                 "or choose another results folder"
             ) from error
-        except BaseException:
-            self.release()
-            raise
 
-    def _begin(self, file: FileIO, say: Callable[[str], None], before_waiting: Callable[[], None]) -> None:
+    def _begin(self, file: FileIO, say: Callable[[str], None]) -> None:
         name = uuid.uuid4().hex
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, run {name}\n".encode())
-        before_waiting()
         with _opened(self._results / _JOBS) as jobs:
             if not _locked(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 running = ", ".join(_alive(_text(jobs))) or "on other machines"
@@ -87,8 +83,11 @@ class WorkflowLock:
 
 
 @contextmanager
-def job_lock(stage: str) -> Iterator[None]:
+def job_lock(stage: str = "") -> Iterator[None]:
     """What a job holds while it works: a share in its workflow's results; nothing where it is started by hand.
+
+    Args:
+        stage: for those who wait; none for the Snakemake that runs a job on a cluster.
 
     Raises:
         UserError: if the job's workflow has ended and another one has taken over.
@@ -103,7 +102,10 @@ def job_lock(stage: str) -> Iterator[None]:
         with _opened(Path(folder, _WORKFLOW)) as owner:
             if f"run {run}\n" not in _text(owner):
                 raise UserError(f"{folder}: the workflow that started this job has ended and another one has begun; nothing is written")
-        jobs.write(f"process {os.getpid()} on {socket.gethostname()} ({stage})\n".encode())
+        if stage:
+            submitted = os.environ.get("SLURM_JOB_ID")
+            what = f"{stage}, SLURM job {submitted}" if submitted else stage
+            jobs.write(f"process {os.getpid()} on {socket.gethostname()} ({what})\n".encode())
         yield
 
 

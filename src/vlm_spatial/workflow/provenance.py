@@ -186,7 +186,7 @@ def verified_digest(result: Path) -> str | None:
     """Digest of a result after a check of every byte, made before it is used; ``None`` for a file without a record.
 
     The large parts are left to their readers, which check what they read: activation stores (each chunk by its CRC-32C) and scenes'
-    images (each file by ``scenes.parquet``). Of these, files whose size, times or inode changed are read here all the same.
+    images (each file by the record). Of these, files whose size, times or inode changed are read here all the same.
 
     Raises:
         UserError: naming the file that is missing or altered.

@@ -3,15 +3,15 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow.lock import VARIABLE, WorkflowLock
+from vlm_spatial.workflow.lock import VARIABLE, WorkflowLock, job_lock
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.preflight import without_slurm
-from vlm_spatial.workflow.slurm import cancel_left_over
 from vlm_spatial.workflow.snakemake_internals import executor, force
 from vlm_spatial.workflow.staleness import Existing
 
@@ -29,7 +29,12 @@ class Running:
         # Asked before the results are taken: from then on the environment is that of jobs.
         self._is_main = is_main()
         self._said: set[str] = set()
-        self._say(without_slurm(sys.argv))
+        self._no_slurm = without_slurm(sys.argv)
+        self._say(self._no_slurm)
+        # A job on a cluster is run by a Snakemake of its own, which removes the results that are there before the stage begins.
+        self._share = ExitStack()
+        if not self._is_main:
+            _or_end(partial(self._share.enter_context, job_lock()))
         self._stale: dict[Path, bool] = {}
 
     def stale(self, stage: str) -> Callable[[Any], list[str]]:
@@ -54,12 +59,11 @@ class Running:
 
     def _take_results(self) -> None:
         """What another workflow is changing cannot be planned with. A dry-run only looks."""
-        if not self._lock.held and executor(self._workflow) is not None:
-            _or_end(partial(self._lock.take, self._say, self._cancel_in_queue))
-
-    def _cancel_in_queue(self) -> None:
-        if executor(self._workflow) == "slurm" and (cancelled := cancel_left_over(Path.cwd())):
-            print(f"cancelled jobs of an earlier run: {' '.join(cancelled)}", file=sys.stderr)
+        if self._lock.held or executor(self._workflow) is None:
+            return
+        if self._no_slurm and executor(self._workflow) == "slurm":
+            raise SystemExit(f"error: {self._no_slurm}")
+        _or_end(partial(self._lock.take, self._say))
 
     def _is_stale(self, path: Path, names: tuple[str, ...]) -> bool:
         if path not in self._stale:

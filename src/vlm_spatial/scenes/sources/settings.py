@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vlm_spatial.config.settings import Count, Settings
 
-AXES = ("horizontal", "vertical")
 Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
 TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
 

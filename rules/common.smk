@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.stages.registry import SCOPES, STAGES, of_scope
-from vlm_spatial.workflow.environment import prepend_paths
 from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.preflight import check_outside
@@ -14,7 +13,13 @@ from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.running import Running, is_main
 
 # The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
-prepend_paths(PYTHONPATH=SOURCE, PATH=str(Path(sys.executable).parent))
+for variable, folder in {
+    "PYTHONPATH": SOURCE,
+    "PATH": str(Path(sys.executable).parent),
+}.items():
+    os.environ[variable] = os.pathsep.join(
+        filter(None, [folder, os.environ.get(variable)])
+    )
 
 
 def validated_plan():

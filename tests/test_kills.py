@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from scene_jobs import PATIENCE_S, holds, made
-from tiny_workflow import CONFIG, Workflow
+from tiny_workflow import CONFIG, STAGES, Workflow
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import remove_leftovers, unwritable
+from vlm_spatial.stages import registry
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.provenance import read_record, record_path
 from vlm_spatial.workflow.staleness import Existing
@@ -26,23 +27,8 @@ from vlm_spatial.workflow.staleness import Existing
 pytestmark = pytest.mark.workflow
 
 SEED = 20261121
-STAGES = {
-    "scenes": "results/scenes/squares",
-    "organism": "results/organisms/small",
-    "behaviour": "results/folder/squares/behaviour.parquet",
-    "activations": "results/folder/squares/activations.zarr",
-    "probes": "results/folder/squares/probes.safetensors",
-    "interchange": "results/folder/squares/interchange.parquet",
-    "conflict": "results/folder/squares/conflict.parquet",
-    "ablation": "results/folder/squares/ablation_sweep.parquet",
-    "amplification": "results/folder/squares/amplification.parquet",
-    "figures": "results/findings.json",
-}
-BENCHMARKS = {
-    "scenes": "results/benchmarks/scenes/squares.tsv",
-    "organism": "results/benchmarks/organisms/small.tsv",
-    "figures": "results/benchmarks/figures.tsv",
-}
+NAMES = {"dataset": "squares", "organism": "small", "model": "folder"}
+RESULTS = {name: f"results/{next(iter(registry.STAGES[name].outputs.values())).path.format(**NAMES)}" for name in STAGES}
 
 
 def digests(workflow: Workflow) -> dict[str, dict[str, str]]:
@@ -100,9 +86,9 @@ def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Work
     undisturbed = digests(workflow)
     ways = [(victim, sent) for victim in ("stage", "workflow") for sent in (signal.SIGKILL, signal.SIGTERM)] * 3
     generator.shuffle(ways)
-    for (stage, result), (victim, sent) in zip(STAGES.items(), ways, strict=False):
+    for (stage, result), (victim, sent) in zip(RESULTS.items(), ways, strict=False):
         record_path(workflow.folder / result).unlink(missing_ok=True)
-        benchmark = workflow.folder / BENCHMARKS.get(stage, f"results/benchmarks/folder/squares/{stage}.tsv")
+        benchmark = workflow.folder / f"results/benchmarks/{registry.STAGES[stage].place.format(**NAMES)}.tsv"
         seconds = generator.random() * float(pl.read_csv(benchmark, separator="\t")["s"][0])
         print(f"seed {SEED}: {sent.name} to the {victim} of {stage}, {seconds:.2f} s after its start")
         with workflow.started("--", result) as running:
@@ -121,7 +107,7 @@ def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Work
 @pytest.mark.slow
 def test_two_workflows_at_once(workflow: Workflow) -> None:
     undisturbed = digests(workflow)
-    record_path(workflow.folder / STAGES["conflict"]).unlink()
+    record_path(workflow.folder / RESULTS["conflict"]).unlink()
     with workflow.started() as first, workflow.started() as second:
         said = [running.communicate(timeout=PATIENCE_S)[1] for running in (first, second)]
     assert 0 in (first.returncode, second.returncode)
@@ -229,7 +215,7 @@ def test_finished_results_on_a_read_only_disk_need_nothing(finished_workflow: Wo
         assert workflow.jobs() == set()
         # Something to do, and nowhere to write it: said before any job.
         remount("rw")
-        record_path(workflow.folder / STAGES["conflict"]).unlink()
+        record_path(workflow.folder / RESULTS["conflict"]).unlink()
         remount("ro")
         refused = workflow.snakemake()
         assert refused.returncode == 1

@@ -212,7 +212,6 @@ def probes(planted: Planted) -> pl.DataFrame:
                                 "high": min(1.0, score + 0.04),
                                 "n": 100,
                                 "chance": 1 / 3,
-                                "verdict": "supported" if score > 0.45 else "inconclusive",
                             }
                         )
     return pl.DataFrame(rows)

@@ -20,7 +20,7 @@ from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, language
 from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
 from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA
 from vlm_spatial.interventions.answers import AnswerReader
-from vlm_spatial.interventions.neutral import NeutralEncoder, alone, background_colour, centring
+from vlm_spatial.interventions.neutral import NeutralEncoder, Place, alone, background_colour, centring, moving
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.load import load_adapter
@@ -71,8 +71,8 @@ def test_an_object_is_moved_pixel_by_pixel_onto_a_plain_canvas() -> None:
     boxes = [(3.0, 20.0, 19.0, 41.0), (60.0, 20.0, 81.0, 41.0)]
     colour = background_colour(image, boxes)
     assert colour == (200, 210, 220)
-    canvas, (rows, cols) = alone(image, boxes[0], GRID, colour)
-    assert (rows, cols) == (1, 2)
+    assert centring(boxes[0], GRID, SIDE, SIDE) == (1, 2)
+    canvas = alone(image, boxes[0], GRID, colour, (1, 2))
     expected = Image.new("RGB", (SIDE, SIDE), (200, 210, 220))
     ImageDraw.Draw(expected).rectangle((3 + 32, 20 + 16, 18 + 32, 40 + 16), fill=(255, 0, 0))
     assert np.array_equal(np.asarray(canvas), np.asarray(expected))
@@ -98,6 +98,29 @@ def test_the_background_is_the_median_outside_all_boxes(seed: int, size: tuple[i
     assert background_colour(Image.fromarray(pixels), drawn) == tuple(int(value) for value in expected)
 
 
+def test_an_object_comes_to_lie_where_another_one_lies() -> None:
+    boxes = [(2.0, 20.0, 20.0, 38.0), (39.0, 30.0, 57.0, 48.0), (70.0, 25.0, 88.0, 43.0)]
+    for slot, cols in enumerate((0, 2, 4)):
+        assert moving(boxes[0], boxes, GRID, SIDE, SIDE, slot) == (0, cols)
+    upright = [(top, left, bottom, right) for left, top, right, bottom in boxes]
+    assert moving(upright[2], upright, GRID, SIDE, SIDE, 1) == (-2, 0)
+
+
+def test_where_an_object_is_encoded_says_nothing_of_its_slot(tiny_scenes: Path, tmp_path: Path) -> None:
+    """Drawn at random for each object by itself; at the centre all would say the middle."""
+    adapter = load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu")
+    encoder = NeutralEncoder(adapter, Dataset.open(tiny_scenes), "?")
+    boxes = [(16.0 * left, 32.0, 16.0 * left + 16, 48.0) for left in (0, 2, 4)]
+    found = np.array(
+        [[2 * slot + move[1] for slot, move in enumerate(encoder._moves(str(n), boxes, GRID, (SIDE, SIDE)))] for n in range(600)]
+    )
+    for slot in range(3):
+        counts = np.bincount(found[:, slot] // 2, minlength=3)
+        assert counts.sum() == 600
+        assert (abs(counts - 200) < 50).all()
+    assert abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.15
+
+
 def test_a_box_as_large_as_the_canvas_stays_where_it_is() -> None:
     assert centring((0.0, 0.0, 96.0, 95.0), GRID, SIDE, SIDE) == (0, 0)
 
@@ -112,10 +135,11 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 
 
-def test_neutral_tokens_hold_the_object_alone_and_nothing_of_where_it_stood(tiny_scenes: Path, reader: Path) -> None:
+@pytest.mark.parametrize("place", ["random", "centre", "own"])
+def test_neutral_tokens_hold_the_object_alone_as_it_is_at_another_place(tiny_scenes: Path, reader: Path, place: Place) -> None:
     dataset = Dataset.open(tiny_scenes)
     adapter = load_adapter(reader, device="cpu")
-    encoder = NeutralEncoder(adapter, dataset, dataset.questions["prompt"][0], batch=4)
+    encoder = NeutralEncoder(adapter, dataset, dataset.questions["prompt"][0], batch=4, place=place)
     scene = dataset.scenes.filter(pl.col("variant") == "main")["scene_id"][0]
     grid = adapter.grid(*dataset.size(scene))
     made = encoder.edit(scene)(torch.zeros(2, grid.size, *adapter.site_shape("connector")))
@@ -126,8 +150,11 @@ def test_neutral_tokens_hold_the_object_alone_and_nothing_of_where_it_stood(tiny
     tokens = dataset.tokens(scene, grid)
     empty = ~tokens.objects.any(axis=0)
     torch.testing.assert_close(made[0][empty], plain[empty], rtol=1e-4, atol=1e-5)
+    drawn = np.random.default_rng([0, *scene.encode()]).integers(3, size=3)
     for slot, box in enumerate(boxes):
-        canvas, (rows, cols) = alone(image, box, grid, colour)
+        of_place = {"own": (0, 0), "centre": centring(box, grid, *image.size)}
+        rows, cols = of_place.get(place) or moving(box, boxes, grid, *image.size, int(drawn[slot]))
+        canvas = alone(image, box, grid, colour, (rows, cols))
         encoded = adapter.run_vision(adapter.prepare([canvas], ["?"]))["connector"][0]
         cells = np.flatnonzero(tokens.objects[slot])
         torch.testing.assert_close(made[0][cells], encoded[cells + rows * grid.cols + cols], rtol=1e-4, atol=1e-5)
@@ -155,7 +182,9 @@ def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Pat
     for row in asked.iter_rows(named=True):
         assert row["correct"] == (row["predicted"] == answers[row["question_id"]])
         assert (row["log_odds"] > 0) == row["correct"]
-    assert check.height == 3 * 2 * 2 * 2 * 2 * 3  # conditions, axes, test scenes, token sets, probes, slots
+    assert {"own_place", "erasure_shuffled"} <= set(asked["condition"])
+    assert set(sweep["condition"]) == {"erasure", "neutral"}
+    assert check.height == 5 * 2 * 2 * 2 * 2 * 3  # conditions, axes, test scenes, token sets, probes, slots
     assert (check["correct"] == (check["predicted"] == check["slot"])).all()
     # Each condition answers the same questions; the ablations do something, and the intact model is the untouched one.
     odds = asked.filter(pl.col("condition").is_in(["intact", "erasure", "neutral"]))

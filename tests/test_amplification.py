@@ -35,6 +35,23 @@ def test_projection_scales_only_the_subspace() -> None:
     assert moved.tolist() == [[3.0, 6.0, 5.0]]
 
 
+def test_a_centred_projection_leaves_the_mean_token_where_it_is() -> None:
+    basis, centre = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([10.0, -4.0, 7.0])
+    moved = Projection(basis, 3.0, centre)(torch.tensor([[10.0, -4.0, 7.0], [11.0, -4.0, 5.0]]))
+    assert moved.tolist() == [[10.0, -4.0, 7.0], [13.0, -4.0, 5.0]]
+
+
+@given(values=VALUES, alpha=st.floats(-3, 15), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_controls_of_the_centred_form_move_each_token_exactly_as_far(values: np.ndarray, alpha: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    basis, other, centre = random_basis(2, 6, generator), random_basis(2, 6, generator), generator.normal(0, 1, 6)
+    tokens = torch.tensor(values)
+    reference = (Projection(basis, alpha, centre)(tokens) - tokens).norm(dim=-1)
+    for control in (NormMatched(basis, other, alpha, centre=centre), NormMatched(basis, basis, alpha, complement=True, centre=centre)):
+        assert np.allclose(reference, (control(tokens) - tokens).norm(dim=-1), atol=1e-6)
+
+
 @given(values=VALUES, alpha=st.floats(-3, 15), seed=st.integers(0, 99))
 @settings(deadline=None)
 def test_controls_move_each_token_exactly_as_far(values: np.ndarray, alpha: float, seed: int) -> None:
@@ -214,6 +231,11 @@ def test_correction_file_round_trip_and_refusals(tmp_path) -> None:
         corrected = model(x)
     assert torch.allclose(corrected, plain + (plain @ torch.tensor(basis).T) @ torch.tensor(basis))
     assert torch.equal(model(x), plain)
+    centre = np.arange(4, dtype=np.float32)
+    Correction(basis, 2.0, "0", "connector", "Gemma3ForConditionalGeneration", "abc", centre).save(path)
+    with Correction.load(path).applied_to(model):
+        inside = (plain - torch.tensor(centre)) @ torch.tensor(basis).T @ torch.tensor(basis)
+        assert torch.allclose(model(x), plain + inside, atol=1e-5)
     with pytest.raises(UserError, match="cannot be applied to Linear"), loaded.applied_to(model[0]):
         pass
     narrow = Gemma3ForConditionalGeneration(torch.nn.Linear(4, 3))

@@ -21,9 +21,10 @@ from probe_worlds import (
     world,
 )
 from vlm_spatial.config.probes import ProbesSettings
+from vlm_spatial.measures.probes import verdicts
 from vlm_spatial.probes.analysis import Analysis, analyse
 from vlm_spatial.probes.layout import group, word_numbers
-from vlm_spatial.probes.scores import exchanged
+from vlm_spatial.probes.scores import SCHEMA, exchanged
 from vlm_spatial.statistics import bootstrap
 
 pytestmark = pytest.mark.unit
@@ -56,10 +57,15 @@ def score(
     return analysis.table.row(by_predicate=pl.all_horizontal(*[pl.col(k) == v for k, v in where.items()]), named=True)
 
 
+def verdict(row: dict) -> str:
+    [found] = verdicts(pl.DataFrame([row], schema=SCHEMA))
+    return str(found)
+
+
 def test_layout_in_the_background_is_found_and_not_put_down_to_position(found: Analysis) -> None:
     row = score(found, "vision.0", "background")
     assert row["accuracy"] > 0.97
-    assert row["verdict"] == "supported"
+    assert verdict(row) == "supported"
     assert row["control"] == "other_scene"
     assert row["position_share"] < 0.9
     assert row["selectivity"] > 0.5
@@ -70,9 +76,9 @@ def test_a_pure_position_code_earns_no_credit(found: Analysis) -> None:
     assert main["accuracy"] > 0.9
     assert main["position_share"] > 0.95
     assert main["blank_share"] > 0.95
-    assert main["verdict"] != "supported"
+    assert verdict(main) != "supported"
     decorrelated = score(found, "vision.1", "background")
-    assert decorrelated["verdict"] != "supported"
+    assert verdict(decorrelated) != "supported"
     assert decorrelated["position_share"] > 0.97
 
 
@@ -100,7 +106,7 @@ def test_half_position_half_layout_is_told_apart() -> None:
 
     found = analyse(MemoryStore(made, {"connector": mixed}), made, SETTINGS, seed=0)
     row = score(found, "connector", "background")
-    assert row["verdict"] == "supported"
+    assert verdict(row) == "supported"
     assert 0.6 < row["position_share"] < 0.99
     other = score(found, "connector", "background", kind="other_scene")
     share = (other["accuracy"] - row["chance"]) / (row["accuracy"] - row["chance"])
@@ -115,7 +121,7 @@ def test_a_code_on_objects_only_is_not_in_the_background(found: Analysis) -> Non
     assert score(found, "connector", "object")["accuracy"] > 0.97
     background = score(found, "connector", "background")
     assert abs(background["accuracy"] - background["chance"]) < 0.1
-    assert background["verdict"] == "refuted"
+    assert verdict(background) == "refuted"
     assert background["position_share"] is None
 
 
@@ -153,7 +159,7 @@ def test_a_score_is_the_plain_share_and_its_interval_that_of_the_statistics_modu
 def test_constant_features_are_said_to_be_inconclusive(found: Analysis) -> None:
     rows = found.table.filter(pl.col("site") == "language.2")
     assert rows["accuracy"].null_count() == rows.height
-    assert set(rows["verdict"]) == {"inconclusive"}
+    assert set(verdicts(rows)) == {"inconclusive"}
     assert "no feature varies" in rows["note"][0]
     assert "no feature varies" in found.inconclusive["main"]["horizontal/language.2"]
     assert ("horizontal", "language.2") not in found.probes["main"]
@@ -209,7 +215,7 @@ def test_scenes_too_few_are_said_plainly_and_never_scored(case: str) -> None:
     found = analyse(MemoryStore(made, {"connector": layout_code}), made, SETTINGS, seed=0)
     rows = found.table.filter(pl.col("trained_on") == "main")
     assert rows["accuracy"].null_count() == rows.height > 0
-    assert set(rows["verdict"]) == {"inconclusive"}
+    assert set(verdicts(rows)) == {"inconclusive"}
     assert rows["note"].str.contains(words).all()
     assert words in found.inconclusive["main"]["horizontal/connector"]
     assert not found.probes["main"]

@@ -12,6 +12,7 @@ from stage_inputs import SETTINGS
 from vlm_spatial.activations.writer import write_arrays
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
+from vlm_spatial.measures.probes import verdicts
 from vlm_spatial.probes.saved import load_probes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.generalisation import generalisation
@@ -129,7 +130,7 @@ def test_every_probe_of_a_model_is_scored_on_its_other_datasets(inputs: dict[str
     scores = {(row["trained_dataset"], row["kind"]): row["accuracy"] for row in fair.filter(axis="horizontal").iter_rows(named=True)}
     assert scores["same", "logistic"] > 0.9
     assert max(scores["noise", "logistic"], scores["same", "shuffled"], scores["same", "other_scene"]) < 0.65
-    [verdict] = fair.filter(axis="horizontal", trained_dataset="same", kind="logistic")["verdict"]
+    [verdict] = verdicts(fair.filter(axis="horizontal", trained_dataset="same", kind="logistic"))
     assert verdict == "supported"
     geometry = pl.read_parquet(tmp_path / "out" / "between_datasets.parquet")
     assert geometry.columns == ["dataset", *pl.read_parquet(tmp_path / "tiny" / "geometry.parquet").columns]

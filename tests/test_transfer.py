@@ -11,7 +11,7 @@ from scipy.stats import beta
 import synthetic_results as synthetic
 from stage_inputs import SETTINGS, job, make_reader
 from vlm_spatial.amplification.answers import answered
-from vlm_spatial.amplification.corrections import Oracle, Projection, probe_basis, slot_directions
+from vlm_spatial.amplification.corrections import Oracle, Projection, probe_basis, probe_centre, slot_directions
 from vlm_spatial.amplification.transfer import SCHEMA
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.figures import correction_transfer
@@ -146,7 +146,7 @@ def full_passes(inputs: dict[str, Path], source: str, target: str, method: str) 
             slots = dataset.tokens(question["scene_id"], prepared.grid).strips.argmax(axis=0)
             correct = Oracle(slot_directions(probes[question["axis"], site].class_mean, basis), slots, alpha)
         else:
-            correct = Projection(basis, alpha)
+            correct = Projection(basis, alpha, probe_centre(probes, site))
         logits = adapter.run(prepared, edits={site: lambda values, correct=correct: correct(values[0])[None]})[0][0]
         reader = AnswerReader.of(adapter, question["candidates"])
         given = answered(reader.log_probabilities(logits[None]), reader.candidates, question["answer"])

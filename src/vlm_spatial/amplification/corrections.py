@@ -49,6 +49,11 @@ def probe_basis(probes: Probes, site: str, weights: str, features: int, *, shuff
     return joint_basis([probe.shuffled_subspace() if shuffled else probe.subspace() for probe in there])
 
 
+def probe_centre(probes: Probes, site: str) -> Float[np.ndarray, " features"]:
+    """The mean object token at ``site``, training scenes: over the axes' probes."""
+    return np.mean([probe.mean for (_, where), probe in sorted(probes.items()) if where == site], axis=0)
+
+
 def random_basis(rank: int, features: int, generator: np.random.Generator) -> Basis:
     """A uniformly random subspace of that rank."""
     return np.linalg.qr(generator.standard_normal((features, rank)))[0].T
@@ -56,15 +61,19 @@ def random_basis(rank: int, features: int, generator: np.random.Generator) -> Ba
 
 @dataclass(frozen=True)
 class Projection:
-    """``h + (alpha - 1) P h``: needs no label, no box and no axis. ``alpha = 1`` changes nothing."""
+    """``h + (alpha - 1) P (h - centre)``: needs no label, no box and no axis. ``alpha = 1`` changes nothing.
+
+    Without a centre the part of the mean token that lies inside the subspace, which tells no slots apart, is scaled along.
+    """
 
     basis: Basis
     alpha: float
+    centre: Float[np.ndarray, " features"] | None = None
 
     def __call__(self, values: Float[Tensor, "*any features"]) -> Float[Tensor, "*any features"]:
         if self.alpha == 1.0:
             return values
-        return values + (self.alpha - 1.0) * _inside(values, self.basis)
+        return values + (self.alpha - 1.0) * _inside(values, self.basis, self.centre)
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,15 @@ class NormMatched:
     basis: Basis
     alpha: float
     complement: bool = False
+    centre: Float[np.ndarray, " features"] | None = None
 
     def __call__(self, values: Float[Tensor, "*any features"]) -> Float[Tensor, "*any features"]:
         if self.alpha == 1.0:
             return values
-        length = _inside(values, self.reference).norm(dim=-1, keepdim=True)
-        move = _inside(values, self.basis)
+        length = _inside(values, self.reference, self.centre).norm(dim=-1, keepdim=True)
+        move = _inside(values, self.basis, self.centre)
         if self.complement:
-            move = values - move
+            move = (values if self.centre is None else values - _like(self.centre, values)) - move
         # A token with nothing inside the subspace has no direction to move along and stays.
         move = move / move.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
         return values + (self.alpha - 1.0) * length * move
@@ -122,6 +132,13 @@ def turned(directions: Float[np.ndarray, "slots features"], basis: Basis, other:
     return directions @ basis.T @ other
 
 
-def _inside(values: Float[Tensor, "*any features"], basis: Basis) -> Float[Tensor, "*any features"]:
-    rows = torch.as_tensor(basis, dtype=values.dtype, device=values.device)
-    return values @ rows.T @ rows
+def _inside(
+    values: Float[Tensor, "*any features"], basis: Basis, centre: Float[np.ndarray, " features"] | None = None
+) -> Float[Tensor, "*any features"]:
+    rows = _like(basis, values)
+    inside = values @ rows.T
+    return (inside if centre is None else inside - _like(basis @ centre, values)) @ rows
+
+
+def _like(numbers: np.ndarray, values: Tensor) -> Tensor:
+    return torch.as_tensor(numbers, dtype=values.dtype, device=values.device)

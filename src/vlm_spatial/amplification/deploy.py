@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
@@ -18,15 +19,18 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import written_then_renamed
 from vlm_spatial.models.families import ARCHITECTURES, family_of
 
+_FORMATS = ("vlm_spatial.correction.1", "vlm_spatial.correction.2")
+
 
 @dataclass(frozen=True)
 class Correction:
-    """The label-free amplification of one model: ``h + (alpha - 1) P h`` on the output of one module.
+    """The label-free amplification of one model: ``h + (alpha - 1) P (h - centre)`` on the output of one module.
 
     Attributes:
         basis: ``[rank, features]``, orthonormal.
         module: dotted name of the module inside the transformers model.
         weights: identity of the weights it was made for.
+        centre: ``[features]``, the mean token; None in files of format 1, which had none.
     """
 
     basis: Basis
@@ -35,6 +39,7 @@ class Correction:
     site: str
     architecture: str
     weights: str
+    centre: Float[np.ndarray, " features"] | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.alpha):
@@ -48,10 +53,11 @@ class Correction:
             "site": self.site,
             "architecture": self.architecture,
             "weights": self.weights,
-            "format": "vlm_spatial.correction.1",
+            "format": _FORMATS[-1],
         }
+        arrays = {"basis": self.basis} | ({} if self.centre is None else {"centre": self.centre})
         with written_then_renamed(Path(path)) as temporary:
-            save_file({"basis": np.ascontiguousarray(self.basis, dtype=np.float32)}, temporary, metadata=about)
+            save_file({name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}, temporary, metadata=about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Correction":
@@ -63,15 +69,15 @@ class Correction:
         try:
             with safe_open(path, framework="numpy") as stored:
                 about = stored.metadata() or {}
-                basis = stored.get_tensor("basis") if "basis" in stored.keys() else None  # noqa: SIM118 (not a dict)
+                basis, centre = (stored.get_tensor(name) if name in stored.keys() else None for name in ("basis", "centre"))  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be read as safetensors ({error}); make it again with 'vlm-spatial amplify'") from error
-        if about.get("format") != "vlm_spatial.correction.1" or basis is None:
+        if about.get("format") not in _FORMATS or basis is None:
             raise UserError(f"{path}: is not a correction written by 'vlm-spatial amplify'")
         # Said before a model runs: which part of a module's output is changed is known of supported ones only.
         if (architecture := about["architecture"]) not in ARCHITECTURES:
             raise UserError(f"{path}: is of architecture {architecture}, which is not supported; supported are {', '.join(ARCHITECTURES)}")
-        return cls(basis, float(about["alpha"]), about["module"], about["site"], architecture, about["weights"])
+        return cls(basis, float(about["alpha"]), about["module"], about["site"], architecture, about["weights"], centre)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
@@ -96,7 +102,7 @@ class Correction:
     def _change(self, values: Tensor) -> Tensor:
         if values.shape[-1] != self.basis.shape[1]:
             raise UserError(f"correction of width {self.basis.shape[1]} at {self.module}, whose output has width {values.shape[-1]}")
-        return Projection(self.basis, self.alpha)(values)
+        return Projection(self.basis, self.alpha, self.centre)(values)
 
     def describe(self) -> str:
         """One line for people."""

@@ -14,6 +14,7 @@ from vlm_spatial.amplification.corrections import (
     Oracle,
     Projection,
     probe_basis,
+    probe_centre,
     random_basis,
     slot_directions,
     turned,
@@ -36,12 +37,14 @@ class Fit:
         basis: ``[rank, features]``, the slot subspace of all axes.
         directions: by axis, ``[slots, features]``: one natural unit of each slot's signal, inside ``basis``.
         shuffled: the subspace of the probes for shuffled labels.
+        centre: ``[features]``, the mean object token.
     """
 
     site: Site
     basis: Basis
     directions: Mapping[str, Float[np.ndarray, "slots features"]]
     shuffled: Basis
+    centre: Float[np.ndarray, " features"]
 
     @classmethod
     def of(cls, probes: Probes, site: Site, adapter: Adapter) -> "Fit":
@@ -49,7 +52,7 @@ class Fit:
         weights, features = adapter.identity.weights, adapter.site_shape(site)[1]
         basis = probe_basis(probes, site, weights, features)
         directions = {axis: slot_directions(probe.class_mean, basis) for (axis, where), probe in probes.items() if where == site}
-        return cls(site, basis, directions, probe_basis(probes, site, weights, features, shuffled=True))
+        return cls(site, basis, directions, probe_basis(probes, site, weights, features, shuffled=True), probe_centre(probes, site))
 
     def random(self, draws: int, generator: np.random.Generator) -> list[Basis]:
         """Random subspaces of the same rank."""
@@ -58,7 +61,7 @@ class Fit:
 
     def projections(self, alphas: Sequence[float]) -> list[Setting]:
         """The label-free form."""
-        return [Setting(self.site, "projection", 0, alpha, _always(Projection(self.basis, alpha))) for alpha in alphas]
+        return [Setting(self.site, "projection", 0, alpha, _always(Projection(self.basis, alpha, self.centre))) for alpha in alphas]
 
     def oracles(self, alphas: Sequence[float], slots_of: SlotsOf) -> list[Setting]:
         """The oracle form, on the axes that have a probe."""
@@ -69,8 +72,11 @@ class Fit:
         return [self._matched("random", draw, other, alpha) for draw, other in enumerate(others)]
 
     def other_subspaces(self, alpha: float) -> list[Setting]:
-        """Controls of the label-free form: as far, inside the complement, and inside the subspace of probes for shuffled labels."""
-        return [self._matched("complement", 0, self.basis, alpha), self._matched("shuffled", 0, self.shuffled, alpha)]
+        """What the label-free form is compared with: as far, inside the complement; as far, inside the subspace of probes for shuffled
+        labels; and without a centre.
+        """
+        uncentred = Setting(self.site, "uncentred", 0, alpha, _always(Projection(self.basis, alpha)))
+        return [self._matched("complement", 0, self.basis, alpha), self._matched("shuffled", 0, self.shuffled, alpha), uncentred]
 
     def random_directions(self, others: Sequence[Basis], alpha: float, slots_of: SlotsOf) -> list[Setting]:
         """Controls of the oracle form: the slots' directions turned into random subspaces, lengths and angles between them kept."""
@@ -78,7 +84,8 @@ class Fit:
         return [self._oracle("oracle_random", draw, directions, alpha, slots_of) for draw, directions in enumerate(every)]
 
     def _matched(self, method: str, draw: int, other: Basis, alpha: float) -> Setting:
-        return Setting(self.site, method, draw, alpha, _always(NormMatched(self.basis, other, alpha, complement=method == "complement")))
+        correction = NormMatched(self.basis, other, alpha, complement=method == "complement", centre=self.centre)
+        return Setting(self.site, method, draw, alpha, _always(correction))
 
     def _oracle(
         self, method: str, draw: int, directions: Mapping[str, Float[np.ndarray, "slots features"]], alpha: float, slots_of: SlotsOf

@@ -21,8 +21,8 @@ def amplify(
 ) -> None:
     """Write a correction file that strengthens a model's spatial signal.
 
-    A small safetensors file. The correction is h + (alpha - 1) P h at every visual token, with P the subspace of the
-    probes. It needs no labels. The report says which site and alpha were best on the validation split.
+    A small safetensors file. The correction is h + (alpha - 1) P (h - m) at every visual token, with P the subspace of the
+    probes and m the mean object token. It needs no labels. The report says which site and alpha were best on the validation split.
 
     \b
     Examples:
@@ -35,7 +35,7 @@ def amplify(
         raise UserError(f"--site {site}: a correction acts on visual tokens only; allowed are connector and vision.<layer>")
     probes = load_probes(probe)
     # What is wrong with the probes is said before a model is loaded.
-    from vlm_spatial.amplification.corrections import probe_basis
+    from vlm_spatial.amplification.corrections import probe_basis, probe_centre
     from vlm_spatial.amplification.deploy import Correction
     from vlm_spatial.models.load import load_adapter
 
@@ -47,6 +47,7 @@ def amplify(
         site=site,
         architecture=adapter.architecture,
         weights=adapter.identity.weights,
+        centre=probe_centre(probes, site),
     )
     correction.save(output)
     print(f"{output}: {correction.describe()}")

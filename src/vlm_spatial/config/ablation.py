@@ -12,7 +12,16 @@ class AblationSettings(Settings):
 
     methods: tuple[Literal["erasure", "neutral"], ...] = Field(
         ("erasure", "neutral"),
-        description="erasure: LEACE at the connector; neutral: every object encoded alone at the canvas centre",
+        description="erasure: LEACE at the connector; neutral: every object encoded alone, where its slot does not show",
+    )
+    neutral_place: Literal["random", "centre"] = Field(
+        "random",
+        description="where neutral encodes an object: at the place of a slot drawn at random, or at the canvas centre (as published), "
+        "which says that it stands in the middle",
+    )
+    controls: bool = Field(
+        True,
+        description="also ask with each object encoded alone in its own place, and with shuffled slots erased: neither removes the layout",
     )
     ordering_layers: Literal["peak", "from_peak"] = Field(
         "from_peak",

@@ -16,13 +16,16 @@ class AmplificationSettings(Settings):
     )
     projection_alphas: tuple[float, ...] = Field(
         (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0),
-        description="label-free form, h + (alpha - 1) P h; 1 changes nothing",
+        description="label-free form, h + (alpha - 1) P (h - mean); 1 changes nothing",
     )
     oracle_alphas: tuple[float, ...] = Field(
         (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0),
         description="oracle form, h + alpha d(slot); 0 changes nothing",
     )
-    random_draws: Annotated[int, Field(ge=2)] = Field(20, description="random subspaces of the same rank, each as a control of both forms")
+    random_draws: Annotated[int, Field(ge=2)] = Field(
+        20,
+        description="random subspaces of the same rank, controls of both forms; each chooses on validation as the label-free form does",
+    )
     control_alphas: tuple[float, ...] = Field(
         (4.0,), description="alphas at which the label-free form's controls run at every site, beside the one that validation chooses there"
     )

@@ -11,6 +11,7 @@ from vlm_spatial.interventions.labels import INTACT, LANGUAGE_ERASED, joined
 from vlm_spatial.measures.table import select
 
 VISION = {INTACT: "vision intact", "erasure": "vision erased", "neutral": "vision neutral"}
+CONTROLS = {"own_place": "control: objects alone in their places", "erasure_shuffled": "control: shuffled slots erased"}
 LANGUAGE = ["language intact", "language erased"]
 
 
@@ -24,11 +25,13 @@ def rows(tables: Tables) -> pl.DataFrame:
     follows; ``chance`` is a guess among the candidates.
     """
     shown = select(tables.get("measures"), "ablation", ["accuracy"], _NUMBERS | {"control_estimate": "chance"})
+    shown = shown.with_columns(pl.col("condition").replace(CONTROLS))
     if shown.is_empty():
         return shown
     names = {"estimate": "beyond", "low": "beyond_low", "high": "beyond_high", "verdict": "reading"}
     beyond = select(tables["measures"], "ablation", ["beyond_sum"], {"axis": "axis", "condition": "condition"} | names)
     labels = {joined(vision, LANGUAGE_ERASED): label for vision, label in VISION.items()} | VISION
+    labels |= {label: label for label in CONTROLS.values()}
     erased = pl.col("condition").str.contains(LANGUAGE_ERASED, literal=True)
     return shown.join(beyond, on=["axis", "condition"], how="left", maintain_order="left").with_columns(
         condition=pl.col("condition").replace_strict(labels),
@@ -42,7 +45,8 @@ def caption(shown: pl.DataFrame) -> str:
         "object tokens in the "
         "language model, with both, and with neither. If both together cost more than the sum of each alone, one stands in for the other "
         "(redundant); if less, both are needed at once (complementary); where one ablation alone leaves no more than a guess (dashed), "
-        f"neither can be told. {_beyond(shown)}{counts(shown, 'scenes')}. {INTERVAL}, n lowered for answers that "
+        f"neither can be told. Controls do the same to the tokens and leave the layout. "
+        f"{_beyond(shown)}{counts(shown, 'scenes')}. {INTERVAL}, n lowered for answers that "
         "agree within a scene."
     )
 
@@ -66,7 +70,7 @@ def points(row: Mapping[str, Any]) -> str:
 
 
 def draw(palette: str) -> Layers:
-    order = list(VISION.values())
+    order = [*VISION.values(), *CONTROLS.values()]
     return intervals("condition", order, "series", LANGUAGE, palette, x_title="accuracy", domain=(0, 1), tooltip=["series"], zero="chance")
 
 

@@ -16,6 +16,7 @@ CONTROLS = {
     "random": "control: random subspaces",
     "complement": "control: complement",
     "shuffled": "control: shuffled labels",
+    "uncentred": "projection, not centred",
     "oracle_random": "control: random directions",
 }
 SERIES = [*METHODS, *CONTROLS.values()]
@@ -66,7 +67,8 @@ def caption(shown: pl.DataFrame) -> str:
         f"{_tests(shown)}. "
         "“projection” needs no labels; “oracle” is told each cell's slot. Controls move every token exactly as far: those of “projection” "
         "in random subspaces, the orthogonal complement, or the subspace of a probe for shuffled labels; those of “oracle” along its slot "
-        "directions turned into random subspaces (random ones: mean and range of the draws). "
+        "directions turned into random subspaces (random ones: mean and range of the draws). “Not centred” scales the mean token's part "
+        "of the subspace along. "
         "By construction amplification must help the planted organism “faint” (its slot signal is there, but weak) and must not help "
         "“language” (no spatial code in vision). "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. "

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -97,8 +97,11 @@ def check_store(scenes: GridScenes, store: Store) -> None:
         raise UserError(f"{store.path}: holds means over token sets; ablation needs tokens: set activations.pooling to cell or none")
 
 
-def vision_erasures(scenes: GridScenes, store: Store) -> dict[str, Erasure] | None:
+def vision_erasures(scenes: GridScenes, store: Store, shuffled: int | None = None) -> dict[str, Erasure] | None:
     """For each axis, the erasure of the slot from the connector's output, fitted on all training scenes of the store.
+
+    Args:
+        shuffled: seed of a control, the erasure of slots that are shuffled within each scene: as much is removed, and not the slot.
 
     None, with a word on stderr, if an axis has no training scene (a handful of photos).
     """
@@ -106,10 +109,18 @@ def vision_erasures(scenes: GridScenes, store: Store) -> dict[str, Erasure] | No
     if not all(names.values()):
         print(f"erasure left out: no training scene on the {_without(names)} axis to fit it on", file=sys.stderr, flush=True)
         return None
+    generator = None if shuffled is None else np.random.default_rng(shuffled)
     return {
-        axis: fit_erasure(_stored(store, of_axis), [scenes.tokens(name) for name in of_axis], background=True)
+        axis: fit_erasure(_stored(store, of_axis), [_slots(scenes.tokens(name), generator) for name in of_axis], background=True)
         for axis, of_axis in names.items()
     }
+
+
+def _slots(tokens: SceneTokens, generator: np.random.Generator | None) -> SceneTokens:
+    if generator is None:
+        return tokens
+    order = generator.permutation(len(tokens.objects))
+    return replace(tokens, objects=tokens.objects[order], strips=tokens.strips[order])
 
 
 def _without(names: Mapping[str, Sequence[str]]) -> str:

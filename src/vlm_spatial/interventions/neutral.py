@@ -1,8 +1,9 @@
-"""Position-neutral re-encoding: every object encoded alone at the canvas centre, its tokens laid back in its slot."""
+"""Position-neutral re-encoding: every object encoded alone, where its slot does not show, its tokens laid back in its slot."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,25 @@ def _median(below: Int[np.ndarray, " levels"]) -> int:
     return int(low + high) // 2
 
 
+Place = Literal["random", "centre", "own"]
+"""Where an object is encoded: at the place of a slot drawn at random, at the canvas centre (as published), or where it stands (a control).
+
+At the centre its tokens do say a place, the middle one, and questions for it are then answered with the middle whatever is asked.
+"""
+
+
+def moving(box: Box, boxes: Sequence[Box], grid: TokenGrid, width: int, height: int, slot: int) -> tuple[int, int]:
+    """Rows and columns of cells by which ``box`` is moved along the axis of ``boxes`` to come as close as it can to the one of ``slot``.
+
+    As in :func:`centring`; across the axis it stays.
+    """
+    first, last, target = boxes[0], boxes[-1], boxes[slot]
+    along = 0 if abs(last[0] + last[2] - first[0] - first[2]) > abs(last[1] + last[3] - first[1] - first[3]) else 1
+    cells, side = ((grid.cols, width), (grid.rows, height))[along]
+    steps = _steps(box[along], box[along + 2], side / cells, cells, (target[along] + target[along + 2]) / 2 / side * cells)
+    return (0, steps) if along == 0 else (steps, 0)
+
+
 def centring(box: Box, grid: TokenGrid, width: int, height: int) -> tuple[int, int]:
     """Rows and columns of cells by which ``box`` is moved so that its centre comes as close to the canvas centre as whole cells allow.
 
@@ -43,28 +63,29 @@ def centring(box: Box, grid: TokenGrid, width: int, height: int) -> tuple[int, i
     alike within their cells come to lie on the same cells, wherever they were.
     """
     left, top, right, bottom = box
-    return _steps(top, bottom, height / grid.rows, grid.rows), _steps(left, right, width / grid.cols, grid.cols)
+    rows = _steps(top, bottom, height / grid.rows, grid.rows, grid.rows / 2)
+    return rows, _steps(left, right, width / grid.cols, grid.cols, grid.cols / 2)
 
 
-def _steps(start: float, stop: float, cell: float, cells: int) -> int:
+def _steps(start: float, stop: float, cell: float, cells: int, to: float) -> int:
     # The small number makes a tie fall to the same side for boxes that differ by rounding only.
-    wanted = math.floor(cells / 2 - (start + stop) / 2 / cell + 0.5 + 1e-6)
+    wanted = math.floor(to - (start + stop) / 2 / cell + 0.5 + 1e-6)
     lowest, highest = math.ceil(-start / cell - 1e-6), math.floor(cells - stop / cell + 1e-6)
     return min(max(wanted, lowest), highest)
 
 
-def alone(image: Image.Image, box: Box, grid: TokenGrid, colour: Colour) -> tuple[Image.Image, tuple[int, int]]:
-    """The box's pixels moved to the centre of a plain canvas, and by how many rows and columns of cells they moved.
+def alone(image: Image.Image, box: Box, grid: TokenGrid, colour: Colour, move: tuple[int, int]) -> Image.Image:
+    """The box's pixels on a plain canvas, moved by some rows and columns of cells.
 
     Where a cell is no whole number of pixels, the move is rounded to the nearest pixel.
     """
-    rows, cols = centring(box, grid, image.width, image.height)
+    rows, cols = move
     left, top, right, bottom = _whole_pixels(box)
     x = min(max(round(left + cols * image.width / grid.cols), 0), image.width - (right - left))
     y = min(max(round(top + rows * image.height / grid.rows), 0), image.height - (bottom - top))
     canvas = Image.new("RGB", image.size, colour)
     canvas.paste(image.crop((left, top, right, bottom)), (x, y))
-    return canvas, (rows, cols)
+    return canvas
 
 
 def _whole_pixels(box: Box) -> tuple[int, int, int, int]:
@@ -98,18 +119,21 @@ class Replaced:
 class NeutralEncoder:
     """Makes and remembers the connector's output of position-neutral scenes.
 
-    An object's cells hold what the connector makes of it at the canvas centre, alone on a plain canvas; all other cells hold what it
-    makes of the plain canvas. Nothing in the object tokens then tells where in the scene they stand.
+    An object's cells hold what the connector makes of it alone on a plain canvas, at ``place``; all other cells hold what it makes of the
+    plain canvas. Unless the place is its own, nothing in the object tokens then tells where in the scene they stand.
 
     Args:
         prompt: any prompt; the vision encoder does not see it.
+        seed: of random places, which are drawn for every object by itself.
     """
 
-    def __init__(self, adapter: Adapter, dataset: Dataset, prompt: str, batch: int = 16) -> None:
+    def __init__(self, adapter: Adapter, dataset: Dataset, prompt: str, batch: int = 16, *, place: Place = "random", seed: int = 0) -> None:
         self.adapter = adapter
         self.dataset = dataset
         self.prompt = prompt
         self.batch = batch
+        self.place = place
+        self.seed = seed
         self._made: dict[str, Float[Tensor, "cells 1 features"]] = {}
         self._plain: dict[tuple[Colour, tuple[int, int]], Float[Tensor, "cells 1 features"]] = {}
 
@@ -132,14 +156,21 @@ class NeutralEncoder:
         colours, moves = [], []
         for scene in scene_ids:
             image, boxes = self.dataset.image(scene), self.dataset.boxes(scene)
-            colour = background_colour(image, boxes)
-            made = [alone(image, box, self.adapter.grid(*image.size), colour) for box in boxes]
-            canvases += [canvas for canvas, _ in made]
+            colour, grid = background_colour(image, boxes), self.adapter.grid(*image.size)
+            moves.append(self._moves(scene, boxes, grid, image.size))
+            canvases += [alone(image, box, grid, colour, move) for box, move in zip(boxes, moves[-1], strict=True)]
             colours.append((colour, image.size))
-            moves.append([move for _, move in made])
         for canvas in canvases:
             canvas.info[SHOWN_ONCE] = True
         return _Drawn(self._prepared(canvases), colours, moves)
+
+    def _moves(self, scene_id: str, boxes: Sequence[Box], grid: TokenGrid, size: tuple[int, int]) -> list[tuple[int, int]]:
+        if self.place == "own":
+            return [(0, 0) for _ in boxes]
+        if self.place == "centre":
+            return [centring(box, grid, *size) for box in boxes]
+        slots = np.random.default_rng([self.seed, *scene_id.encode()]).integers(len(boxes), size=len(boxes))
+        return [moving(box, boxes, grid, *size, int(slot)) for box, slot in zip(boxes, slots, strict=True)]
 
     def _lay(self, scene_ids: Sequence[str], drawn: _Drawn) -> None:
         plain = [self._plain_canvas(colour, size) for colour, size in drawn.colours]

@@ -193,11 +193,14 @@ def against_random(table: pl.DataFrame, method: str = "projection") -> AgainstRa
     if found is None:
         return None
     rows = at(spatial(table), "test", method, found.site, found.alpha)
-    return versus(rows, random_draws(table, method, found.site, found.alpha))
+    at_what = f"alpha {found.alpha:g} at {found.site}"
+    own = not table.filter(pl.col("method") == RANDOM[method], pl.col("split") == "validation").is_empty()
+    words = f"random subspaces, each at its own best site and alpha (the form: {at_what})" if own else f"random subspaces, {at_what}"
+    return versus(rows, random_draws(table, method, found.site, found.alpha), words)
 
 
-def versus(rows: pl.DataFrame, draws: list[pl.DataFrame]) -> AgainstRandom:
-    """One setting against its random draws, each with a row a question."""
+def versus(rows: pl.DataFrame, draws: list[pl.DataFrame], words: str = "") -> AgainstRandom:
+    """One setting against its random draws, each with a row a question; ``words`` say what they are."""
     found = outcome(rows)
     of_draws = [outcome(draw) for draw in draws]
     shares, nets = [o.corrected_share.estimate for o in of_draws if o.errors], [o.net.estimate for o in of_draws]
@@ -214,7 +217,7 @@ def versus(rows: pl.DataFrame, draws: list[pl.DataFrame]) -> AgainstRandom:
         outcome=found,
         random_corrected=_range(shares),
         random_net=_range(nets),
-        control=f"random subspaces, alpha {found.alpha:g} at {found.site}",
+        control=words,
         more_corrected=more_corrected,
         more_corrected_p=more_corrected_p,
         more_net=more_net,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from vlm_spatial.interventions.labels import CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
+from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
 from vlm_spatial.measures import amplification, behaviour, crosswise
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
@@ -217,11 +217,19 @@ def ablation_drop(tables: Tables) -> Measured:
     if condition is None:
         return NOTHING
     asked = summaries.ablation_drops(table, condition)
-    found = summaries.ablation_drop(table, condition)
-    _, p = clustered_mean(asked["lost"].to_numpy(), asked["scene_id"].to_list())
+    found, control, words = summaries.ablation_drop(table, condition), ZERO, f"no loss ({condition})"
+    if (name := ABLATION_CONTROLS[condition]) in set(table["condition"]):
+        # What the manipulation costs where it leaves the layout alone.
+        control, words = summaries.ablation_drop(table, name), _WITHOUT_LOSS[condition]
+        left = summaries.ablation_drops(table, name).select("question_id", left="lost")
+        asked = asked.join(left, on="question_id", maintain_order="left").with_columns(lost=pl.col("lost") - pl.col("left"))
+    difference, p = clustered_mean(asked["lost"].to_numpy(), asked["scene_id"].to_list())
     known = table.unique("question_id", maintain_order=True).select("question_id", "axis", "template")
     values = asked.join(known, on="question_id", how="left").select("axis", "template", value="lost")
-    return Measured(found, ZERO, f"no loss ({condition})", found, p, values)
+    return Measured(found, control, words, difference, p, values)
+
+
+_WITHOUT_LOSS = {"neutral": "each object encoded alone in its own place", "erasure": "erasure of shuffled slots"}
 
 
 def backup_gain(tables: Tables) -> Measured:

@@ -209,7 +209,7 @@ CLAIMS: tuple[Claim, ...] = (
         "A loss of less than 5 points.",
         "accuracy lost on the same test questions under position-neutral re-encoding (under erasure where that was not run); "
         f"{_STUDENT}, adjusted for scenes",
-        "0",
+        "the loss where each object is encoded alone in its own place (under erasure of shuffled slots), on the same questions",
         Rule(DROP_SMALLEST),
         measured.ablation_drop,
         unit="change",
@@ -235,7 +235,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Scaling the slot signal corrects more of the errors than scaling random subspaces does.",
         "No more than 5 points of the errors above random subspaces.",
         "share of test errors that projection corrects at the site and α that validation chose; exact, adjusted for scenes",
-        "the same for random subspaces of equal rank and move: mean and range of the draws",
+        "the same for random subspaces of equal rank and move, at the site and α that each chose: mean and range of the draws",
         Rule(CORRECTED_SMALLEST),
         measured.errors_corrected,
         counted="errors",
@@ -248,7 +248,7 @@ CLAIMS: tuple[Claim, ...] = (
         "A gain of less than one point.",
         "change in test accuracy by projection at the site and α that validation chose; "
         f"{_STUDENT}, adjusted for scenes; none where there is no error",
-        "the same for random subspaces: mean and range of the draws",
+        "the same for random subspaces, each at the site and α that it chose: mean and range of the draws",
         Rule(NET_SMALLEST, floor=0.0),
         measured.net_accuracy,
         unit="change",

@@ -60,11 +60,17 @@ def sweep(table: pl.DataFrame | None) -> pl.DataFrame:
                 {**where, "measure": CORRECTED, **share, "n": row["errors"]},
                 {**where, "measure": CALIBRATION, **numbers(error)},
             ]
-        settings = part.filter(~pl.col("method").is_in(METHODS)).select("method", "site", "alpha").unique().sort("method", "site", "alpha")
-        for method, site, alpha in settings.iter_rows():
+        for method, site, alpha in _control_settings(part).iter_rows():
             where = {"axis": axis, "site": site, "alpha": alpha, "correction": method, "chosen": False}
             found += [{**where, "measure": measure, **numbers(number)} for measure, number in _of_control(part, method, site, alpha)]
     return _tidy(found, "amplification")
+
+
+def _control_settings(part: pl.DataFrame) -> pl.DataFrame:
+    """Method, site and alpha of every control. Where a few draws alone were run, they had chosen the setting: no sample of draws."""
+    of_controls = part.filter(~pl.col("method").is_in(METHODS)).group_by("method", "site", "alpha").agg(draws=pl.col("draw").n_unique())
+    whole = of_controls.filter(pl.col("draws") == pl.col("draws").max().over("method"))
+    return whole.select("method", "site", "alpha").sort("method", "site", "alpha")
 
 
 def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[tuple[str, Interval]]:

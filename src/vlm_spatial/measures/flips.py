@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.interventions.labels import CONTENT, INTACT, LANGUAGE_ERASED, joined
+from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONTENT, INTACT, LANGUAGE_ERASED, joined
 from vlm_spatial.measures.behaviour import GUESS, METHOD, chance
 from vlm_spatial.measures.interventions import accuracy, compare_sites, compare_token_sets, dominance, redundancy, sweeps
 from vlm_spatial.measures.rates import outcome_rates
@@ -14,7 +14,7 @@ from vlm_spatial.statistics import holm
 OUTCOMES = {"stay": "stay", "move": "move", "neither": "other"}
 """Columns that count the outcomes of the conflict experiment."""
 BLOCKS = ("strip", "object")
-VISION_CONDITIONS = (INTACT, "erasure", "neutral")
+VISION_CONDITIONS = (INTACT, *ABLATION_CONTROLS)
 REDUNDANT, COMPLEMENTARY, OPEN, NOTHING_LEFT = (
     "redundant",
     "complementary",
@@ -127,6 +127,11 @@ def ablated_accuracies(table: pl.DataFrame | None, behaviour: pl.DataFrame | Non
         guess = _chance(behaviour, axis)
         of_axis = None if axis == BOTH else axis
         limits: dict[str, float] = {}
+        for condition in ABLATION_CONTROLS.values():
+            if condition in run:
+                found = accuracy(table, condition, axis=of_axis)
+                where = {"axis": axis, "condition": condition}
+                rows.append({**where, "measure": "accuracy", "control": GUESS, "control_estimate": guess, **numbers(found)})
         for vision in VISION_CONDITIONS:
             for condition in (vision, joined(vision, LANGUAGE_ERASED)):
                 if condition not in run:

@@ -1,8 +1,24 @@
-"""The one number of probes.parquet: how much of what is read off the background is absolute position."""
+"""What follows from scores of probes.parquet: a verdict each, and how much of what is read off the background is absolute position."""
 
 from collections.abc import Iterator
 
 import polars as pl
+
+from vlm_spatial.measures.verdicts import PROBE_SMALLEST, Measured, Rule
+from vlm_spatial.statistics import EMPTY, Interval
+
+RULE = Rule(PROBE_SMALLEST)
+
+
+def verdicts(table: pl.DataFrame) -> pl.Series:
+    """The verdict of each score: whether it lies beyond the strongest of its controls. Not adjusted for the other scores."""
+    columns = ["accuracy", "low", "high", "n", "margin", "margin_low", "margin_high"]
+    made = [_verdict(*row) for row in table.select(pl.col(columns).fill_null(float("nan"))).iter_rows()]
+    return pl.Series("verdict", made, dtype=pl.String)
+
+
+def _verdict(accuracy: float, low: float, high: float, n: int, margin: float, margin_low: float, margin_high: float) -> str:
+    return RULE.judge(Measured(Interval(accuracy, low, high, n), EMPTY, "", Interval(margin, margin_low, margin_high, n), 1.0))
 
 
 def background_rows(table: pl.DataFrame) -> pl.DataFrame:
@@ -18,7 +34,7 @@ def background_rows(table: pl.DataFrame) -> pl.DataFrame:
 
 def background_summary(table: pl.DataFrame) -> Iterator[str]:
     """One sentence an axis: the site at which the background says most beyond its controls, and what position explains of it."""
-    rows = background_rows(table)
+    rows = background_rows(table.with_columns(verdicts(table)))
     for (axis,), on_axis in rows.partition_by("axis", as_dict=True, maintain_order=True).items():
         scored = on_axis.drop_nulls("margin")
         if scored.is_empty():

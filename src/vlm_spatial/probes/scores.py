@@ -16,8 +16,6 @@ from vlm_spatial.tokens import TokenSet
 SLOT_KINDS = ("logistic", "centroid", "difference")
 CELL_SITE, PIXEL_SITE = "cell", "pixels"
 OTHER_SCENE = "other_scene"
-RELEVANT = 0.05
-"""Smallest margin over the controls that would matter; an interval that excludes it refutes."""
 
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("site", "kind", "axis", "trained_on", "scored_on", "split", "token_set"), pl.String),
@@ -29,7 +27,6 @@ SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("selectivity", "selectivity_low", "selectivity_high"), pl.Float64),
     **dict.fromkeys(("position_share", "position_share_low", "position_share_high"), pl.Float64),
     **dict.fromkeys(("blank_share", "blank_share_low", "blank_share_high"), pl.Float64),
-    "verdict": pl.String,
     "note": pl.String,
 }
 
@@ -131,7 +128,7 @@ class Table:
     def _row(self, score: Score) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(SCHEMA)
         row |= {name: getattr(score, name) for name in ("site", "kind", "axis", "trained_on", "scored_on", "token_set", "strength")}
-        row |= {"split": "test", "chance": _number(score.chance), "note": score.note, "n": 0, "verdict": "inconclusive"}
+        row |= {"split": "test", "chance": _number(score.chance), "note": score.note, "n": 0}
         if score.correct is None or score.total is None:
             return row
         samples = self._resampled(score)
@@ -161,15 +158,13 @@ class Table:
         return {"chance": None} | {name: control for name, control in found.items() if control is not None and control.correct is not None}
 
     def _above(self, score: Score, controls: dict[str, Score | None]) -> dict[str, Any]:
-        """Distance from the strongest control, with a paired interval, and the verdict that follows from it."""
+        """Distance from the strongest control, with a paired interval."""
         accuracies = {name: score.chance if control is None else control.accuracy for name, control in controls.items()}
         name = max(accuracies, key=lambda key: accuracies[key])
         control = controls[name]
         samples = self._resampled(score) - (score.chance if control is None else self._resampled(control))
-        row = _estimate("margin", score.accuracy - accuracies[name], samples)
-        low, high = percentile_interval(samples)
-        verdict = "supported" if low > 0 else "refuted" if high < RELEVANT else "inconclusive"
-        return row | {"control": name, "control_accuracy": accuracies[name], "verdict": verdict}
+        margin = _estimate("margin", score.accuracy - accuracies[name], samples)
+        return margin | {"control": name, "control_accuracy": accuracies[name]}
 
     def _share(self, name: str, score: Score, other: Score) -> dict[str, Any]:
         """Share of the score above chance that ``other`` reaches, in [0, 1]."""

@@ -15,9 +15,9 @@ from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA, EditsOf, ask, sa
 from vlm_spatial.interventions.crosswise import Match, crosswise_cases, crosswise_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import Erasure
-from vlm_spatial.interventions.labels import CONNECTOR, INTACT, LANGUAGE_ERASED, joined
+from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, INTACT, LANGUAGE_ERASED, joined
 from vlm_spatial.interventions.language import exchangeable, language_plan
-from vlm_spatial.interventions.neutral import NeutralEncoder
+from vlm_spatial.interventions.neutral import NeutralEncoder, Place
 from vlm_spatial.interventions.ordering import best_layer
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf, read_cases
 from vlm_spatial.interventions.sweep import SCHEMA, Condition, run_sweep
@@ -52,9 +52,11 @@ def ablation(job: Job) -> None:
         for output, schema in (("sweep", SCHEMA), ("accuracy", ACCURACY_SCHEMA), ("check", CHECK_SCHEMA)):
             write_parquet(pl.DataFrame(schema=schema), job.outputs[output])
         return
-    conditions = _conditions(scenes, store, settings, questions, [*cases, *crosswise])
+    seed = job.settings["seed"]
+    conditions = _conditions(scenes, store, settings, questions, [*cases, *crosswise], seed)
+    controls = _controls(scenes, store, settings, questions, conditions, seed)
 
-    write_parquet(read_slots(scenes, store, at_connector, conditions, settings.fit_scenes), job.outputs["check"])
+    write_parquet(read_slots(scenes, store, at_connector, [*conditions, *controls], settings.fit_scenes), job.outputs["check"])
     engine = PatchEngine(scenes.adapter, memory_gb=settings.memory_gb)
     plan = language_plan(_sites(intact), job.settings["seed"])
     ablated = [
@@ -74,6 +76,8 @@ def ablation(job: Job) -> None:
     sweeps = pl.concat([intact, *ablated])
     answers = [pl.DataFrame(schema=ACCURACY_SCHEMA)]
     inputs = SceneInputs(scenes, settings.batch)
+    for control in controls:
+        answers.append(ask(scenes.adapter, dataset, questions, control.name, _at_connector(control), batch=settings.batch))
     for condition in conditions:
         edits_of = _at_connector(condition)
         answers.append(ask(scenes.adapter, dataset, questions, condition.name, edits_of, batch=settings.batch))
@@ -89,7 +93,7 @@ def ablation(job: Job) -> None:
 
 
 def _conditions(
-    scenes: GridScenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, cases: list[Case]
+    scenes: GridScenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, cases: list[Case], seed: int
 ) -> list[Condition]:
     found = [Condition()]
     for method in settings.methods:
@@ -98,14 +102,38 @@ def _conditions(
             if erasures is not None:
                 found.append(Condition(method, _by_axis(scenes, erasures)))
         else:
-            dataset_prompt = scenes.dataset.questions["prompt"][0]
-            encoder = NeutralEncoder(scenes.adapter, scenes.dataset, dataset_prompt, settings.batch)
+            encoder = _encoder(scenes, settings, settings.neutral_place, seed)
             of_pairs = [scene for case in cases for scene in (case.clean_scene, case.counterfactual_scene)]
-            of_fit = [scene for axis in scenes.axes for scene in scenes.of(axis, "train", settings.fit_scenes)]
-            of_readout = [scene for axis in scenes.axes for scene in scenes.of(axis, "test", settings.fit_scenes)]
-            encoder.make([*of_readout, *questions["scene_id"], *of_pairs, *of_fit])
+            encoder.make([*_probed(scenes, settings), *questions["scene_id"], *of_pairs])
             found.append(Condition(method, encoder.edit))
     return found
+
+
+def _controls(
+    scenes: GridScenes, store: Store, settings: AblationSettings, questions: pl.DataFrame, conditions: Sequence[Condition], seed: int
+) -> list[Condition]:
+    """What is done to the tokens under each condition, without removing the layout."""
+    found = []
+    for name in (condition.name for condition in conditions if settings.controls and condition.name != INTACT):
+        if name == "erasure":
+            erasures = vision_erasures(scenes, store, shuffled=seed)
+            edit = None if erasures is None else _by_axis(scenes, erasures)
+        else:
+            encoder = _encoder(scenes, settings, "own", seed)
+            encoder.make([*_probed(scenes, settings), *questions["scene_id"]])
+            edit = encoder.edit
+        found.append(Condition(ABLATION_CONTROLS[name], edit))
+    return found
+
+
+def _encoder(scenes: GridScenes, settings: AblationSettings, place: Place, seed: int) -> NeutralEncoder:
+    prompt = scenes.dataset.questions["prompt"][0]
+    return NeutralEncoder(scenes.adapter, scenes.dataset, prompt, settings.batch, place=place, seed=seed)
+
+
+def _probed(scenes: GridScenes, settings: AblationSettings) -> list[str]:
+    """The scenes that each condition's slot probe is fitted and read on."""
+    return [scene for axis in scenes.axes for split in ("train", "test") for scene in scenes.of(axis, split, settings.fit_scenes)]
 
 
 def _sites(table: pl.DataFrame) -> list[Site]:

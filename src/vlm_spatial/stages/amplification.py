@@ -37,15 +37,27 @@ def amplification(job: Job) -> None:
     ]
     tables = [score(sweep, dataset, asked.filter(split=split), main, f"amplification, {split}") for split in ("validation", "test")]
     generator = np.random.default_rng(job.settings["seed"])
+    subspaces = {fit.site: fit.random(settings.random_draws, generator) for fit in fits}
+    # A random subspace that is to do as well as the form does chooses as the form does.
+    rivals = [
+        setting for fit in fits for alpha in settings.projection_alphas for setting in fit.random_subspaces(subspaces[fit.site], alpha)
+    ]
+    tables.append(score(sweep, dataset, asked.filter(split="validation"), rivals, "amplification, validation controls"))
+    of_draws = [(draw, choose(tables[-1].filter(draw=draw), "random")) for draw in range(settings.random_draws)]
+    wanted = {(*choice, draw) for draw, choice in of_draws if choice is not None}
     controls: list[Setting] = []
     for fit in fits:
         # Every site gets its controls at its own best alpha, so that sites can be compared.
         best = {method: choose(tables[0].filter(site=fit.site), method) for method in ("projection", "oracle")}
-        others = fit.random(settings.random_draws, generator)
         for alpha in sorted({*settings.control_alphas, *([best["projection"][1]] if best["projection"] else [])}):
-            controls += [*fit.random_subspaces(others, alpha), *fit.other_subspaces(alpha)]
+            wanted |= {(fit.site, alpha, draw) for draw in range(settings.random_draws)}
+            controls += fit.other_subspaces(alpha)
+        for alpha in sorted({alpha for site, alpha, _ in wanted if site == fit.site}):
+            controls += [
+                setting for setting in fit.random_subspaces(subspaces[fit.site], alpha) if (fit.site, alpha, setting.draw) in wanted
+            ]
         if best["oracle"]:
-            controls += fit.random_directions(others, best["oracle"][1], slots_of)
+            controls += fit.random_directions(subspaces[fit.site], best["oracle"][1], slots_of)
     tables.append(score(sweep, dataset, asked.filter(split="test"), controls, "amplification, test controls"))
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
 

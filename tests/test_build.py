@@ -58,7 +58,7 @@ def test_no_colour_is_lost_on_a_background() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", ["main", "decorrelated", "pair"])
 def test_objects_are_three_different_ones_drawn_in_their_boxes_only(kind: str, variant: Variant) -> None:
-    for scene in scenes(kind, variant):
+    for scene in scenes(kind, variant, count=3):
         assert scene.slots == (0, 1, 2)
         assert len(set(scene.objects)) == len({content.look.split()[0] for content in scene.contents}) == 3
         empty = render(replace(scene, contents=(), boxes=(), slots=()))

@@ -142,6 +142,7 @@ def probes_for(ready: dict[str, Path], path: Path, *, weights: str | None = None
     return path
 
 
+@pytest.mark.slow
 def test_the_stage_sweeps_vision_layers_and_connector(ready: dict[str, Path], tmp_path: Path) -> None:
     inputs = {"probes": probes_for(ready, tmp_path / "p.safetensors"), "behaviour": ready["behaviour"]}
     amplification(job(ready["reader"], ready["scenes"], tmp_path, "table", STAGE, **inputs))

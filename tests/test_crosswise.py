@@ -55,6 +55,7 @@ def flipped(rows: pl.DataFrame) -> float:
     return (rows["outcome"] == "flip").to_numpy().mean()
 
 
+@pytest.mark.slow
 def test_a_language_model_that_orders_by_place_has_no_code_at_the_connector(dataset: Dataset) -> None:
     """Its vision tokens are the same in every slot: exchanging equal cells changes nothing, exactly; two layers on they hold the order."""
     found = swept(dataset, "language-0", ["connector", "language.1"], ("object", "strip", "rim"))
@@ -76,6 +77,7 @@ def test_a_code_spread_over_the_strip_moves_with_the_strip_alone(dataset: Datase
     assert rates["random_strip"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("organism", ["vision-0", "object-0"])
 def test_a_code_of_the_objects_moves_with_the_objects(dataset: Dataset, organism: str) -> None:
     found = swept(dataset, organism, ["connector", "language.1"], SETS)
@@ -93,6 +95,7 @@ def test_a_code_of_the_objects_moves_with_the_objects(dataset: Dataset, organism
     assert flipped(found["language.1", "strip"]) == pytest.approx(0.5 if organism == "vision-0" else 0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_mirror_image_gives_the_same_verdicts(dataset: Dataset) -> None:
     for organism, expected in {"vision-0": 1.0, "language-0": 0.0}.items():
         adapter = load_adapter(ORGANISMS / organism, device="cpu")
@@ -225,6 +228,7 @@ def test_strips_of_unlike_width_are_matched_by_their_own_first_cell(tiny: Datase
     assert dict(zip(first.tolist(), second.tolist(), strict=True)) == {7: 9, 8: 10}
 
 
+@pytest.mark.slow
 def test_a_patch_costs_at_most_0_45_full_passes(dataset: Dataset) -> None:
     """Counted in floating-point operations, the untouched runs of a pair shared among its patches."""
     adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
@@ -240,6 +244,7 @@ def test_a_patch_costs_at_most_0_45_full_passes(dataset: Dataset) -> None:
     assert patched.get_total_flops() / table.height <= 0.45 * whole.get_total_flops()
 
 
+@pytest.mark.slow
 def test_the_stages_hold_both_forms_and_the_ablated_one(tiny: Dataset, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "qwen2_vl")
     stage = {

@@ -82,6 +82,7 @@ def test_the_score_is_that_of_the_model_s_best_patch(folder: Path) -> None:
     assert found.box == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_stages_run_and_every_photo_is_a_scene_or_set_aside(folder: Path, photos: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
     dataset = settings(photos[0], folder)
     boxes_stage(

@@ -168,6 +168,7 @@ def sweep(adapter: Adapter, pairs: int) -> list[Patch]:
     return [*copies, *(Patch(number, site, sets[0], "unrelated") for number in range(pairs) for site in adapter.sites)]
 
 
+@pytest.mark.slow
 def test_a_whole_sweep_is_equal_and_in_order(adapter: Adapter) -> None:
     pairs = [pair(number, ablated=number == 1) for number in range(3)]
     patches = sweep(adapter, len(pairs))

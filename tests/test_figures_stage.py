@@ -31,6 +31,7 @@ from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures
 from vlm_spatial.stages.stage import Job
+from vlm_spatial.workflow.provenance import MadeBy, write_record
 
 pytestmark = pytest.mark.unit
 
@@ -239,6 +240,7 @@ def test_unknown_input_and_missing_scenes(finished: Job) -> None:
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     job = synthetic.write_results(tmp_path, {"m": synthetic.STRIP}, ("squares",))
+    write_record(tmp_path / "scenes" / "squares", MadeBy(stage="scenes"))
     image = next((tmp_path / "scenes" / "squares" / "images").glob("main-horizontal-test-00000.png"))
     image.write_bytes(image.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"main-horizontal-test-00000\.png"):

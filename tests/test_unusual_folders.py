@@ -215,6 +215,7 @@ def test_there_are_many() -> None:
     assert len(BAD) >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [harm for _, harm in GOOD], ids=[name for name, _ in GOOD])
 def test_a_folder_that_is_whole_is_accepted_before_and_by_the_loading(folder: Path, harm: Harm) -> None:
     harm(folder)

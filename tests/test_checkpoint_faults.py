@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.finite import require_finite
 from vlm_spatial.models.inputs import image_key
-from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.load import load_adapter, processor_identity
 
 pytestmark = pytest.mark.model
 
@@ -81,6 +81,23 @@ def test_images_that_the_processor_refuses_are_named(checkpoint: Callable[[str],
         load_adapter(folder, device="cpu").prepare([Image.new("RGB", (97, 95))], [PROMPT])
 
 
+@pytest.mark.parametrize("harm", [{"size": {"height": 80, "width": 80}}, {"size": {"height": 96, "width": 48}}, {"do_resize": False}])
+@pytest.mark.parametrize("family", ["gemma3", "internvl", "llava", "llava_onevision", "paligemma"])
+def test_image_sizes_that_the_model_does_not_have_are_one_line(
+    family: str, harm: dict[str, object], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Refused when loading, or put right: LLaVA's size is set by its adapter, OneVision's base image is always resized."""
+    folder = Path(shutil.copytree(checkpoint(family), tmp_path / "model"))
+    settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")) | harm
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    if (family == "llava" and "size" in harm) or (family == "llava_onevision" and "do_resize" in harm):
+        load_adapter(folder, device="cpu").prepare([Image.new("RGB", (97, 95))], [PROMPT])
+        return
+    with pytest.raises(UserError, match=r"makes (images|tiles) of .* the model (reads|expects)") as error:
+        load_adapter(folder, device="cpu")
+    assert "\n" not in str(error.value)
+
+
 def lora(folder: Path, module: str, rows: int, columns: int, **settings: object) -> Path:
     """A LoRA adapter of rank 2 for one module, as PEFT saves it."""
     folder.mkdir()
@@ -130,6 +147,12 @@ def test_another_image_processor_is_another_identity(folder: Path) -> None:
     adapter = load_adapter(folder, device="cpu")
     kind, _, settings = adapter.identity.processor.partition(" ")
     assert kind == type(adapter.processor.image_processor).__name__
+    # As where torchvision is installed: the same settings, another class.
+    images = adapter.processor.image_processor
+    torchvision = type("Torchvision", (type(images),), {})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(images, "__class__", torchvision)
+        assert processor_identity(adapter.processor).startswith("Torchvision ")
     changed = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")) | {"image_mean": [0.4, 0.5, 0.5]}
     (folder / "preprocessor_config.json").write_text(json.dumps(changed), encoding="utf-8")
     again = load_adapter(folder, device="cpu")

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,14 +196,13 @@ def test_too_little_memory_only_makes_smaller_batches(adapter: Adapter, monkeypa
     assert difference(found, expected) <= RELATIVE
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int32, list])
-def test_cells_of_any_integer_type_are_cells(adapter_of: Callable[[str], Adapter], kind: type) -> None:
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int32, np.uint64, list, tuple, torch.tensor])
+def test_cells_of_any_integer_type_are_cells(adapter_of: Callable[[str], Adapter], kind: Any) -> None:
     adapter, numbers = adapter_of("gemma3"), [0, 1, 1 + 6, 20]
-    given = numbers if kind is list else np.array(numbers, dtype=kind)
+    make = kind if kind in (list, tuple, torch.tensor) else partial(np.array, dtype=kind)
     for run in (PatchEngine(adapter).run, lambda *asked: run_plain(adapter, *asked)):
         expected = run([pair(0)], [Patch(0, "language.0", np.array(numbers), from_cells=np.array(numbers[::-1]))])
-        taken = given[::-1]
-        assert torch.equal(run([pair(0)], [Patch(0, "language.0", given, from_cells=taken)]), expected)  # type: ignore[arg-type]
+        assert torch.equal(run([pair(0)], [Patch(0, "language.0", make(numbers), from_cells=make(numbers[::-1]))]), expected)
 
 
 def test_clean_is_the_plain_run(adapter: Adapter) -> None:
@@ -332,7 +333,15 @@ GOOD = PairRuns("vision-7", RUN, {"counterfactual": Run(noise(1), PROMPTS[0])})
         ([GOOD], Patch(0, "connector", np.array([0.5])), "cells must be whole numbers"),
         ([GOOD], Patch(0, "connector", np.array([2, 2])), "a cell is written twice"),
         ([GOOD], Patch(0, "connector", np.ones(36, dtype=bool)), r"found a mask; give np\.flatnonzero\(mask\)"),
-        ([GOOD], Patch(0, "connector", np.zeros((2, 2), dtype=int)), "cells must be whole numbers"),
+        (
+            [GOOD],
+            Patch(0, "connector", np.zeros((2, 2), dtype=int)),
+            r"cells must be whole numbers in one list, found int64 of shape \(2, 2\)",
+        ),
+        ([GOOD], Patch(0, "connector", np.array(3)), r"cells must be whole numbers in one list, found int64 of shape \(\)"),
+        ([GOOD], Patch(0, "connector", np.array(["a"])), "cells must be whole numbers in one list, found <U1"),
+        ([GOOD], Patch(0, "connector", np.arange(2), from_cells=np.array([True, False])), r"found a mask; give np\.flatnonzero\(mask\)"),
+        ([GOOD], Patch(0, "language.0", to_positions=np.array([0.0])), "positions must be whole numbers in one list"),
         ([GOOD], Patch(0, "connector"), "give either to_cells or to_positions"),
         ([GOOD], Patch(0, "connector", to_positions=np.array([0])), r"prompt positions exist at embedding, language\.0"),
         ([GOOD], Patch(0, "embedding", np.array([0])), "cells enter at connector"),

@@ -74,15 +74,18 @@ def _check_patch(adapter: Adapter, name: str, pair: PairRuns, patch: Patch, grid
 def _check_indices(name: str, what: str, to: np.ndarray | None, taken: np.ndarray | None, size: int, source_size: int) -> None:
     """Whole numbers in range, as many to read as to write; each is written once. Positions may count from the end."""
     assert to is not None
+    for indices in (to,) if taken is None else (to, taken):
+        if indices.dtype == bool:
+            raise UserError(f"{name}: {what}s must be whole numbers, found a mask; give np.flatnonzero(mask)")
+        if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
+            raise UserError(f"{name}: {what}s must be whole numbers in one list, found {indices.dtype} of shape {indices.shape}")
     if len(to) == 0:
         raise UserError(f"{name}: the token set is empty; leave such a patch out")
     if taken is not None and len(taken) != len(to):
         raise UserError(f"{name}: {len(taken)} {what}s to copy from and {len(to)} to write to; they must be as many")
     for indices, limit in ((to, size), (to if taken is None else taken, source_size)):
         lowest = -limit if what == "position" else 0
-        if indices.dtype == bool:
-            raise UserError(f"{name}: {what}s must be whole numbers, found a mask; give np.flatnonzero(mask)")
-        if not (np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1 and indices.min() >= lowest and indices.max() < limit):
+        if not (indices.min() >= lowest and indices.max() < limit):
             raise UserError(f"{name}: {what}s must be whole numbers from {lowest} to {limit - 1}, found {indices.min()} to {indices.max()}")
     if len(np.unique(np.where(to < 0, to + size, to))) != len(to):
         raise UserError(f"{name}: a {what} is written twice; name each {what} once")

@@ -73,7 +73,7 @@ class Patch:
         for name in ("to_cells", "from_cells", "to_positions", "from_positions"):
             given = getattr(self, name)
             if given is not None:
-                array = np.asarray(given)
+                array = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
                 object.__setattr__(self, name, array.astype(np.int64) if np.issubdtype(array.dtype, np.integer) else array)
 
     @property

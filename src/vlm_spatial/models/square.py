@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.processing import TemplateProcessor
@@ -42,7 +43,23 @@ class SquareAdapter(Adapter):
         return TokenGrid(self.side, self.side)
 
     def image_inputs(self, made: Sequence[Mapping[str, Tensor]], rows: Rows) -> dict[str, Tensor]:  # noqa: ARG002
-        return {"pixel_values": torch.cat([one["pixel_values"] for one in made]).to(self.dtype)}
+        return {"pixel_values": self.pixels([one["pixel_values"] for one in made])}
+
+    def pixels(self, of_each: Sequence[Tensor]) -> Tensor:
+        """One tensor of all images' pixel values.
+
+        Raises:
+            UserError: if the image processor makes images of another size than the vision encoder reads.
+        """
+        size = self.model.config.vision_config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        for pixels in of_each:
+            if tuple(pixels.shape[-2:]) != (height, width):
+                raise UserError(
+                    f"{self.identity.checkpoint}: its image processor makes images of {pixels.shape[-1]}×{pixels.shape[-2]} pixels where "
+                    f"the model reads {width}×{height}; use the preprocessor_config.json (size, do_resize) that it was published with"
+                )
+        return torch.cat(list(of_each)).to(self.dtype)
 
     def encode(self, prepared: Prepared) -> None:
         self.model.model.get_image_features(prepared.inputs["pixel_values"])

@@ -101,7 +101,7 @@ class LlavaOnevisionAdapter(TemplateSquareAdapter):
     def image_inputs(self, made: Sequence[Mapping[str, Tensor]], rows: Rows) -> dict[str, Tensor]:  # noqa: ARG002
         return {
             # The first crop is the whole image.
-            "pixel_values": torch.cat([one["pixel_values"][:, :1] for one in made]).to(self.dtype),
+            "pixel_values": self.pixels([one["pixel_values"][:, :1] for one in made]),
             "image_sizes": torch.cat([one["image_sizes"] for one in made]),
             # A number other than 1 says that samples have several images each, which are seen without crops.
             "batch_num_images": torch.tensor([len(made) + 1]),

@@ -265,6 +265,8 @@ def interchange(planted: Planted) -> pl.DataFrame:
     rows += crosswise(planted, "intact")
     for site, rates in zip(("embedding", *SITES[VISION + 1 :]), LAST_TOKEN, strict=True):
         rows += _pair_rows("last_token", "intact", site, "last", "counterfactual", dict(zip(("ordinal", "attribute"), rates, strict=True)))
+    for site, rate in zip(SITES[VISION:], (0.0, *planted.ordering), strict=False):
+        rows += _pair_rows("displaced", "intact", site, "object", "counterfactual", {"ordering": rate})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -157,11 +157,18 @@ def test_the_stage_sweeps_vision_layers_and_connector(ready: dict[str, Path], tm
             choice = choose(table.filter(site=site), form)
             assert choice is not None
             assert here.filter(method=control, alpha=choice[1])["draw"].n_unique() == 2
-        assert set(here["method"]) == {"projection", "oracle", "random", "complement", "shuffled", "oracle_random"}
+        assert set(here["method"]) == {"projection", "oracle", "random", "complement", "shuffled", "uncentred", "oracle_random"}
         # Per slot and per axis, for every question there is.
         for method in here["method"].unique():
             assert set(here.filter(method=method)["axis"]) == {"horizontal", "vertical"}
             assert set(here.filter(method=method)["slot"]) == {0, 1, 2}
+    # Each random subspace has chosen for itself, among all that the form chose among, and has test rows there.
+    for draw in range(2):
+        own = table.filter(method="random", draw=draw)
+        assert set(own.filter(split="validation").select("site", "alpha").rows()) == {(s, a) for s in set(test["site"]) for a in (1.0, 4.0)}
+        choice = choose(own, "random")
+        assert choice is not None
+        assert own.filter(split="test", site=choice[0], alpha=choice[1])["question_id"].n_unique() == test["question_id"].n_unique()
     questions = test["question_id"].n_unique()
     assert test.filter(method="projection").height == 2 * 2 * questions
     neutral = table.filter(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vlm_spatial.config.settings import Settings
+from vlm_spatial.config.settings import Count, Settings
 
 
 class InterchangeSettings(Settings):
@@ -38,5 +38,9 @@ class InterchangeSettings(Settings):
     )
     last_token_sites: tuple[str, ...] = Field(
         ("language.*",), description="layers at which the last position's residual is replaced; none: leave it out"
+    )
+    displaced_pairs: Count = Field(
+        50,
+        description="pairs of layout-decorrelated test scenes, of an axis, that tell slot from absolute place; 0: leave it out",
     )
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

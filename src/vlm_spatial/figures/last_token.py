@@ -23,7 +23,7 @@ def caption(shown: pl.DataFrame) -> str:
         "layer. The answer stays; or it is the clean picture's object in the slot that the other run was asked for (ordinal: the slot was "
         "carried over); or it is the other run's own answer (attribute: the object was). "
         f"{counts(shown, 'pairs')} (at most {aside} a setting set aside because the model answers one of the two runs wrong). "
-        f"{INTERVAL} (Wilson)."
+        f"{INTERVAL}."
     )
 
 

@@ -11,7 +11,15 @@ ABLATION_CONTROLS = {"neutral": "own_place", "erasure": "erasure_shuffled"}
 """Each ablation of the vision signal, and the condition that does the same and leaves the layout: objects alone in their own places, and
 shuffled slots erased."""
 
-INTENDED = {"vision": "flip", "language": "ordering", "conflict": "move", "crosswise": "flip", "mirror": "flip", "last_token": "ordinal"}
+INTENDED = {
+    "vision": "flip",
+    "language": "ordering",
+    "displaced": "ordering",
+    "conflict": "move",
+    "crosswise": "flip",
+    "mirror": "flip",
+    "last_token": "ordinal",
+}
 """The hypothesis of each experiment whose share is its flip rate, and whose log-odds are held against ``stay``."""
 
 

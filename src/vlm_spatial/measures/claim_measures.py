@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
-from vlm_spatial.measures import amplification, behaviour, crosswise
+from vlm_spatial.measures import amplification, behaviour, crosswise, displaced
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
@@ -203,6 +203,19 @@ def ordering_layer(tables: Tables) -> Measured:
         return Measured(EMPTY, ends, named, EMPTY, 1.0)
     layer = summaries.ordering_peak_layer(tables["interchange"])
     return Measured(layer, ends, named, layer, math.nan)
+
+
+def slot_not_place(tables: Tables) -> Measured:
+    table = tables["interchange"]
+    pairs, follow = displaced.followed(table)
+    if not pairs:
+        return NOTHING
+    either = follow["ordering"] | follow["absolute"]
+    slot, place = (at_best(Layers.of(either, hits.astype(float))) for hits in follow.values())
+    found = at_best(Layers.of(either, follow["ordering"].astype(float) - follow["absolute"]))
+    difference, p = found.mean()
+    values = _of_pairs(table, pairs, found.values, tables, "displaced")
+    return Measured(slot.share(), place.share(), "answers that follow the absolute place, at the same site", difference, p, values)
 
 
 def _condition(table: pl.DataFrame) -> str | None:

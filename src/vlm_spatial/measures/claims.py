@@ -180,7 +180,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Language layers carry position codes",
         "interchange",
         "In a language layer, the objects' tokens carry a code of slot or place, apart from their content. This code is not yet in what "
-        "enters the language model. (All pairs use the same three places, so slot and place are one here.)",
+        "enters the language model. (All pairs use the same three places, so slot and place are one here: see `slot_not_place`.)",
         "A best layer no more than 10 points above the connector, or at which as many answers follow the content.",
         "highest rate of answers that follow the ordering over language layers, intact model: the layer is chosen on one half of the pairs "
         f"and the rate counted on the other, and the other way round; {_PAIRED}, {_CROSSED}",
@@ -200,6 +200,18 @@ CLAIMS: tuple[Claim, ...] = (
         "supported: first < low and high < last; refuted: high ≤ first or low ≥ last; else inconclusive",
         measured.ordering_layer,
         unit="layer",
+    ),
+    Claim(
+        "slot_not_place",
+        "Slot, not absolute place",
+        "interchange",
+        "Where an object brings the code of one slot and of the absolute place of another, more answers follow the slot than the place.",
+        "Less than 10 points more answers that follow the slot than answers that follow the place.",
+        "rate of answers that follow the slot's code, on pairs of layout-decorrelated scenes, at the connector or language layer where "
+        f"most follow slot or place, chosen on the other half of the pairs; {_PAIRED}, {_CROSSED}",
+        "answers that follow the absolute place, at the same site, on the same pairs",
+        PEAK,
+        measured.slot_not_place,
     ),
     Claim(
         "ablation_drop",

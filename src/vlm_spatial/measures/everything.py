@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.measures import behaviour, claims, corrections, crosswise, flips, probe_scores
+from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, probe_scores
 
 
 def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
     """``measures.parquet``: columns :data:`vlm_spatial.measures.table.SCHEMA`.
 
     Args:
-        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it; ``pairs`` are the
-            dataset's. Of a model with
-            several datasets also ``generalisation``, ``between_datasets`` and ``transfer``, whole.
+        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it. ``pairs`` and
+            ``scenes`` are the dataset's. Of a model with several datasets also ``generalisation``, ``between_datasets`` and ``transfer``,
+            whole.
         dataset: the dataset's name in those last three.
     """
     generalisation, between = tables.get("generalisation"), tables.get("between_datasets")
@@ -36,6 +36,8 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             flips.language_outcomes(tables),
             crosswise.crosswise(tables),
             flips.last_token_outcomes(tables.get("interchange")),
+            displaced.displaced_outcomes(tables.get("interchange")),
+            displaced.order_accuracy(tables),
             flips.dominances(tables.get("conflict")),
             flips.ablated_accuracies(tables.get("ablation_accuracy"), tables.get("behaviour")),
             corrections.sweep(amplified),

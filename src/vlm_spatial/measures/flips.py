@@ -93,7 +93,7 @@ def last_token_outcomes(table: pl.DataFrame | None) -> pl.DataFrame:
         return tidy([], "last_token")
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
     found = outcome_rates(both, ["stay", "ordinal", "attribute", "other"], ["axis", "site"])
-    return tidy(found, "last_token", measure="outcome_rate", token_set="last", counted="pairs", method="Wilson")
+    return tidy(found, "last_token", measure="outcome_rate", token_set="last", counted="pairs", method="exact (Clopper and Pearson)")
 
 
 def dominances(table: pl.DataFrame | None) -> pl.DataFrame:

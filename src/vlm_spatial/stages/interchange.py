@@ -5,6 +5,7 @@ import polars as pl
 from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.crosswise import crosswise_cases, crosswise_plan, mirror_cases, mirror_plan
+from vlm_spatial.interventions.displaced import displaced_cases, displaced_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.last_token import EMBEDDING, last_token_cases, last_token_plan
@@ -17,7 +18,7 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def interchange(job: Job) -> None:
-    """Write ``interchange.parquet``: the vision sweep, and over language layers the language, crosswise, mirror and last-token ones."""
+    """Write ``interchange.parquet``: the vision sweep, and over language layers all the other ones."""
     settings = section(job, InterchangeSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
@@ -40,6 +41,10 @@ def interchange(job: Job) -> None:
         last_token = last_token_plan([EMBEDDING, *adapter.matching_sites(settings.last_token_sites)])
         asked = last_token_cases(dataset, read_cases(dataset, adapter, "language"))
         tables.append(run_sweep(engine, dataset, asked, last_token, description="last-token interchange"))
+    if settings.displaced_pairs:
+        apart = displaced_cases(dataset, adapter, settings.displaced_pairs, seed)
+        displaced = displaced_plan(adapter.matching_sites(settings.language_sites), seed)
+        tables.append(run_sweep(engine, dataset, apart, displaced, description="displaced interchange"))
     if settings.mirror_sets:
         mirrored = mirror_plan(crosswise_sites, settings.mirror_sets)
         tables.append(run_sweep(engine, dataset, mirror_cases(dataset, pairs), mirrored, description="mirror interchange"))

@@ -226,6 +226,7 @@ def test_ablation_refuses_a_store_of_another_model_dataset_or_grid(adapter_of, d
         check_store(GridScenes(adapter, other), store)
 
 
+@pytest.mark.slow
 def test_the_stage_says_size_and_batch_first(checkpoint, dataset, tmp_path, capsys):
     settings = {"model": {"checkpoint": str(checkpoint("gemma3"))}, "seed": 0, "stage": {"sites": ["connector"]}}
     outputs = {"store": tmp_path / "activations.zarr", "manifest": tmp_path / "activations.json"}

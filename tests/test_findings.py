@@ -103,6 +103,7 @@ def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
             assert (record["verdict"], record["n"], record["estimate"], record["low"]) == ("inconclusive", 0, None, None), record["claim"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "missing", ["behaviour", "probes", "interchange", "conflict", "ablation_sweep", "ablation_accuracy", "amplification"]
 )
@@ -115,6 +116,7 @@ def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
         assert (record["n"] == 0) == needed, record["claim"]
 
 
+@pytest.mark.slow
 def test_nothing_included_is_inconclusive(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     tables = {name: t.with_columns(included=False) if "included" in t.columns else t for name, t in tables.items()}
@@ -123,6 +125,7 @@ def test_nothing_included_is_inconclusive(scenes: Path) -> None:
         assert (found[name]["verdict"], found[name]["n"], found[name]["estimate"]) == ("inconclusive", 0, None), name
 
 
+@pytest.mark.slow
 def test_no_errors_to_correct(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     tables["amplification"] = tables["amplification"].with_columns(correct=True, correct_before=True)
@@ -131,6 +134,7 @@ def test_no_errors_to_correct(scenes: Path) -> None:
     assert (found["net_accuracy"]["estimate"], found["net_accuracy"]["verdict"]) == (None, "inconclusive")
 
 
+@pytest.mark.slow
 def test_no_peak_has_no_layer(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     flat = tables["interchange"].with_columns(
@@ -141,6 +145,7 @@ def test_no_peak_has_no_layer(scenes: Path) -> None:
     assert (found["language_peak_layer"]["verdict"], found["language_peak_layer"]["estimate"]) == ("inconclusive", None)
 
 
+@pytest.mark.slow
 def test_the_best_control_counts(scenes: Path) -> None:
     """Absolute position that explains the background score must take the verdict with it."""
     tables = synthetic.tables(scenes, synthetic.STRIP)
@@ -156,6 +161,7 @@ def test_the_best_control_counts(scenes: Path) -> None:
     assert record["verdict"] == "inconclusive"
 
 
+@pytest.mark.slow
 def test_findings_are_the_same_every_time_and_plain_json(scenes: Path) -> None:
     tables = synthetic.tables(scenes, synthetic.STRIP)
     shuffled = {name: table.sample(fraction=1.0, shuffle=True, seed=3) for name, table in tables.items()}

@@ -346,6 +346,7 @@ def test_a_finished_organism_is_scored_on_scenes_that_no_curve_was_measured_on(t
     assert not any(scene in of_curve for scene in shown)
 
 
+@pytest.mark.slow
 def test_an_untrained_organism_is_refused_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)
     settings = OrganismSettings(steps=1, batch=2)
@@ -354,6 +355,7 @@ def test_an_untrained_organism_is_refused_and_leaves_nothing_behind(tmp_path: Pa
     assert not (tmp_path / "small").exists()
 
 
+@pytest.mark.slow
 def test_an_organism_is_an_ordinary_checkpoint_with_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)
     settings = OrganismSettings(steps=2, batch=2, accuracy=0.0)

@@ -152,6 +152,7 @@ def test_interchange_and_conflict_from_end_to_end(merged: Path, reader: dict[str
     assert summaries.excluded(swept, "vision") == 6 - rate.n
 
 
+@pytest.mark.slow
 def test_ablation_from_end_to_end(root: Path, reader: dict[str, Path], tmp_path: Path) -> None:
     """On a grid that is not square: 4 × 7 cells."""
     folder = made(root, tmp_path / "photos", {"train": 12, "validation": 4, "test": 24})

@@ -332,6 +332,7 @@ def test_splits_share_no_photo(made: tuple[Path, dict[str, dict]], tmp_path: Pat
     assert not objects["validation"] & objects["test"]
 
 
+@pytest.mark.slow
 def test_boxes_from_a_file_are_used_as_given(made: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
     root, truth = made
     given_boxes = {name: boxes for name, boxes in truth.items() if "_of_" in name}

@@ -6,9 +6,9 @@ rule on_gpu:
         f"{RESULTS}/logs/on_gpu.log",
     conda:
         "../envs/torch.yaml"
-    threads: CORES
+    threads: model_threads
     resources:
-        gpu=1,
+        gpu=model_gpus,
         mem_mb=model_memory,
         runtime=model_runtime,
     # Settings in ASCII: a command line is written in the locale's encoding.

@@ -7,6 +7,7 @@ use rule on_gpu as boxes with:
         log_of("boxes"),
     benchmark:
         benchmark_of("boxes")
+    threads: CORES
     resources:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,

@@ -11,6 +11,7 @@ from vlm_spatial.workflow.code_identity import stage_identity
 from vlm_spatial.workflow.preflight import check_outside
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.running import Running, is_main
+from vlm_spatial.workflow.snakemake_internals import executor
 
 # The stages run the code that lies beside the Snakefile, with the interpreter that runs Snakemake.
 for variable, folder in {
@@ -165,6 +166,23 @@ def is_small(model):
     """Whether a model is done with a stage in minutes: an organism, or a checkpoint of up to 1 GB."""
     size = weights_mb(model)
     return size is not None and size <= 1000
+
+
+def is_tiny(model):
+    """Whether a model gains nothing from a GPU or a second core: an organism, or another checkpoint of up to 50 MB."""
+    size = weights_mb(model)
+    return size is not None and size <= 50
+
+
+def model_threads(wildcards):
+    """Several jobs of tiny models side by side are done sooner than one after the other."""
+    return 1 if is_tiny(wildcards.model) else CORES
+
+
+def model_gpus(wildcards):
+    """On one machine, tiny models leave the GPU alone. On a cluster each job has a node's GPU to itself, or shares its submission."""
+    here = executor(workflow) in (None, "local")
+    return 0 if here and is_tiny(wildcards.model) else 1
 
 
 def model_runtime(wildcards, attempt):

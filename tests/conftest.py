@@ -1,7 +1,7 @@
 """Tiny checkpoints of every family, made once a session."""
 
+import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -128,9 +128,15 @@ def worlds(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str],
 
 
 @pytest.fixture(scope="session")
-def finished_workflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflow]:
+def finished_workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """A finished run of the whole workflow on this machine, one thread a job. Copy it before changing anything."""
-    workflow = Workflow.create(tmp_path_factory.mktemp("finished") / "run")
-    workflow.run("--resources", "gpu=1")
-    yield workflow
-    shutil.rmtree(workflow.folder)
+    # One for all processes that run tests.
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    with folder.with_suffix(".lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            workflow = Workflow.create(folder.with_suffix(".unfinished"))
+            workflow.run("--resources", "gpu=1")
+            workflow.folder.rename(folder)
+    return Workflow(folder)

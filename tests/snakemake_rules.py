@@ -15,7 +15,9 @@ import json
 include: {str(REPOSITORY / "Snakefile")!r}
 
 for rule in workflow.rules:
-    gpus = rule.resources["gpu"].value if "gpu" in rule.resources else 0
+    asked = rule.resources.get("gpu")
+    # One that depends on the model is one GPU for a large model.
+    gpus = 0 if asked is None else 1 if asked.is_evaluable() else asked.value or 0
     print(json.dumps(["rule", rule.name, sorted(rule.resources), gpus, str(rule.conda_env)]))
 """
 

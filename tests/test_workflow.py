@@ -1,5 +1,6 @@
 """The workflow as a whole, without running jobs: what a dry-run plans, how fast, and that the linters are content."""
 
+import os
 import re
 import subprocess
 import sys
@@ -92,3 +93,26 @@ def test_settings_are_plain_builtins_with_sorted_keys():
 
 def test_gpu_stages_ask_for_one_and_the_others_for_none():
     assert {name: rule.gpus for name, rule in rules().items()} == {name: int(stage.device == "gpu") for name, stage in STAGES.items()}
+
+
+def test_models_of_a_few_mb_take_one_core_and_no_gpu_and_others_the_gpu_and_every_core(tmp_path):
+    hub = {"checkpoint": "owner/name", "revision": "0" * 40, "datasets": ["squares"]}
+    organism = {"checkpoint": str(REPOSITORY / "organisms" / "natural-gemma3"), "datasets": ["squares"]}
+    config = {"datasets": {"squares": {"kind": "squares"}}, "models": {"hub": hub, "organism": organism}}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    done = snakemake(tmp_path, "--dry-run", "--cores", "2", "--configfile", str(path))
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
+    found = {
+        (model, stage, int(threads or 1), "gpu=1" in resources)
+        for stage, body in re.findall(r"rule (\w+):\n(.*?)(?=\n\n)", shown, flags=re.DOTALL)
+        for model in re.findall(r"wildcards: .*model=(\w+)", body)
+        for threads in [next(iter(re.findall(r"threads: (\d+)", body)), "")]
+        for resources in re.findall(r"resources: (.*)", body)
+        if STAGES[stage].device == "gpu"
+    }
+    cores = min(2, len(os.sched_getaffinity(0)))
+    assert {(threads, gpu) for model, _, threads, gpu in found if model == "organism"} == {(1, False)}
+    assert {(threads, gpu) for model, _, threads, gpu in found if model == "hub"} == {(cores, True)}
+    assert {stage for _, stage, _, _ in found} == set(MODEL_STAGES) & {name for name in STAGES if STAGES[name].device == "gpu"}

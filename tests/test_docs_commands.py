@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import warm_python
 from documented_results import lay_out
 from tiny_workflow import REPOSITORY, Workflow
 
@@ -66,7 +67,7 @@ def test_a_command_of_the_pages_runs(command: str, folder: Path) -> None:
     program, *words = shlex.split(command)
     start = [sys.executable, "-c", "from vlm_spatial.cli import app; app()"]
     if program == "snakemake":
-        start = [sys.executable, "-m", "snakemake"]
+        start = [warm_python.python(), "-m", "snakemake"]
         # They would do nothing: everything is made.
         words += [] if {"-n", "--dry-run", "--report"} & set(words) else ["--dry-run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

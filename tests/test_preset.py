@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import polars as pl
 import pytest
 import yaml
 
+import warm_python
 from photo_set import THINGS, write_photo_set
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.reading import parse_config
@@ -68,7 +68,16 @@ def filled(root: Path, checkpoints: Mapping[str, Path | None]) -> dict[str, Any]
 
 
 def snakemake(folder: Path, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--configfile", str(config), *arguments]
+    command = [
+        warm_python.python(),
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(REPOSITORY / "Snakefile"),
+        "--configfile",
+        str(config),
+        *arguments,
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
 
 

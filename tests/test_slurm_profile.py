@@ -2,12 +2,12 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import warm_python
 from snakemake_rules import rules
 from vlm_spatial.stages.registry import STAGES, of_scope
 
@@ -45,7 +45,7 @@ def test_twenty_models_on_eight_datasets_are_less_than_two_hundred_submissions(t
         "models": {f"m{index}": {"organism": f"o{index}", "datasets": datasets} for index in range(MODELS)},
     }
     (tmp_path / "workflow_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--dry-run"]
+    command = [warm_python.python(), "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--dry-run"]
     profile = ["--workflow-profile", str(REPOSITORY / "profiles" / "slurm")]
     done = subprocess.run([*command, *profile], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr

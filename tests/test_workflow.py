@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from ast import literal_eval
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import warm_python
 from snakemake_rules import rules
 from vlm_spatial.config.reading import load_config
 from vlm_spatial.stages.registry import STAGES, of_scope
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
+    command = [warm_python.python(), "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
 
 

@@ -20,11 +20,12 @@ from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, language
 from vlm_spatial.interventions.ablation_check import CHECK_SCHEMA, read_slots
 from vlm_spatial.interventions.accuracy import ACCURACY_SCHEMA
 from vlm_spatial.interventions.answers import AnswerReader
-from vlm_spatial.interventions.neutral import NeutralEncoder, Place, alone, background_colour, centring, moving
+from vlm_spatial.interventions.neutral import NeutralEncoder, Place
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
+from vlm_spatial.scenes.alone import alone, background_colour, centring, moving
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.ablation import ordering_sites
 from vlm_spatial.tokens import TokenGrid, object_tokens

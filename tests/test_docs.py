@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from vlm_spatial.config.reading import load_config
+from vlm_spatial.figures.experiments import EXPERIMENTS
 
 pytestmark = pytest.mark.workflow
 
@@ -45,7 +46,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert loaded == []
 
 
-@pytest.mark.parametrize("name", ["token_sets", "variants", "exchanges"])
+@pytest.mark.parametrize("name", ["token_sets", "variants", *EXPERIMENTS])
 def test_pictures_are_those_of_the_code(pictures: ModuleType, name: str) -> None:
     kept = np.asarray(Image.open(DOCS / "images" / f"{name}.png").convert("RGB"))
     np.testing.assert_array_equal(np.asarray(pictures.PICTURES[name]()), kept, err_msg="run python docs/pictures.py")

@@ -48,8 +48,8 @@ def scenes() -> Dataset:
     ]
     folder = Path(tempfile.mkdtemp())
     names = {item.scene_id for item in chosen}
-    checksums = write_images(folder, {name: drawn for name, drawn in planned.drawings.items() if name in names}, planned.draw)
-    write_parquet(scenes_table(chosen, checksums), folder / "scenes.parquet")
+    write_images(folder, {name: drawn for name, drawn in planned.drawings.items() if name in names}, planned.draw)
+    write_parquet(scenes_table(chosen), folder / "scenes.parquet")
     write_parquet(questions_table(chosen, settings.templates, settings.wording), folder / "questions.parquet")
     write_parquet(pairs_table(pairs), folder / "pairs.parquet")
     return Dataset.open(folder)

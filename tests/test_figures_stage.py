@@ -26,7 +26,7 @@ from vlm_spatial.measures.claims import CLAIMS
 from vlm_spatial.measures.findings import findings
 from vlm_spatial.measures.rates import with_shares
 from vlm_spatial.report import packing, provenance
-from vlm_spatial.report.field_terms import TERMS
+from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures
@@ -69,7 +69,27 @@ def test_every_figure_says_its_field_term_and_how_to_read_it(finished: Job) -> N
     assert page.count("How to read this") == len(FIGURES) + 1
     assert TERMS.keys() == {*(figure.name for figure in FIGURES), strip_maps.NAME}
     assert "Interchange intervention (activation patching) on visual tokens" in page
-    assert "snakemake --configfile CONFIGURATION.yaml" in page
+    assert "make run" in page
+
+
+def test_figures_are_grouped_by_question_and_claims_lead_to_them(finished: Job) -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(TERMS)
+    page = finished.outputs["report"].read_text(encoding="utf-8")
+    assert [name for name in re.findall(r'<figure id="figure-(\w+)" data-figure', page)] == grouped
+    assert list(CLAIM_TERMS) == [claim.name for claim in CLAIMS]
+    for claim, terms in CLAIM_TERMS.items():
+        assert f'<a href="#figure-{terms.figure}">figure</a>, <a href="#rule-{claim}">rule</a>' in page
+        assert page.count(f'id="rule-{claim}"') == page.count(f'id="figure-{terms.figure}"') == 1
+
+
+def test_the_first_screen_has_answer_and_how_sure_it_is(finished: Job) -> None:
+    page = finished.outputs["report"].read_text(encoding="utf-8")
+    first = page[page.index('id="found"') : page.index('id="claims"')]
+    [record] = [record for record in read_json(finished.outputs["findings"]) if record["claim"] == "dominance"]
+    assert "Position is read from the vision code: dominance" in first
+    assert f"How sure: {record['n']} pairs; p = {record['p_holm']:.2g} after Holm over all claims" in first
+    assert 'id="figure-comparison"' in first
 
 
 @pytest.mark.slow

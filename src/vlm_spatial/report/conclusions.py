@@ -21,7 +21,31 @@ def by_claim(records: Sequence[dict[str, Any]], model: str, dataset: str) -> Rec
 
 def headline(found: Records) -> str:
     """Two sentences: which mechanism decides, and where it sits."""
-    return f"{_decides(found)}. {_spread(found)}."
+    return f"{answer(found)} {carriers(found)}"
+
+
+def answer(found: Records) -> str:
+    """The answer to the report's question in one sentence: which mechanism decides."""
+    return f"{_decides(found)}."
+
+
+def carriers(found: Records) -> str:
+    """Which tokens carry the content to the answer, in one sentence."""
+    return f"{_spread(found)}."
+
+
+def how_sure(found: Records) -> str:
+    """What the answer rests on: how many pairs, p of its test, strata."""
+    record = found["dominance"]
+    if record["n"] == 0:
+        return "not measured"
+    said = [f"{record['n']} pairs"]
+    if record["p_holm"] is not None:
+        said.append(f"p = {record['p_holm']:.2g} after Holm over all claims")
+    if record["strata"] is not None:
+        strata = record["strata"]
+        said.append(f"{strata['number']} strata, from {shown(strata['lowest'], 'index')} to {shown(strata['highest'], 'index')}")
+    return "; ".join(said)
 
 
 def sentences(found: Records) -> list[str]:
@@ -53,26 +77,6 @@ def merging(rows: pl.DataFrame) -> str:
         asked = f"n = {row['n']} questions about {row['pictures']} photos"
         return f"Merging a photo with itself changes accuracy by {merge_effect.points(row)} ({asked})."
     return ""
-
-
-def overview(records: Sequence[dict[str, Any]]) -> str:
-    """One sentence over all models and datasets."""
-    of_kind = {
-        "supported": "the vision code decides",
-        "refuted": "the token's place decides",
-        "mixed": "the vision code decides in some strata and not in others",
-        "inconclusive": "it stays open which decides",
-    }
-    parts = []
-    for verdict, words in of_kind.items():
-        places: dict[str, list[str]] = {}
-        for record in records:
-            if record["claim"] == "dominance" and record["verdict"] == verdict:
-                places.setdefault(record["model"], []).append(record["dataset"])
-        names = [f"{model} ({', '.join(datasets)})" for model, datasets in places.items()]
-        if names:
-            parts.append(f"{words} in {_list(names)}")
-    return (". ".join(part[0].upper() + part[1:] for part in parts) + ".") if parts else "Nothing was analysed."
 
 
 def _decides(found: Records) -> str:
@@ -172,7 +176,3 @@ def _correction(found: Records) -> str:
         "inconclusive": "Whether amplification corrects errors stays open",
     }[corrected["verdict"]]
     return f"{words}: {with_interval(corrected)} of the errors, net accuracy {with_interval(net)}."
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

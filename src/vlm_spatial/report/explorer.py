@@ -29,7 +29,7 @@ def _dataset(results: Results, name: str, per_axis: int) -> dict[str, Any]:
     pairs = _pairs(dataset)
     scenes = _scenes(results, name, models, per_axis)
     of_pairs = sorted({pair[key] for pair in pairs for key in ("clean", "counterfactual")} - set(scenes))
-    grids = {model: _grid(results, model, name) for model in models}
+    grids = {model: grid_of(results, model, name) for model in models}
     return {
         "scenes": [_scene(dataset, scene_id, list(grids.values()), listed=scene_id in scenes) for scene_id in [*scenes, *of_pairs]],
         "pairs": pairs,
@@ -64,7 +64,7 @@ def _pairs(dataset: Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def _grid(results: Results, model: str, dataset: str) -> TokenGrid | None:
+def grid_of(results: Results, model: str, dataset: str) -> TokenGrid | None:
     """The model's token grid: from its strip map, or from the manifest of its activations."""
     table = results.tables[model, dataset].get("strip_map")
     if table is not None and not table.is_empty():

@@ -1,4 +1,4 @@
-"""For each figure: what the field calls the experiment, and how to read the picture."""
+"""For figures and claims: what the field calls the experiment, the question that it answers, and how to read the picture."""
 
 from typing import NamedTuple
 
@@ -69,4 +69,45 @@ TERMS: dict[str, Terms] = {
         "Transfer of the steering vector", "Above the controls: subspace and strength of one dataset help on another."
     ),
     "training": Terms("Training curve", "Accuracy on held-out scenes over the steps, for each kind of question."),
+}
+
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Does the model answer right?": ("accuracy", "merge_effect", "training"),
+    "Where can the slot be read?": ("probes", "strip_maps", "strip_index", "geometry", "site_angles"),
+    "Which visual tokens carry the answer?": ("vision_flips", "crosswise"),
+    "Vision's code or the token's place: which decides?": ("dominance",),
+    "What does the language model add?": ("language_flips", "last_token", "ablation"),
+    "Does strengthening the signal correct errors?": (
+        "amplification",
+        "amplification_groups",
+        "amplification_transfer",
+        "correction_transfer",
+    ),
+}
+"""Question → its figures, in the order of the report."""
+
+
+class ClaimTerms(NamedTuple):
+    """Attributes: ``field``, the measurement in the field's words; ``figure``, which shows it."""
+
+    field: str
+    figure: str
+
+
+CLAIM_TERMS: dict[str, ClaimTerms] = {
+    "accuracy": ClaimTerms("Behavioural accuracy, untouched model", "accuracy"),
+    "slot_probe_background": ClaimTerms("Linear probe, background tokens, connector", "probes"),
+    "strip_flip": ClaimTerms("Interchange intervention, strip tokens, connector", "vision_flips"),
+    "object_flip": ClaimTerms("Interchange intervention, object tokens, connector", "vision_flips"),
+    "crosswise_strip_flip": ClaimTerms("Crosswise interchange, strip tokens, connector", "crosswise"),
+    "crosswise_object_flip": ClaimTerms("Crosswise interchange, object tokens, best site", "crosswise"),
+    "crosswise_last_layer": ClaimTerms("Crosswise interchange, strip tokens, last layer that flips", "crosswise"),
+    "dominance": ClaimTerms("Exchange of token blocks, connector: dominance index", "dominance"),
+    "language_ordering_peak": ClaimTerms("Interchange intervention, object tokens, best language layer", "language_flips"),
+    "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),
+    "ablation_drop": ClaimTerms("Ablation of the vision layout: accuracy lost", "ablation"),
+    "backup_gain": ClaimTerms("Interchange intervention under ablation: ordering gained", "language_flips"),
+    "errors_corrected": ClaimTerms("Activation steering, probe subspace: errors corrected", "amplification"),
+    "net_accuracy": ClaimTerms("Activation steering, probe subspace: net accuracy", "amplification"),
 }

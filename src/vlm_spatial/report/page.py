@@ -20,13 +20,15 @@ from vlm_spatial.measures.claims import BY_NAME, CLAIMS
 from vlm_spatial.report import conclusions, numbers, provenance
 from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
-from vlm_spatial.report.field_terms import TERMS
+from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS
 from vlm_spatial.report.packing import columns, packed
 from vlm_spatial.report.results import Results
+from vlm_spatial.report.sketches import LEGEND, sketches
 from vlm_spatial.report.transfer_sentences import carried
 from vlm_spatial.report.truth import on_amplification
 
 TEMPLATES = Path(__file__).parent / "templates"
+MAIN_VERSIONS = ("python", "torch", "transformers", "snakemake")
 GLYPHS = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?"}
 CONTROL_LABELS = {
     "variant": "Scenes",
@@ -74,17 +76,14 @@ def page(
         | {strip_maps.NAME: strip_maps.caption(strip_cells[model])}
         for model in rows
     }
-    figures = [
+    listed = [
         {"name": figure.name, "title": figure.title, "question": figure.question, "controls": _own(figure.controls)} for figure in FIGURES
     ]
-    # Strip maps are drawn from pictures, and come before the figure that counts how strip-like they are.
-    maps = {"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []}
-    for entry in [*figures, maps]:
-        entry |= TERMS[str(entry["name"])]._asdict()
-    figures.insert(next(place for place, figure in enumerate(figures) if figure["name"] == "strip_index"), maps)
+    # Strip maps are drawn from pictures.
+    listed.append({"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []})
+    figures = {str(entry["name"]): entry | TERMS[str(entry["name"])]._asdict() for entry in listed}
     return environment.get_template("report.html.j2").render(
         title=settings.title,
-        overview=conclusions.overview(records),
         models=models,
         model_names=[model.name for model in results.models],
         columns=[(model.name, dataset) for model in results.models for dataset in model.datasets],
@@ -93,10 +92,15 @@ def page(
         glyphs=GLYPHS,
         truth=truth,
         figures=figures,
+        groups=list(GROUPS.items()),
+        claim_terms=CLAIM_TERMS,
+        sketches=sketches(results),
+        legend=LEGEND,
         controls=CONTROL_LABELS,
         datasets=described(results),
         bar=_bar,
         versions=provenance.versions(results),
+        main_versions=[(name, version) for name, version in provenance.versions(results) if name in MAIN_VERSIONS],
         identities=provenance.model_identities(results),
         compute=provenance.compute(results),
         commit=provenance.commit(),
@@ -128,7 +132,15 @@ def _dataset(
         *carried(rows[correction_transfer.FIGURE.name], dataset),
         *on_amplification(truth, model, dataset),
     ]
-    return {"name": dataset, "headline": conclusions.headline(found), "sentences": [text for text in said if text], "records": found}
+    return {
+        "name": dataset,
+        "headline": conclusions.headline(found),
+        "answer": conclusions.answer(found),
+        "sure": conclusions.how_sure(found),
+        "carriers": conclusions.carriers(found),
+        "sentences": [text for text in said if text],
+        "records": found,
+    }
 
 
 def _bar(record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,120 @@
+"""Pictures of the experiments: pixels show whose content a cell carries, dots whose slot's code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from vlm_spatial.figures.catalogue import FIGURES
+from vlm_spatial.figures.experiments import EXPERIMENTS, OF_FIGURE, SIDE, Drawer, Panel, pairs, pictures
+from vlm_spatial.figures.theme import SLOT_COLOURS
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.scenes import scenes as scenes_stage
+from vlm_spatial.stages.stage import Job
+from vlm_spatial.tokens import TokenGrid
+
+pytestmark = pytest.mark.unit
+
+GRID = TokenGrid(16, 16)
+DOTS = [ImageColor.getrgb(colour) for colour in SLOT_COLOURS]
+SETTINGS = {
+    "kind": "squares",
+    "axes": ["horizontal"],
+    "scenes": {"train": 1, "validation": 1, "test": 2},
+    "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 3}},
+}
+
+
+def run(folder: Path, pairs: int) -> Dataset:
+    settings = SETTINGS | {"pairs": dict.fromkeys(("vision", "language", "conflict"), pairs)}
+    scenes_stage(Job({"dataset": settings, "name": "test", "seed": 0}, {}, {"folder": folder}))
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return run(tmp_path_factory.mktemp("scenes") / "squares", pairs=2)
+
+
+@pytest.fixture(scope="module")
+def drawn(dataset: Dataset) -> dict[str, list[Panel]]:
+    return pictures(dataset, GRID)
+
+
+def cell_of(drawer: Drawer, scene: str, slot: int) -> int:
+    """A cell inside an object of a pair, whose objects have 4 × 4 cells."""
+    return int(np.flatnonzero(drawer.dataset.tokens(scene, GRID).objects[slot])[5])
+
+
+def shown(image: Image.Image, cell: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Colours of a cell: beside its dot, and at its centre."""
+    wide, high = image.width / GRID.cols, image.height / GRID.rows
+    row, col = divmod(cell, GRID.cols)
+    # A fifth of the side from the corner lies outside of the dot and of the lines between cells.
+    beside = image.getpixel((round((col + 0.2) * wide), round((row + 0.2) * high)))
+    centre = image.getpixel((round((col + 0.5) * wide), round((row + 0.5) * high)))
+    assert isinstance(beside, tuple)
+    assert isinstance(centre, tuple)
+    return beside, centre
+
+
+# Experiment, panel, whose pair; then for the two slots: slot of the picture whose content is shown, whether it is the
+# counterfactual's, and slot of the dot. This is what docs/method.md says of each experiment.
+CASES = [
+    ("vision", -1, "vision", ((0, True, 0), (1, True, 1))),
+    ("vision", 2, "vision", ((0, True, 0), (1, True, 1))),
+    ("language", -1, "language", ((1, True, 1), (0, True, 0))),
+    ("crosswise", 2, "vision", ((0, False, 1), (1, False, 0))),
+    ("crosswise", -1, "vision", ((0, False, 1), (1, False, 0))),
+    ("conflict", 0, "conflict", ((0, False, 0), (1, False, 1))),
+    ("conflict", -1, "conflict", ((1, False, 1), (0, False, 0))),
+]
+
+
+@pytest.mark.parametrize(("name", "panel", "experiment", "expected"), CASES)
+def test_content_and_code_go_where_the_experiment_puts_them(
+    name: str, panel: int, experiment: str, expected: tuple[tuple[int, bool, int], ...], dataset: Dataset, drawn: dict[str, list[Panel]]
+) -> None:
+    drawer = Drawer(dataset, GRID)
+    pair = pairs(drawer, experiment)[0]
+    image = drawn[name][panel].image
+    for slot, (content, foreign, code) in zip(pair["slots"], expected, strict=True):
+        source = pair["counterfactual_scene"] if foreign else pair["clean_scene"]
+        plain = drawer.dotted(dataset.image(source), {})
+        own = cell_of(drawer, pair["clean_scene"], slot)
+        beside, centre = shown(image, own)
+        assert beside == shown(plain, cell_of(drawer, source, pair["slots"][content]))[0]
+        assert centre == DOTS[pair["slots"][code]]
+
+
+def test_the_third_slot_is_left_alone(dataset: Dataset, drawn: dict[str, list[Panel]]) -> None:
+    drawer = Drawer(dataset, GRID)
+    for name, experiment in (("vision", "vision"), ("language", "language"), ("crosswise", "vision"), ("conflict", "conflict")):
+        pair = pairs(drawer, experiment)[0]
+        [third] = {0, 1, 2} - set(pair["slots"])
+        cell = cell_of(drawer, pair["clean_scene"], third)
+        assert shown(drawn[name][-1].image, cell) == shown(drawer.dotted(dataset.image(pair["clean_scene"]), {}), cell)
+
+
+def test_every_experiment_has_its_picture(drawn: dict[str, list[Panel]]) -> None:
+    assert list(drawn) == list(EXPERIMENTS)
+    assert all(max(panel.image.width, panel.image.height - 18) <= SIDE for panels in drawn.values() for panel in panels)
+    assert OF_FIGURE.keys() <= {figure.name for figure in FIGURES}
+    assert set(OF_FIGURE.values()) == set(EXPERIMENTS)
+
+
+def test_neutral_scenes_show_every_object_in_its_slot(dataset: Dataset) -> None:
+    drawer = Drawer(dataset, GRID)
+    intact, _, alone, laid = (panel.image for panel in pictures(dataset, drawer.grid)["ablation"])
+    assert intact.size == alone.size == laid.size
+    scene = dataset.scenes.filter(variant="main", split="test", axis="horizontal").sort("scene_id")["scene_id"][0]
+    plain = drawer.dotted(dataset.image(scene), {})
+    for slot, box in enumerate(dataset.boxes(scene)):
+        middle = tuple(round((box[edge] + box[edge + 2]) / 2 * SIDE / 448) + 3 for edge in (0, 1))
+        assert laid.getpixel(middle) == plain.getpixel(middle), slot
+
+
+def test_an_experiment_without_pairs_has_no_picture(tmp_path: Path) -> None:
+    none = run(tmp_path / "squares", pairs=0)
+    assert set(pictures(none, GRID)) == {"probes", "ablation", "amplification"}

@@ -77,7 +77,7 @@ def test_figures_are_grouped_by_question_and_claims_lead_to_them(finished: Job) 
     assert sorted(grouped) == sorted(TERMS)
     page = finished.outputs["report"].read_text(encoding="utf-8")
     assert [name for name in re.findall(r'<figure id="figure-(\w+)" data-figure', page)] == grouped
-    assert list(CLAIM_TERMS) == [claim.name for claim in CLAIMS]
+    assert CLAIM_TERMS.keys() <= {claim.name for claim in CLAIMS}
     for claim, terms in CLAIM_TERMS.items():
         assert f'<a href="#figure-{terms.figure}">figure</a>, <a href="#rule-{claim}">rule</a>' in page
         assert page.count(f'id="rule-{claim}"') == page.count(f'id="figure-{terms.figure}"') == 1

@@ -89,10 +89,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 class ClaimTerms(NamedTuple):
-    """Attributes: ``field``, the measurement in the field's words; ``figure``, which shows it."""
+    """Attributes: ``field``, the measurement in the field's words; ``figure``, which shows it (that of all models shows any claim)."""
 
-    field: str
-    figure: str
+    field: str = ""
+    figure: str = "comparison"
 
 
 CLAIM_TERMS: dict[str, ClaimTerms] = {
@@ -106,8 +106,10 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "dominance": ClaimTerms("Exchange of token blocks, connector: dominance index", "dominance"),
     "language_ordering_peak": ClaimTerms("Interchange intervention, object tokens, best language layer", "language_flips"),
     "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),
+    "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place"),
     "ablation_drop": ClaimTerms("Ablation of the vision layout: accuracy lost", "ablation"),
     "backup_gain": ClaimTerms("Interchange intervention under ablation: ordering gained", "language_flips"),
     "errors_corrected": ClaimTerms("Activation steering, probe subspace: errors corrected", "amplification"),
     "net_accuracy": ClaimTerms("Activation steering, probe subspace: net accuracy", "amplification"),
 }
+"""A claim that is not here has its title alone."""

@@ -20,7 +20,7 @@ from vlm_spatial.measures.claims import BY_NAME, CLAIMS
 from vlm_spatial.report import conclusions, numbers, provenance
 from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
-from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS
+from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS, ClaimTerms
 from vlm_spatial.report.packing import columns, packed
 from vlm_spatial.report.results import Results
 from vlm_spatial.report.sketches import LEGEND, sketches
@@ -93,7 +93,7 @@ def page(
         truth=truth,
         figures=figures,
         groups=list(GROUPS.items()),
-        claim_terms=CLAIM_TERMS,
+        claim_terms={claim.name: CLAIM_TERMS.get(claim.name, ClaimTerms()) for claim in CLAIMS},
         sketches=sketches(results),
         legend=LEGEND,
         controls=CONTROL_LABELS,

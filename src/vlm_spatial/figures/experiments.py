@@ -3,7 +3,7 @@
 Pixels show whose content a token carries. Its dot has the colour of the slot whose code it carries; no dot: it is left alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -237,7 +237,7 @@ def mains(drawer: Drawer) -> list[str]:
     return chosen.sort("axis", "scene_id")["scene_id"].to_list()
 
 
-def pairs(drawer: Drawer, experiment: str) -> list[Row]:
+def pairs(drawer: Drawer, experiment: str) -> Sequence[Row]:
     """An experiment's pairs, horizontal ones that ask for an object first."""
     chosen = drawer.dataset.pairs.filter(experiment=experiment)
     return chosen.sort("axis", pl.col("template") != "slot_to_object", "pair_id").to_dicts()
@@ -249,8 +249,9 @@ def scenes(drawer: Drawer, pair: Row) -> tuple[Image.Image, Image.Image]:
 
 def blocks_of(drawer: Drawer, pair: Row, token_set: Literal["object", "strip"]) -> tuple[Cells, Cells] | None:
     """The cells of the pair's two slots that change places; None where the experiment leaves the pair out, on this grid."""
+    first, second = pair["slots"]
     try:
-        return matched_blocks(drawer.dataset.tokens(pair["clean_scene"], drawer.grid), *pair["slots"], token_set)
+        return matched_blocks(drawer.dataset.tokens(pair["clean_scene"], drawer.grid), first, second, token_set)
     except UserError:
         return None
 

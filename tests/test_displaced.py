@@ -1,5 +1,7 @@
 """Slot against absolute place: the pairs, what each hypothesis predicts in them, and what is concluded from answers of known origin."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,12 +13,13 @@ from vlm_spatial.interventions.displaced import displaced_cases, displaced_plan,
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.measures.claims import BY_NAME
 from vlm_spatial.measures.displaced import displaced_outcomes, order_accuracy
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
-from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.tokens import SceneTokens, TokenGrid
 
 pytestmark = pytest.mark.model
 
@@ -38,9 +41,28 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def cases(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    adapter = load_adapter(make_reader(tmp_path_factory.mktemp("reader") / "gemma3", "gemma3"), device="cpu")
-    return displaced_cases(dataset, adapter, 20, seed=0)
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
+    return load_adapter(make_reader(tmp_path_factory.mktemp("reader") / "gemma3", "gemma3"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def cases(dataset: Dataset, reader: Adapter) -> list[Case]:
+    return displaced_cases(dataset, reader, 20, seed=0)
+
+
+def test_a_scene_whose_objects_share_a_cell_is_in_no_pair(
+    dataset: Dataset, reader: Adapter, cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touching, tokens = cases[0].clean_scene, Dataset.tokens
+
+    def shared(self: Dataset, name: str, grid: TokenGrid) -> SceneTokens:
+        found = tokens(self, name, grid)
+        return replace(found, objects=found.objects | found.objects[:1]) if name == touching else found
+
+    monkeypatch.setattr(Dataset, "tokens", shared)
+    again = displaced_cases(dataset, reader, 20, seed=0)
+    assert again
+    assert touching not in {name for case in again for name in (case.clean_scene, case.counterfactual_scene)}
 
 
 def test_the_same_place_holds_another_slot(dataset: Dataset, cases: list[Case]) -> None:

@@ -37,6 +37,8 @@ def displaced_cases(dataset: Dataset, adapter: Adapter, limit: int, seed: int) -
             questions.setdefault(row["scene_id"], {})[row["slot"]] = row
         scenes = [name for name in np.random.default_rng(seed).permutation(sorted(questions)) if len(questions[name]) == SLOTS]
         tokens = {name: dataset.tokens(name, adapter.grid(*dataset.size(name))) for name in scenes}
+        # Objects that touch may both cover half of a cell, which cannot take the values of two.
+        scenes = [name for name in scenes if tokens[name].objects.sum(axis=0).max() <= 1]
         free = list(scenes)
         for clean in scenes:
             made = next(_fitting(clean, free, tokens, questions, str(axis)), None)

@@ -24,9 +24,10 @@ from benchmarks.peers import Traced, TransformerLens, missing
 from vlm_spatial.activations.extraction import PROMPT
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.datasets import dataset_settings
-from vlm_spatial.models.adapter import Adapter, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.models.values import Site, SiteValues
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import vocabulary
 

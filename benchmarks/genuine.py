@@ -13,10 +13,11 @@ import torch
 from benchmarks.published import write_processor
 from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
 
-from vlm_spatial.models.adapter import Adapter, ModelIdentity
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.folder import chat_template
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.models.values import ModelIdentity
 
 NAME, REVISION = "random/weights", "0" * 40
 """Of the identity: as of a model of the hub."""

@@ -6,11 +6,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vlm_spatial.models.adapter import Adapter, ModelIdentity
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint, word_tokenizer
 from vlm_spatial.models.recipe import Size
+from vlm_spatial.models.values import ModelIdentity
 
 # Image side in pixels for a patch side of 8 and 16 × 16 visual tokens, as published models have for a 448-pixel canvas.
 SIDES = {"gemma3": 512, "qwen2_vl": 256, "qwen2_5_vl": 256}

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.reference import patch_edit
-from vlm_spatial.models.adapter import Adapter, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.values import Site, SiteValues
 
 
 def plain_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:

@@ -71,7 +71,7 @@ def paths(stage, wildcards):
     return paths_of_job(stage, tuple(wildcards.items()))
 
 
-# Asked once an input.
+# Each input of a job asks for all of them.
 @functools.cache
 def paths_of_job(stage, names):
     found = plan.inputs(stage, **dict(names))
@@ -180,7 +180,7 @@ def model_threads(wildcards):
 
 
 def model_gpus(wildcards):
-    """On one machine, tiny models leave the GPU alone. On a cluster each job has a node's GPU to itself, or shares its submission."""
+    """On one machine, tiny models leave the GPU alone. On a cluster every stage that runs a model asks for one."""
     here = executor(workflow) in (None, "local")
     return 0 if here and is_tiny(wildcards.model) else 1
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
+from forked import run_and_end
+
 REPOSITORY = Path(__file__).parents[1]
 OURS = (
     "cli",
@@ -90,28 +92,12 @@ def prepare() -> None:
 
 def become(folder: str, words: list[str], output: str) -> NoReturn:
     """Be the command, until its end."""
-    import traceback
-
     os.chdir(folder)
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(Path(output, name), os.O_WRONLY | os.O_CREAT), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = words
-    code = 1
-    try:
-        run(words)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not the interpreter's own end: it would wait for threads that are the parent's.
-        os._exit(code)
+    run_and_end(lambda: run(words))
 
 
 def run(words: list[str]) -> None:

@@ -16,13 +16,14 @@ from PIL import Image
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
-from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
 from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
 from vlm_spatial.models.inputs import _Latest, image_key
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.plain import Hooks
+from vlm_spatial.models.values import Prepared
 
 pytestmark = pytest.mark.model
 

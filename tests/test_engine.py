@@ -19,10 +19,11 @@ from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
 from vlm_spatial.interventions.plan import Attention, Row, batches, plan
 from vlm_spatial.interventions.reference import run_plain
-from vlm_spatial.models.adapter import EMBEDDING, Adapter
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Layout
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.values import EMBEDDING
 from vlm_spatial.tokens import TokenGrid
 
 pytestmark = pytest.mark.model

@@ -20,6 +20,9 @@ import sysconfig
 import tempfile
 import threading
 from pathlib import Path
+from typing import NoReturn
+
+from forked import run_and_end
 
 LIBRARIES = (
     "torch",
@@ -145,10 +148,9 @@ def _kill_when_left(client: socket.socket, child: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
-def _become(request: dict, files: array.array) -> None:
+def _become(request: dict, files: array.array) -> NoReturn:
     """Be ``python -m module …``, until its end."""
     import runpy
-    import traceback
 
     for target, descriptor in enumerate(files):
         os.dup2(descriptor, target)
@@ -158,20 +160,7 @@ def _become(request: dict, files: array.array) -> None:
     os.environ.update(request["environment"])
     sys.path[:0] = [request["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = request["words"]
-    code = 1
-    try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    run_and_end(lambda: runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True))
 
 
 if __name__ == "__main__":

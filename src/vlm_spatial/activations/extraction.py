@@ -20,10 +20,11 @@ from vlm_spatial.activations.schema import Pooling, scene_regions
 from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.finite import finite_values
 from vlm_spatial.models.inputs import SHOWN_ONCE
 from vlm_spatial.models.plain import Hooks, Reduce, Reduced
+from vlm_spatial.models.values import Prepared, Site, SiteValues
 from vlm_spatial.progress import progress
 from vlm_spatial.tokens import TokenGrid
 from vlm_spatial.workflow.provenance import MadeBy

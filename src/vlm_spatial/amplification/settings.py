@@ -21,7 +21,8 @@ from vlm_spatial.amplification.corrections import (
 )
 from vlm_spatial.amplification.sweep import Setting
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.values import Site
 from vlm_spatial.probes.saved import Probes
 from vlm_spatial.scenes.dataset import Dataset
 

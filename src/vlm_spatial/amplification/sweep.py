@@ -17,9 +17,10 @@ from torch import Tensor
 from vlm_spatial.interventions.clean_runs import Vision, resumed, run_vision
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
-from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.models.inputs import Prompt
+from vlm_spatial.models.values import Prepared, Site, SiteValues
 
 # Model inputs that hold one value a token, in their last dimension.
 _OF_TOKENS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")

@@ -17,7 +17,8 @@ from vlm_spatial.interventions.erasure import Erasure, fit_erasure
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.values import Edit, Prepared, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens

@@ -12,8 +12,9 @@ from vlm_spatial.interventions.answers import AnswerReader, margin, mass, runs_n
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.models.adapter import Adapter, Edit, Site
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.finite import require_finite
+from vlm_spatial.models.values import Edit, Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 

@@ -7,7 +7,8 @@ import torch
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, in_language, patches_of
-from vlm_spatial.models.adapter import EMBEDDING, Adapter
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.values import EMBEDDING
 from vlm_spatial.tokens import TokenGrid
 
 

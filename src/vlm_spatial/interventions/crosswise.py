@@ -18,7 +18,7 @@ from jaxtyping import Int
 from vlm_spatial.interventions.language import exchangeable
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
-from vlm_spatial.models.adapter import Site
+from vlm_spatial.models.values import Site
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens, TokenGrid, matched_blocks
 

@@ -19,12 +19,13 @@ from jaxtyping import Bool, Int
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
-from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.values import Site
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SLOTS, SceneTokens, TokenGrid
 
 _SAME_PLACE = 0.5
-"""Two objects whose centres along the axis are at most this many cells apart stand at the same place."""
+"""Objects stand at the same place if their centres along the axis are at most this many cells apart."""
 
 
 def displaced_cases(dataset: Dataset, adapter: Adapter, limit: int, seed: int) -> list[Case]:

@@ -19,9 +19,10 @@ from vlm_spatial.interventions.clean_runs import States, Vision, resumed, run_la
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, boundary, in_language, patches_of
 from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, plan
-from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, Layout
 from vlm_spatial.models.plain import Hooks
+from vlm_spatial.models.values import Edit, Prepared, Site, SiteValues
 from vlm_spatial.progress import progress
 
 Connectors = dict[int, Float[Tensor, "cells 1 features"]]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import SiteValues
+from vlm_spatial.models.values import SiteValues
 from vlm_spatial.tokens import SceneTokens
 
 # Directions whose whitened covariance with the slot is below this are rounding, not signal.

@@ -14,7 +14,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import CLEAN
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
-from vlm_spatial.models.adapter import Site
+from vlm_spatial.models.values import Site
 from vlm_spatial.tokens import matched_blocks
 
 BlockSet = Literal["object", "strip"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
-from vlm_spatial.models.adapter import Site
+from vlm_spatial.models.values import Site
 from vlm_spatial.scenes.dataset import Dataset
 
 EMBEDDING = "embedding"

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.models.adapter import Adapter, Edit, Prepared, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import SHOWN_ONCE
+from vlm_spatial.models.values import Edit, Prepared, SiteValues
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.alone import Colour, alone, background_colour, centring, moving
 from vlm_spatial.scenes.dataset import Dataset

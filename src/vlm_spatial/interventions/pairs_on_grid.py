@@ -11,8 +11,9 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.patch import PairRuns, Run
-from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Prompt
+from vlm_spatial.models.values import Edit
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SceneTokens
 

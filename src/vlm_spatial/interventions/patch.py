@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.models.adapter import EMBEDDING, Edit, Site
 from vlm_spatial.models.inputs import Prompt
+from vlm_spatial.models.values import EMBEDDING, Edit, Site
 
 CLEAN = "clean"
 

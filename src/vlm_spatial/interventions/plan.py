@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlm_spatial.interventions.patch import CLEAN, Patch, boundary
-from vlm_spatial.models.adapter import Reach
 from vlm_spatial.models.decoder import Layout
+from vlm_spatial.models.values import Reach
 
 # Rows of one batch start at its earliest start; this share of positions may be computed in vain.
 _WASTE = 0.08

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from vlm_spatial.interventions.check import check
 from vlm_spatial.interventions.patch import CLEAN, Indices, Intervention, PairRuns, Patch, Run, in_language, patches_of
-from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site, SiteValues, TextEdit, TextValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.plain import Hooks
+from vlm_spatial.models.values import Edit, Prepared, Site, SiteValues, TextEdit, TextValues
 
 
 def run_plain(adapter: Adapter, pairs: Sequence[PairRuns], interventions: Sequence[Intervention]) -> Float[Tensor, "runs vocabulary"]:

@@ -19,8 +19,9 @@ from vlm_spatial.interventions.pairs_on_grid import Case, EditOf
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.models.adapter import Adapter, Site
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.finite import require_finite
+from vlm_spatial.models.values import Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import TokenSet

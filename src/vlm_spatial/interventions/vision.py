@@ -8,7 +8,7 @@ from jaxtyping import Int
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
-from vlm_spatial.models.adapter import Site
+from vlm_spatial.models.values import Site
 from vlm_spatial.tokens import TOKEN_SETS
 
 

@@ -1,9 +1,11 @@
 """What pairs do at the layer that is best for them, with intervals that hold although the layer was chosen on the same data.
 
-The layer is chosen on one half of the pairs and its value taken on the other, and the other way round: a maximum of many noisy rates would
-lie above the truth. Two things are left to correct. The halves' values depend on each other through the choice (a half that is high at some
-layer sends the other half there), which makes their mean less certain than that of independent pairs: up to a third more variance where
-independent layers are alike. And with few pairs a layer is chosen that is not the best, which makes the value too low.
+The highest of many noisy rates lies above the truth. So the layer is chosen on one half of the pairs and its value taken on the other, and
+the other way round. Two things are left to correct:
+
+- The halves' values depend on each other: a half that is high at some layer sends the other half there. Their mean is then less certain
+  than that of independent pairs. Where independent layers are alike, its variance is up to a third larger.
+- With few pairs, the layer that is chosen may not be the best. The value is then too low.
 """
 
 from collections.abc import Sequence

@@ -74,7 +74,7 @@ def _inside(found: Measured) -> Verdict:
 
 _PAIRED = "exact interval (Clopper and Pearson)"
 _STUDENT = "Student with two added pairs (Bonett and Price)"
-_CROSSED = "n lowered for halves that depend on each other through the choice, limits as far as those of any layer that may be the best"
+_CROSSED = "n lowered because the layer was chosen, limits as far as those of any layer that may be the best"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -205,7 +205,8 @@ CLAIMS: tuple[Claim, ...] = (
         "slot_not_place",
         "Slot, not absolute place",
         "interchange",
-        "Where an object brings the code of one slot and of the absolute place of another, more answers follow the slot than the place.",
+        "Objects of layout-decorrelated scenes bring a code of their slot and one of their absolute place, which name different answers. "
+        "More answers follow the slot.",
         "Less than 10 points more answers that follow the slot than answers that follow the place.",
         "rate of answers that follow the slot's code, on pairs of layout-decorrelated scenes, at the connector or language layer where "
         f"most follow slot or place, chosen on the other half of the pairs; {_PAIRED}, {_CROSSED}",

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.models.adapter import Adapter, Prepared, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Prompt
+from vlm_spatial.models.values import Prepared, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
 KeysValues = tuple[Float[Tensor, "batch heads positions width"], Float[Tensor, "batch heads positions width"]]

@@ -8,8 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, Edit, Site
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Prompt
+from vlm_spatial.models.values import Edit, Site
 
 Shown = tuple[Image.Image, Prompt, Mapping[Site, Edit]]
 """A run: image, prompt and edits."""

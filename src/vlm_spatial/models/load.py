@@ -22,12 +22,13 @@ from transformers import AutoConfig
 from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, ModelIdentity
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family_of
 from vlm_spatial.models.folder import architecture_of, chat_template, check_folder
 from vlm_spatial.models.inputs import first_line
 from vlm_spatial.models.peft import check_peft, identity_with_peft, merge_peft
 from vlm_spatial.models.self_check import self_check
+from vlm_spatial.models.values import ModelIdentity
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tables that older releases saved and newer ones work out.

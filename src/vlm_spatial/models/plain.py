@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from vlm_spatial.models.adapter import Adapter, Edit, Prepared, Site, SiteValues, TextEdit, TextValues
+    from vlm_spatial.models.adapter import Adapter
+    from vlm_spatial.models.values import Edit, Prepared, Site, SiteValues, TextEdit, TextValues
 
 Reduced = Float[Tensor, "batch rows features"]
 Reduce = Callable[["Site", "SiteValues"], Reduced]
@@ -65,7 +66,7 @@ class Hooks:
     """
 
     def __init__(self, adapter: "Adapter", sites: Collection["Site"]) -> None:
-        from vlm_spatial.models.adapter import EMBEDDING
+        from vlm_spatial.models.values import EMBEDDING
 
         self._adapter = adapter
         self._current = _Current()

@@ -7,10 +7,11 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, Layout
 from vlm_spatial.models.inputs import SHOWN_ONCE
 from vlm_spatial.models.plain import Hooks
+from vlm_spatial.models.values import SiteValues
 
 _SIDE = 112
 _PROMPT = "Describe the image."

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, Prepared, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.processing import TemplateProcessor
+from vlm_spatial.models.values import Prepared, Site, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
 

@@ -21,8 +21,9 @@ from vlm_spatial.interventions.neutral import NeutralEncoder, Place
 from vlm_spatial.interventions.ordering import best_layer
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf, read_cases
 from vlm_spatial.interventions.sweep import SCHEMA, Condition, run_sweep
-from vlm_spatial.models.adapter import Adapter, Edit, Site
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.values import Edit, Site
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import Probes, load_probes
 from vlm_spatial.scenes.dataset import Dataset

@@ -16,7 +16,7 @@ from transformers.models.gemma3.modeling_gemma3 import (
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter, Classes, ModelIdentity, Reach
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.recipe import (
     GRID_SIDE,
@@ -30,6 +30,7 @@ from vlm_spatial.models.recipe import (
     vision_settings,
 )
 from vlm_spatial.models.square import SquareAdapter, square_of, whole_root
+from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 # --- organisms ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
     GRID_SIDE,
@@ -27,6 +26,7 @@ from vlm_spatial.models.recipe import (
     vision_settings,
 )
 from vlm_spatial.models.square import TemplateSquareAdapter, square_of
+from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:

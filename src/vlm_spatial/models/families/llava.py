@@ -12,7 +12,6 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
     CHAT_TURNS,
@@ -28,6 +27,7 @@ from vlm_spatial.models.recipe import (
     vision_settings,
 )
 from vlm_spatial.models.square import TemplateSquareAdapter
+from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:

@@ -12,7 +12,6 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Prepared, Reach, SiteValues
 from vlm_spatial.models.inputs import Rows
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
@@ -29,6 +28,7 @@ from vlm_spatial.models.recipe import (
     vision_settings,
 )
 from vlm_spatial.models.square import TemplateSquareAdapter
+from vlm_spatial.models.values import Classes, ModelIdentity, Prepared, Reach, SiteValues
 
 _PINPOINTS = [[IMAGE_SIDE, IMAGE_SIDE], [IMAGE_SIDE, 2 * IMAGE_SIDE], [2 * IMAGE_SIDE, IMAGE_SIDE]]
 

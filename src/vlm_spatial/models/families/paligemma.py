@@ -12,7 +12,6 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 from transformers.models.paligemma.modeling_paligemma import PaliGemmaMultiModalProjector
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach
 from vlm_spatial.models.families import OWN_TEMPLATES
 from vlm_spatial.models.inputs import Rows
 from vlm_spatial.models.recipe import (
@@ -27,6 +26,7 @@ from vlm_spatial.models.recipe import (
     vision_settings,
 )
 from vlm_spatial.models.square import TemplateSquareAdapter, square_of
+from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:

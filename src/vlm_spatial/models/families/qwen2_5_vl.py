@@ -10,7 +10,6 @@ from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig, Qwen2_5_VLForCondit
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer, Qwen2_5_VLPatchMerger, Qwen2_5_VLVisionBlock
 from transformers.vision_utils import get_vision_window_index
 
-from vlm_spatial.models.adapter import Classes
 from vlm_spatial.models.families.qwen2_vl import (
     PLACES,
     SPECIAL,
@@ -23,6 +22,7 @@ from vlm_spatial.models.families.qwen2_vl import (
     vision_of,
 )
 from vlm_spatial.models.recipe import MERGE_SIDE, PATCH_SIDE, Recipe, Size
+from vlm_spatial.models.values import Classes
 from vlm_spatial.tokens import TokenGrid
 
 

@@ -15,7 +15,7 @@ from transformers.vision_utils import get_vision_attention_seqlens, get_vision_p
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
-from vlm_spatial.models.adapter import Adapter, Classes, ModelIdentity, Prepared, Reach, Site, SiteValues
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.recipe import (
     IMAGE_SIDE,
@@ -29,6 +29,7 @@ from vlm_spatial.models.recipe import (
     chat_template,
     text_settings,
 )
+from vlm_spatial.models.values import Classes, ModelIdentity, Prepared, Reach, Site, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
 # --- organisms ------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from transformers.models.qwen3_vl import Qwen3VLConfig, Qwen3VLForConditionalGen
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLVisionBlock, Qwen3VLVisionModel
 from transformers.vision_utils import get_vision_position_ids
 
-from vlm_spatial.models.adapter import Classes, Prepared, Site, SiteValues
 from vlm_spatial.models.families.qwen2_vl import PLACES, SPECIAL, TEMPLATE, TURNS, Qwen2VLAdapter, marks_of, processor_files, vision_of
 from vlm_spatial.models.recipe import Recipe, Size, redraw, text_settings
+from vlm_spatial.models.values import Classes, Prepared, Site, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
 

@@ -15,7 +15,6 @@ from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector, Id
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector, SmolVLMEncoderLayer
 
-from vlm_spatial.models.adapter import Classes, ModelIdentity, Reach
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
     IMAGE_SIDE,
@@ -30,6 +29,7 @@ from vlm_spatial.models.recipe import (
     vision_settings,
 )
 from vlm_spatial.models.square import TemplateSquareAdapter
+from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.values import Edit
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask
 from vlm_spatial.scenes.scene import Scene, Variant

@@ -11,7 +11,7 @@ from vlm_spatial.config.organisms import OrganismSettings
 from vlm_spatial.config.settings import plain
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet, written_then_renamed
-from vlm_spatial.models.adapter import Adapter, Edit
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
@@ -20,6 +20,7 @@ from vlm_spatial.models.organisms.lessons import lesson_words
 from vlm_spatial.models.organisms.planted import MECHANISMS, Measure, Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint
 from vlm_spatial.models.organisms.training import Course, train
+from vlm_spatial.models.values import Edit
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.scene import Scene
 from vlm_spatial.scenes.sources.settings import DatasetSettings

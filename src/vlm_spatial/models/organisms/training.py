@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlm_spatial.models.adapter import Adapter, Prepared
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
 from vlm_spatial.models.organisms.lessons import Lesson, OfEachKind, sample_lessons
@@ -19,6 +19,7 @@ from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.recipe import Teaching
+from vlm_spatial.models.values import Prepared
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 

@@ -19,7 +19,7 @@ help:
 	@echo "make clean  remove $(VENV) and results"
 
 run: $(READY)
-	$(BIN)/snakemake --cores 8 --resources gpu=1
+	$(BIN)/snakemake --cores all --resources gpu=1
 
 quick: $(READY)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "(unit or model) and not slow"

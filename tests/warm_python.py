@@ -79,7 +79,7 @@ def python() -> str:
     asking.chmod(0o755)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""}
     server = subprocess.Popen(
-        [real, __file__, folder / "socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [real, __file__, folder / "socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment
     )
     atexit.register(_stop, server, folder)
     assert server.stdout is not None

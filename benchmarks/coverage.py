@@ -14,7 +14,7 @@ import polars as pl
 
 from vlm_spatial.measures import interventions
 from vlm_spatial.measures.claims import BY_NAME
-from vlm_spatial.measures.crosswise import recovery
+from vlm_spatial.measures.recovery import recovery
 from vlm_spatial.statistics import Interval, binomial, clustered_mean, clustered_share
 
 SIZES = (10, 30, 50, 100)

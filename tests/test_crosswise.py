@@ -16,6 +16,7 @@ from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
 from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.measures import crosswise as measures
+from vlm_spatial.measures import recovery
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.interchange import interchange
@@ -62,9 +63,9 @@ def test_a_language_model_that_orders_by_place_has_no_code_at_the_connector(data
     for token_set in ("object", "strip", "rim"):
         rows = found["connector", token_set]
         assert flipped(rows) == 0
-        assert abs(measures.recovery(rows).estimate) <= 0.01
+        assert abs(recovery.recovery(rows).estimate) <= 0.01
     assert flipped(found["language.1", "object"]) >= 0.9
-    assert measures.recovery(found["language.1", "object"]).estimate >= 0.9
+    assert recovery.recovery(found["language.1", "object"]).estimate >= 0.9
 
 
 def test_a_code_spread_over_the_strip_moves_with_the_strip_alone(dataset: Dataset) -> None:
@@ -288,7 +289,7 @@ def test_recovery_is_a_ratio_of_sums_and_not_clamped() -> None:
         }
     )
     # (−1 + 12) / (2 + 8): the third pair's runs hardly differ, the fourth is not included.
-    found = measures.recovery(rows)
+    found = recovery.recovery(rows)
     assert (found.estimate, found.n) == (pytest.approx(1.1), 2)
 
 

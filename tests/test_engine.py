@@ -395,3 +395,46 @@ def test_the_documentation_page_runs(adapter: Adapter) -> None:
     exec(code, names)
     assert names["logits"].shape == (len(adapter.sites), adapter.vocabulary)
     assert names["untouched"].shape == (1, adapter.vocabulary)
+
+
+def test_questions_of_one_image_share_it_and_equal_the_plain_run(adapter: Adapter) -> None:
+    """Of each image, prompts of several lengths; one image is edited at the connector and behind a language block."""
+    edited = {"language.1": lambda values: values * 0.5}
+    images = [
+        Run(noise(0), ""),
+        Run(noise(1), "", lambda values: values * 1.5, edited),
+        Run(noise(2), ""),
+    ]
+    prompts = ["which object is left ?", "which object is right ?", "where is the red square ?", "which is left of the blue square ?"]
+    runs = [replace(image, prompt=prompt) for prompt in prompts for image in images]
+    rows = []
+    for run in runs:
+        edits = ({"connector": run.connector} if run.connector else {}) | dict(run.language)
+        rows.append(adapter.run(adapter.prepare([run.image], [run.prompt]), edits=edits)[0])
+    engine = PatchEngine(adapter)
+    asked = [PairRuns(str(number), run) for number, run in enumerate(runs)]
+    assert difference(engine.clean(asked), torch.cat(rows)) <= RELATIVE
+    # Many portions: room for one image at a time.
+    assert difference(PatchEngine(adapter, memory_gb=1e-6).clean(asked), torch.cat(rows)) <= RELATIVE
+
+    positions = []
+    handle = adapter.language_blocks[1].register_forward_hook(lambda _m, _i, output: positions.append(output.shape[0] * output.shape[1]))
+    engine.clean(asked)
+    handle.remove()
+    whole = sum(adapter.tokens(run.image, run.prompt)[0].shape[1] for run in runs)
+    if adapter.reach == "prompt":
+        assert sum(positions) == whole
+    else:
+        ends = [engine.layout(run).end for run in runs]
+        longest = max(ends)
+        # Three images once; behind them, at most what follows the image in each prompt.
+        assert sum(positions) <= 3 * (longest + 4) + whole - len(runs) * longest
+
+
+def test_runs_with_edits_behind_language_blocks_are_not_patched(adapter_of: Callable[[str], Adapter]) -> None:
+    adapter = adapter_of("gemma3")
+    one = PairRuns(
+        "a", Run(noise(0), PROMPTS[0], language={"language.0": lambda values: values}), {"counterfactual": Run(noise(1), PROMPTS[0])}
+    )
+    with pytest.raises(UserError, match="pair a: runs with edits behind language blocks cannot be patched"):
+        PatchEngine(adapter).run([one], [Patch(0, "connector", np.array([0]))])

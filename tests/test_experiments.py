@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from vlm_spatial.figures.catalogue import FIGURES
-from vlm_spatial.figures.experiments import EXPERIMENTS, OF_FIGURE, SIDE, Drawer, Panel, pairs, pictures
+from vlm_spatial.figures.experiments import EXPERIMENTS, OF_FIGURE, SIDE, Drawer, Panel, mains, pairs, pictures
 from vlm_spatial.figures.theme import SLOT_COLOURS
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.scenes import scenes as scenes_stage
@@ -97,11 +97,21 @@ def test_the_third_slot_is_left_alone(dataset: Dataset, drawn: dict[str, list[Pa
         assert shown(drawn[name][-1].image, cell) == shown(drawer.dotted(dataset.image(pair["clean_scene"]), {}), cell)
 
 
+def test_the_mirrored_code_comes_to_the_content_that_stays(dataset: Dataset, drawn: dict[str, list[Panel]]) -> None:
+    drawer = Drawer(dataset, GRID)
+    scene = mains(drawer, "horizontal")[0]
+    objects = dataset.tokens(scene, GRID).objects
+    for slot in range(3):
+        cell = int(np.flatnonzero(objects[slot])[0])
+        assert shown(drawn["mirror"][2].image, cell)[1] == DOTS[2 - slot]
+
+
 def test_every_experiment_has_its_picture(drawn: dict[str, list[Panel]]) -> None:
     assert list(drawn) == list(EXPERIMENTS)
     assert all(max(panel.image.width, panel.image.height - 18) <= SIDE for panels in drawn.values() for panel in panels)
     assert OF_FIGURE.keys() <= {figure.name for figure in FIGURES}
-    assert set(OF_FIGURE.values()) == set(EXPERIMENTS)
+    # The mirror form is in the figure of the crosswise one.
+    assert set(OF_FIGURE.values()) == set(EXPERIMENTS) - {"mirror"}
 
 
 def test_neutral_scenes_show_every_object_in_its_slot(dataset: Dataset) -> None:
@@ -117,4 +127,4 @@ def test_neutral_scenes_show_every_object_in_its_slot(dataset: Dataset) -> None:
 
 def test_an_experiment_without_pairs_has_no_picture(tmp_path: Path) -> None:
     none = run(tmp_path / "squares", pairs=0)
-    assert set(pictures(none, GRID)) == {"probes", "ablation", "amplification"}
+    assert set(pictures(none, GRID)) == {"probes", "mirror", "ablation", "amplification"}

@@ -105,6 +105,9 @@ def test_figure_data_hold_the_planted_numbers(finished: Job) -> None:
     flips = pl.read_csv(folder / "vision_flips.csv").filter(
         (pl.col("site") == "connector") & (pl.col("axis") == BOTH) & (pl.col("source") == "counterfactual")
     )
+    recovered, flips = (flips.filter(measure=name) for name in ("recovery", "answers flipped"))
+    # Planted answers that flip go the whole way in log-odds, the others none of it.
+    assert recovered.select("series", "estimate").sort("series").rows() == flips.select("series", "estimate").sort("series").rows()
     assert dict(flips.select("series", "n").iter_rows()) == dict.fromkeys(synthetic.STRIP.flips, 92)
     for token_set, rate in synthetic.STRIP.flips.items():
         assert flips.filter(series=token_set)["estimate"].item() == pytest.approx(2 * round(46 * rate) / 92, abs=1e-6)

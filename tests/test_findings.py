@@ -41,7 +41,7 @@ def natural(scenes: Path) -> dict[str, dict]:
 
 def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> None:
     assert list(strip) == NAMES
-    named = {"model", "dataset", "claim", "estimate", "low", "high", "n", "control", "difference", "smallest", "strata"}
+    named = {"model", "dataset", "claim", "estimate", "low", "high", "n", "control", "difference", "smallest", "strata", "recovery"}
     for record in strip.values():
         assert set(record) == named | {"p", "p_holm", "verdict", "verdict_unadjusted"}
         assert set(record["control"]) == {"name", "estimate", "low", "high", "n"}
@@ -58,6 +58,16 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     assert strip["crosswise_strip_flip"]["estimate"] == pytest.approx(88 / 92)
     assert strip["crosswise_object_flip"]["estimate"] == pytest.approx(10 / 92)
     assert strip["crosswise_last_layer"]["estimate"] == 1
+
+
+def test_claims_on_patches_say_how_far_the_log_odds_move(strip: dict[str, dict]) -> None:
+    """An answer that flips goes the whole way from −3 to 3 here, one that stays goes none of it: recovery is the rate."""
+    for claim in ("strip_flip", "object_flip", "crosswise_strip_flip", "crosswise_object_flip", "language_ordering_peak", "slot_not_place"):
+        found = strip[claim]["recovery"]
+        assert found["estimate"] == pytest.approx(strip[claim]["estimate"]), claim
+        assert found["low"] < found["estimate"] < found["high"] or found["estimate"] in (0, 1)
+    for claim in ("accuracy", "ablation_drop", "backup_gain", "net_accuracy"):
+        assert strip[claim]["recovery"] == {"estimate": None, "low": None, "high": None}
     # 5 of 46 conflict answers move: (41 - 5) / 46.
     assert strip["dominance"]["estimate"] == pytest.approx(36 / 46)
     assert strip["dominance"]["n"] == 92

@@ -17,13 +17,11 @@ from torch import Tensor
 from vlm_spatial.interventions.clean_runs import Vision, resumed, run_vision
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
+from vlm_spatial.interventions.shared_prompts import common_length
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.models.inputs import Prompt
-from vlm_spatial.models.values import Prepared, Site, SiteValues
-
-# Model inputs that hold one value a token, in their last dimension.
-_OF_TOKENS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+from vlm_spatial.models.values import Site, SiteValues
 
 Correction = Callable[[Float[Tensor, "cells patches features"]], Float[Tensor, "cells patches features"]]
 
@@ -105,9 +103,7 @@ class Sweep:
     def _shared(self, image: Run, questions: Sequence[Asked]) -> int | None:
         """How many first positions all questions have in common, the image among them; None if the image is not."""
         ids = [self._ids(image, question) for question in questions]
-        longest = min(len(row) for row in ids) - 1
-        differing = (torch.stack([row[:longest] for row in ids]) != ids[0][:longest]).any(dim=0).nonzero()
-        shared = int(differing[0]) if len(differing) else longest
+        shared = common_length(ids)
         layout = self._layout(image, questions[0])
         if self.adapter.reach == "prompt":
             return 0 if len(questions) == 1 else None
@@ -145,7 +141,7 @@ class Sweep:
         found: dict[int, Tensor] = {}
         count = len(connectors)
         for layout, members in by_length.items():
-            decoder = self._decoder(layout, image, questions[members[0]], layout.length)
+            decoder = self._decoder(layout, image, questions[members[0]])
             size = max(1, self._memory.rows(self.adapter, layout.length - shared, layout.length) // count)
             for start in range(0, len(members), size):
                 part = members[start : start + size]
@@ -162,15 +158,15 @@ class Sweep:
     def _until(self, shared: int, connectors: SiteValues, image: Run, question: Asked) -> list[KeysValues]:
         """Keys and values of every block for the first ``shared`` positions, a row a setting."""
         layout = self._layout(image, question)
-        decoder = self._decoder(Layout(shared, layout.positions, layout.grid), image, question, shared)
+        decoder = self._decoder(Layout(shared, layout.positions, layout.grid), image, question)
         known: list[KeysValues] = []
-        last = decoder.answer(self._last_input(decoder, connectors, image, question, known))[1]
+        last = decoder.keys_values(decoder.depth - 1, self._last_input(decoder, connectors, image, question, known))
         return [*known, last]
 
     def _whole(self, connectors: SiteValues, image: Run, question: Asked) -> Float[Tensor, "settings tokens"]:
         """Log-probabilities of the wanted tokens, nothing shared with other questions."""
         layout = self._layout(image, question)
-        decoder = self._decoder(layout, image, question, layout.length)
+        decoder = self._decoder(layout, image, question)
         logits = decoder.answer(self._last_input(decoder, connectors, image, question, []))[0]
         return (logits[:, list(question.tokens)].double() - logits.logsumexp(-1).double()[:, None]).cpu()
 
@@ -191,11 +187,9 @@ class Sweep:
     def _layout(self, image: Run, question: Asked) -> Layout:
         return Layout.of(self.adapter, image.image, question.prompt)
 
-    def _decoder(self, layout: Layout, image: Run, question: Asked, length: int) -> Decoder:
+    def _decoder(self, layout: Layout, image: Run, question: Asked) -> Decoder:
         if layout not in self._decoders:
-            example = self.adapter.prepare([image.image], [question.prompt])
-            inputs = {name: value[..., :length] if name in _OF_TOKENS else value for name, value in example.inputs.items()}
-            self._decoders[layout] = Decoder(self.adapter, layout, Prepared(inputs, example.visual_positions, example.grid))
+            self._decoders[layout] = Decoder.of(self.adapter, layout, image.image, question.prompt)
         return self._decoders[layout]
 
 

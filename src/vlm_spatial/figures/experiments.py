@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Int
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.figures.theme import CONTROL, SLOT_COLOURS
@@ -133,6 +133,22 @@ def crosswise(drawer: Drawer) -> list[Panel]:
     return crossed(drawer, "vision", ("object", "strip"))
 
 
+def mirror(drawer: Drawer) -> list[Panel]:
+    """The mirror form: the picture's own contents, the code of the mirrored place."""
+    for scene in mains(drawer, "horizontal"):
+        image, tokens = drawer.dataset.image(scene), drawer.dataset.tokens(scene, drawer.grid)
+        other = ImageOps.mirror(image)
+        panels = [Panel("clean", drawer.dotted(image, {})), Panel("its mirror image", drawer.dotted(other, {}))]
+        for name, masks in (("object", tokens.objects), ("strip", tokens.strips)):
+            cells = np.flatnonzero(masks.any(axis=0))
+            rows, cols = np.divmod(cells, drawer.grid.cols)
+            made = drawer.laid(image, other, cells, rows * drawer.grid.cols + drawer.grid.cols - 1 - cols)
+            given = dots((len(masks) - 1 - slot, mask) for slot, mask in enumerate(masks))
+            panels.append(Panel(f"{name} tokens take the values of the mirrored place", drawer.dotted(made, given)))
+        return panels
+    return []
+
+
 def crossed(drawer: Drawer, experiment: str, token_sets: tuple[Literal["object", "strip"], ...]) -> list[Panel]:
     """The counterfactual's values of each of two slots on the cells of the other."""
     for pair in pairs(drawer, experiment):
@@ -213,6 +229,7 @@ EXPERIMENTS: dict[str, Callable[[Drawer], list[Panel]]] = {
     "vision": vision,
     "language": language,
     "crosswise": crosswise,
+    "mirror": mirror,
     "last_token": last_token,
     "conflict": conflict,
     "ablation": ablation,
@@ -231,9 +248,10 @@ OF_FIGURE = {
 """Figure of the report → the experiment that is pictured beside it."""
 
 
-def mains(drawer: Drawer) -> list[str]:
-    """The main test scenes, horizontal ones first."""
+def mains(drawer: Drawer, axis: str | None = None) -> list[str]:
+    """The main test scenes (of one axis), horizontal ones first."""
     chosen = drawer.dataset.scenes.filter(pl.col("variant") == "main", pl.col("split") == "test")
+    chosen = chosen if axis is None else chosen.filter(axis=axis)
     return chosen.sort("axis", "scene_id")["scene_id"].to_list()
 
 

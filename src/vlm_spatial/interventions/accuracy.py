@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from vlm_spatial.interventions.answers import AnswerReader, margin, mass, runs_needed
+from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.labels import CONNECTOR
+from vlm_spatial.interventions.patch import PairRuns, Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.finite import require_finite
 from vlm_spatial.models.values import Edit, Site
 from vlm_spatial.progress import progress
@@ -62,7 +63,7 @@ def _by_row(edits: Sequence[Edit]) -> Edit:
 
 
 def ask(
-    adapter: Adapter,
+    engine: PatchEngine,
     dataset: Dataset,
     questions: pl.DataFrame,
     condition: str,
@@ -75,29 +76,29 @@ def ask(
 
     Args:
         site: the deepest site that the condition edits, for the table.
-        edits_of: must name the same sites for every scene.
+        edits_of: at the connector and behind language blocks.
+        batch: scenes whose questions are asked together.
     """
-    rows: list[dict[str, Any]] = []
+    adapter = engine.adapter
     asked = list(questions.sort("scene_id", maintain_order=True).iter_rows(named=True))
-    groups = [asked[start : start + batch] for start in range(0, len(asked), batch)]
+    names = list(dict.fromkeys(row["scene_id"] for row in asked))
+    groups = [names[start : start + batch] for start in range(0, len(names), batch)]
+    rows: list[dict[str, Any]] = []
 
-    def read(group: Sequence[dict[str, Any]]) -> dict[str, Image.Image]:
-        return pictures(adapter, dataset, (row["scene_id"] for row in group))
+    def read(group: Sequence[str]) -> dict[str, Image.Image]:
+        return pictures(adapter, dataset, group)
 
     for group, images in progress(prefetch(groups, read), f"accuracy, {condition}", len(groups)):
-        of_scene = {scene: edits_of(scene) for scene in images}
-        readers = [AnswerReader.of(adapter, row["candidates"], row["template"]) for row in group]
-        posed, own = runs_needed(readers, [row["prompt"] for row in group])
-        scenes = [group[number]["scene_id"] for number, _ in posed]
-        parts = []
-        for start in range(0, len(posed), batch):
-            part = slice(start, start + batch)
-            prepared = adapter.prepare([images[scene] for scene in scenes[part]], [prompt for _, prompt in posed[part]])
-            parts.append(adapter.run(prepared, edits=merged([of_scene[scene] for scene in scenes[part]]))[0].cpu())
-        logits = torch.cat(parts)
-        shown = [(images[scene], prompt, of_scene[scene]) for scene, (_, prompt) in zip(scenes, posed, strict=True)]
-        require_finite(adapter, logits, shown.__getitem__, f"accuracy, {condition}")
-        rows += [_row(row, reader, logits[which], condition, site) for row, reader, which in zip(group, readers, own, strict=True)]
+        of_scene = {scene: dict(edits_of(scene)) for scene in group}
+        at_connector = {scene: edits.pop(CONNECTOR, None) for scene, edits in of_scene.items()}
+        part = [row for row in asked if row["scene_id"] in of_scene]
+        readers = [AnswerReader.of(adapter, row["candidates"], row["template"]) for row in part]
+        posed, own = runs_needed(readers, [row["prompt"] for row in part])
+        scenes = [part[number]["scene_id"] for number, _ in posed]
+        runs = [Run(images[scene], prompt, at_connector[scene], of_scene[scene]) for scene, (_, prompt) in zip(scenes, posed, strict=True)]
+        logits = engine.clean([PairRuns(scene, run) for scene, run in zip(scenes, runs, strict=True)])
+        require_finite(adapter, logits, [run.shown for run in runs].__getitem__, f"accuracy, {condition}")
+        rows += [_row(row, reader, logits[which], condition, site) for row, reader, which in zip(part, readers, own, strict=True)]
     return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
 
 

@@ -20,6 +20,11 @@ def check(adapter: Adapter, pairs: Sequence[PairRuns], interventions: Sequence[I
     """
     grids = [_check_pair(adapter, pair) for pair in pairs]
     fitting: set[tuple[object, ...]] = set()
+    for pair in pairs if interventions else []:
+        if any(run.language for run in (pair.clean, *pair.sources.values())):
+            raise UserError(
+                f"pair {pair.pair_id}: runs with edits behind language blocks cannot be patched; leave the edits or the patches out"
+            )
     for index, intervention in enumerate(interventions):
         patches = patches_of(intervention)
         if len({patch.pair for patch in patches}) != 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.decoder import Decoder, KeysValues
+from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.models.inputs import image_key
 from vlm_spatial.models.plain import Hooks
 from vlm_spatial.models.values import Site, SiteValues
@@ -99,7 +99,7 @@ def run_language(
     number: dict[Hashable, int] = {}
     row: dict[int, int] = {}
     for run in runs:
-        key = (id(vision.values[id(run)]), run.prompt, id(run.connector))
+        key = (id(vision.values[id(run)]), run.prompt, run.edits_key)
         if key not in number:
             number[key] = len(distinct)
             distinct.append(run)
@@ -121,6 +121,7 @@ def run_language(
                 logits.append(answer.cpu())
             else:
                 states, made = decoder.block(layer, states)
+                edit_cells(states, distinct[begin : begin + size], layer, decoder.layout)
             if keep:
                 keys_values[layer].append(made)
         if keep_last:
@@ -132,6 +133,15 @@ def run_language(
         keys_values=[(torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])) for parts in keys_values if parts],
         logits=torch.cat(logits),
     )
+
+
+def edit_cells(hidden: Float[Tensor, "runs positions features"], runs: Sequence[Run], layer: int, layout: Layout) -> None:
+    """Make the runs' own edits behind a language block, in place."""
+    for row, run in enumerate(runs):
+        edit = run.language.get(f"language.{layer}")
+        if edit is not None:
+            cells = torch.as_tensor(layout.positions, device=hidden.device)
+            hidden[row, cells] = edit(hidden[row : row + 1, cells].unsqueeze(2)).squeeze(2)[0].to(hidden)
 
 
 def embedded_run(adapter: Adapter, run: Run, vision: Vision) -> Float[Tensor, "1 positions features"]:

@@ -7,7 +7,7 @@ and token sets share batches; a batch grows as it passes the blocks at which its
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,14 @@ from vlm_spatial.interventions.clean_runs import States, Vision, resumed, run_la
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, boundary, in_language, patches_of
 from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, plan
+from vlm_spatial.interventions.shared_prompts import answers
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, Layout
+from vlm_spatial.models.inputs import image_key
 from vlm_spatial.models.plain import Hooks
 from vlm_spatial.models.values import Edit, Prepared, Site, SiteValues
 from vlm_spatial.progress import progress
+from vlm_spatial.tokens import TokenGrid
 
 Connectors = dict[int, Float[Tensor, "cells 1 features"]]
 """The connector's values of patched runs, by the intervention's number."""
@@ -61,12 +64,8 @@ class PatchEngine:
         """
         check(self.adapter, pairs, [])
         logits = torch.empty(len(pairs), self.adapter.vocabulary)
-        for layout, job in self._jobs(pairs, []):
-            runs = [pairs[pair].clean for pair in job.pairs]
-            vision = run_vision(self.adapter, runs, [], self.memory)
-            states = run_language(self.adapter, self.decoder(layout, runs[0]), runs, vision, self.memory, keep=False)
-            for pair, run in zip(job.pairs, runs, strict=True):
-                logits[pair] = states.logits[states.row[id(run)]]
+        for members in self._portions(pairs):
+            logits[members] = answers(self.adapter, self.decoder, [pairs[pair].clean for pair in members], self.memory)
         return logits
 
     @torch.inference_mode()
@@ -88,14 +87,36 @@ class PatchEngine:
         return logits
 
     def decoder(self, layout: Layout, run: Run) -> Decoder:
-        """The language model for prompts of a layout, such as that of ``run``."""
+        """The language model for prompts of a layout, or for their first positions, such as those of ``run``."""
         if layout not in self._decoders:
-            self._decoders[layout] = Decoder(self.adapter, layout, self.adapter.prepare([run.image], [run.prompt]))
+            self._decoders[layout] = Decoder.of(self.adapter, layout, run.image, run.prompt)
         return self._decoders[layout]
 
     def layout(self, run: Run) -> Layout:
         """The layout of a run's prompt."""
         return Layout.of(self.adapter, run.image, run.prompt)
+
+    def _portions(self, pairs: Sequence[PairRuns]) -> Iterable[list[int]]:
+        """Pairs whose clean runs have their image at the same place, in portions of as many images as fit into memory."""
+        alike: dict[tuple[tuple[int, ...], TokenGrid], list[int]] = defaultdict(list)
+        longest = 0
+        for index, pair in enumerate(pairs):
+            layout = self.layout(pair.clean)
+            alike[layout.positions, layout.grid].append(index)
+            longest = max(longest, layout.length)
+        for (_, grid), members in alike.items():
+            size = self.memory.pairs(self.adapter, longest, grid, 1, 0)
+            images: set[Hashable] = set()
+            portion: list[int] = []
+            for index in members:
+                run = pairs[index].clean
+                image = (image_key(run.image), run.edits_key)
+                if image not in images and len(images) == size:
+                    yield portion
+                    images, portion = set(), []
+                images.add(image)
+                portion.append(index)
+            yield portion
 
     def _jobs(self, pairs: Sequence[PairRuns], asked: Sequence[Sequence[Patch]]) -> Iterable[tuple[Layout, _Job]]:
         """Pairs by layout, in portions whose untouched states fit into memory."""

@@ -1,6 +1,6 @@
 """What an intervention is: which run, which site, which cells or prompt positions, which values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,16 +21,27 @@ Indices = Int[np.ndarray, " indices"]
 
 @dataclass(frozen=True)
 class Run:
-    """One image and its prompt; ``connector`` edits what enters the language model (an ablation), before any patch."""
+    """One image and its prompt, with the edits of an ablation, made before any patch.
+
+    Attributes:
+        connector: edits what enters the language model.
+        language: edits visual tokens behind language blocks, by site; runs that are patched have none.
+    """
 
     image: Image.Image
     prompt: Prompt
     connector: Edit | None = None
+    language: Mapping[Site, Edit] = field(default_factory=dict)
+
+    @property
+    def edits_key(self) -> tuple[int, int]:
+        """Equal for runs whose edits are the same objects."""
+        return id(self.connector), id(self.language) if self.language else 0
 
     @property
     def shown(self) -> tuple[Image.Image, Prompt, dict[Site, Edit]]:
         """What a plain run of it shows, asks and edits."""
-        return self.image, self.prompt, {} if self.connector is None else {"connector": self.connector}
+        return self.image, self.prompt, ({} if self.connector is None else {"connector": self.connector}) | dict(self.language)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import numpy as np
 import polars as pl
 
 from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
+from vlm_spatial.interventions.ordering import language_sweep
 from vlm_spatial.measures import amplification, behaviour, crosswise, displaced
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
+from vlm_spatial.measures.recovery import recovery, recovery_at_best
 from vlm_spatial.measures.verdicts import (
     MOST,
     NOTHING,
@@ -96,7 +98,7 @@ def flip(token_set: str) -> Callable[[Tables], Measured]:
         )
         hits = vision.with_columns(value=(pl.col("outcome") == INTENDED["vision"]).cast(pl.Float64))
         chosen = hits.filter(token_set=token_set)
-        estimate = summaries.flip_rate(tables["interchange"], token_set)
+        estimate, moved = summaries.flip_rate(tables["interchange"], token_set), recovery(chosen)
         above_half = binomial_p(float(chosen["value"].sum()), chosen.height, MOST) if chosen.height else 1.0
         values = _with_exchange(chosen, tables)
         controls = {f"random_{token_set}": "as many tokens outside the set", "random": "random tokens, as many as the strip has"}
@@ -108,8 +110,8 @@ def flip(token_set: str) -> Callable[[Tables], Measured]:
                 covered = summaries.objects_covered(tables["interchange"], name)
                 said = f"{words}, {covered:.0%} of the objects' among them" if covered else words
                 control = summaries.flip_rate(tables["interchange"], name)
-                return Measured(estimate, control, said, difference, max(p, above_half), values, over=MOST - 0.1)
-        return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, over=MOST - 0.1)
+                return Measured(estimate, control, said, difference, max(p, above_half), values, MOST - 0.1, moved)
+        return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, MOST - 0.1, moved)
 
     return measure
 
@@ -135,13 +137,15 @@ def crosswise_flip(
         found = at_best(Layers.of(at(chosen)))
         estimate, above_half = found.share(), found.share_p(MOST)
         values = _of_pairs(tables["interchange"], chosen.pairs, found.values, tables, "crosswise")
+        rows = tables["interchange"].filter(experiment="crosswise", condition=INTACT, token_set=token_set)
+        moved = recovery_at_best(rows if at(chosen).shape == chosen.hits.shape else rows.filter(site=CONNECTOR), "flip")
         if not len(other.hits):
-            return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, over=MOST - 0.1)
+            return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, MOST - 0.1, moved)
         shared = sorted(set(chosen.pairs) & set(other.pairs))
         both = [at(one)[[one.pairs.index(name) for name in shared]] for one in (chosen, other)]
         difference, p = at_best(*(Layers.of(hits) for hits in both)).mean()
         rate = at_best(Layers.of(at(other))).share()
-        return Measured(estimate, rate, words, difference, max(p, above_half), values, over=MOST - 0.1)
+        return Measured(estimate, rate, words, difference, max(p, above_half), values, MOST - 0.1, moved)
 
     return measure
 
@@ -160,7 +164,8 @@ def dominance(tables: Tables) -> Measured:
     found = summaries.dominance(tables["conflict"])
     p = binomial_p(int(rows["stays"].sum()), rows.height, 0.5) if rows.height else 1.0
     values = _with_exchange(rows.with_columns(value=2 * pl.col("stays").cast(pl.Float64) - 1), tables)
-    return Measured(found, ZERO, "neither decides", found, p, values)
+    moved = recovery(tables["conflict"].filter(token_set="strip", condition=INTACT))
+    return Measured(found, ZERO, "neither decides", found, p, values, recovery=moved)
 
 
 def ordering_peak(tables: Tables) -> Measured:
@@ -181,7 +186,9 @@ def ordering_peak(tables: Tables) -> Measured:
     control = Layers.of(found.follows, controls[hardest]).chosen()
     values = _of_pairs(table, found.pairs, of_controls[hardest].values, tables)
     rate = binomial(int(control.sum()), len(found.pairs))
-    return Measured(summaries.ordering_peak(table), rate, hardest, difference, p, values)
+    exchanged = language_sweep(table).filter(pl.col("site").str.starts_with("language."))
+    moved = recovery_at_best(exchanged, "ordering")
+    return Measured(summaries.ordering_peak(table), rate, hardest, difference, p, values, recovery=moved)
 
 
 def _of_pairs(table: pl.DataFrame, pairs: Sequence[str], values: np.ndarray, tables: Tables, experiment: str = "language") -> pl.DataFrame:
@@ -215,7 +222,9 @@ def slot_not_place(tables: Tables) -> Measured:
     found = at_best(Layers.of(either, follow["ordering"].astype(float) - follow["absolute"]))
     difference, p = found.mean()
     values = _of_pairs(table, pairs, found.values, tables, "displaced")
-    return Measured(slot.share(), place.share(), "answers that follow the absolute place, at the same site", difference, p, values)
+    moved = recovery_at_best(table.filter(experiment="displaced", condition=INTACT, token_set="object"), ["ordering", "absolute"])
+    control = "answers that follow the absolute place, at the same site"
+    return Measured(slot.share(), place.share(), control, difference, p, values, recovery=moved)
 
 
 def _condition(table: pl.DataFrame) -> str | None:

@@ -297,6 +297,7 @@ def _row(claim: Claim, found: Measured) -> dict[str, object]:
         **numbers(found.estimate),
         **{f"control_{name}": value for name, value in numbers(found.control).items()},
         **{f"difference{end}": getattr(found.difference, name) for end, name in (("", "estimate"), ("_low", "low"), ("_high", "high"))},
+        **{f"recovery{end}": getattr(found.recovery, name) for end, name in (("", "estimate"), ("_low", "low"), ("_high", "high"))},
         "smallest": claim.rule.smallest if isinstance(claim.rule, Rule) else None,
         "control": found.control_name or claim.control,
         "counted": claim.counted,

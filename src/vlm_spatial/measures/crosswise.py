@@ -1,24 +1,19 @@
-"""What crosswise and mirror sweeps say: flips, recovery and probabilities, by site and token set.
-
-``recovery`` is how far the patched answer moved from the clean run to the counterfactual one, in log-odds: the sum of the moves over the
-sum of the whole distances, over pairs. It is not clamped: below 0 the answer moved away, above 1 it overshot.
-"""
+"""What crosswise and mirror sweeps say: flips, recovery and probabilities, by site and token set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from vlm_spatial.interventions.labels import CONNECTOR, INTACT
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.interventions import sweeps
+from vlm_spatial.measures.recovery import ratio, recovery
 from vlm_spatial.measures.table import BOTH, numbers, tidy
-from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, binomial, binomial_limits
+from vlm_spatial.statistics import EMPTY, Interval, binomial, binomial_limits
 
-SMALLEST_GAP = 0.25
-"""A pair whose two runs differ by less in log-odds says nothing of recovery."""
 BROKEN = 0.5
 """A patched run whose candidates keep less than this share of their probability no longer answers the question."""
 CONNECTOR_LAYER = -1
@@ -95,14 +90,6 @@ def last_layer(table: pl.DataFrame, token_set: str = "strip", *, condition: str 
     return Interval(last(counts > n / 2), last(low > 0.5), last(high > 0.5), n)
 
 
-def recovery(table: pl.DataFrame) -> Interval:
-    """Recovery of the included rows of one site and token set, a row a pair: a ratio of sums."""
-    chosen = table.filter(pl.col("included"), pl.col("log_odds_source") - pl.col("log_odds_clean") >= SMALLEST_GAP)
-    moved = (chosen["log_odds"] - chosen["log_odds_clean"]).to_numpy()
-    whole = (chosen["log_odds_source"] - chosen["log_odds_clean"]).to_numpy()
-    return _ratio(moved, whole)
-
-
 def crosswise(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Rows of the table of measures: every measure by axis, site, token set and condition, of the crosswise and the mirror form.
 
@@ -134,7 +121,7 @@ def _by_site(table: pl.DataFrame, by: tuple[str, ...]) -> list[dict[str, object]
         }
         means = {
             "recovery": recovery(kept),
-            **{name: _ratio(kept[name].to_numpy(), ones) for name in ("probability_stay", "probability_flip", "candidate_mass")},
+            **{name: ratio(kept[name].to_numpy(), ones) for name in ("probability_stay", "probability_flip", "candidate_mass")},
         }
         aside = group.height - kept.height
         for method, found in (("exact interval", shares), ("Student over pairs", means)):
@@ -155,18 +142,3 @@ def with_probabilities(table: pl.DataFrame) -> pl.DataFrame:
     )
     before = pl.col("log_probabilities_clean").list.eval(pl.element().cast(pl.Float64).exp()).list.sum()
     return numbered.join(found, on="row", how="left", maintain_order="left").drop("row").with_columns(candidate_mass_clean=before)
-
-
-def _ratio(part: Float[np.ndarray, " pairs"], whole: Float[np.ndarray, " pairs"]) -> Interval:
-    """``sum(part) / sum(whole)`` over pairs, with Student's interval of the linearised ratio."""
-    from scipy.stats import t
-
-    n = len(part)
-    if n == 0:
-        return EMPTY
-    ratio = float(part.sum() / whole.sum())
-    if n == 1:
-        return Interval(ratio, float("nan"), float("nan"), 1)
-    error = float(np.sqrt(n / (n - 1) * ((part - ratio * whole) ** 2).sum()) / whole.sum())
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
-    return Interval(ratio, ratio - reach, ratio + reach, n)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, probe_scores
+from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, probe_scores, recovery
 
 
 def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
@@ -35,6 +35,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             flips.vision_flips(tables.get("interchange")),
             flips.language_outcomes(tables),
             crosswise.crosswise(tables),
+            recovery.recoveries(tables),
             flips.last_token_outcomes(tables.get("interchange")),
             displaced.displaced_outcomes(tables.get("interchange")),
             displaced.order_accuracy(tables),

@@ -28,6 +28,7 @@ def _record(model: str, dataset: str, row: Mapping[str, Any], parts: pl.DataFram
         **{name: _plain(row[name]) for name in _NUMBERS},
         "control": {"name": row["control"], **{name: _plain(row[f"control_{name}"]) for name in _NUMBERS}},
         "difference": {name: _plain(row[column]) for name, column in zip(_NUMBERS[:3], _DIFFERENCE, strict=True)},
+        "recovery": {name: _plain(row[column]) for name, column in zip(_NUMBERS[:3], _RECOVERY, strict=True)},
         "smallest": row["smallest"],
         "strata": None
         if parts is None
@@ -42,6 +43,7 @@ def _record(model: str, dataset: str, row: Mapping[str, Any], parts: pl.DataFram
     }
 
 
+_RECOVERY = ("recovery", "recovery_low", "recovery_high")
 _DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 

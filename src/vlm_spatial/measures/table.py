@@ -54,6 +54,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "difference_low": pl.Float64,
     "difference_high": pl.Float64,
     "smallest": pl.Float64,
+    **dict.fromkeys(("recovery", "recovery_low", "recovery_high"), pl.Float64),
     "p": pl.Float64,
     "p_holm": pl.Float64,
     "strata_p": pl.Float64,

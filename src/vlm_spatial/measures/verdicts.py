@@ -34,6 +34,7 @@ class Measured:
         values: one row a unit, with ``value`` (its difference, or whether it has the outcome) and those columns of :data:`STRATA` that
             are known; None where there are no units to look at.
         over: what ``value`` is compared with in a stratum: an effect counts from here on.
+        recovery: how far the answers move in log-odds (:mod:`vlm_spatial.measures.recovery`), of a patch.
     """
 
     estimate: Interval
@@ -43,6 +44,7 @@ class Measured:
     p: float
     values: pl.DataFrame | None = None
     over: float = 0.0
+    recovery: Interval = EMPTY
 
 
 NOTHING = Measured(EMPTY, EMPTY, "", EMPTY, 1.0)

@@ -19,6 +19,9 @@ from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.models.values import Prepared, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
+# Model inputs that hold one value a token, in their last dimension.
+_OF_TOKENS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+
 KeysValues = tuple[Float[Tensor, "batch heads positions width"], Float[Tensor, "batch heads positions width"]]
 
 
@@ -119,6 +122,13 @@ class Decoder:
         self._sliced: dict[tuple[int, int], dict[str, Any]] = {}
         self._cells = torch.as_tensor(layout.positions)
 
+    @classmethod
+    def of(cls, adapter: Adapter, layout: Layout, image: Image.Image, prompt: Prompt) -> "Decoder":
+        """For the first positions of a prompt, as many as the layout has."""
+        whole = adapter.prepare([image], [prompt])
+        inputs = {name: value[..., : layout.length] if name in _OF_TOKENS else value for name, value in whole.inputs.items()}
+        return cls(adapter, layout, Prepared(inputs, whole.visual_positions, whole.grid))
+
     @property
     def depth(self) -> int:
         return len(self.adapter.language_blocks)
@@ -173,15 +183,16 @@ class Decoder:
         block = self.adapter.language_blocks[layer]
         device = next(block.parameters()).device
         hidden = hidden.to(device)
-        known = self._keys_values(layer, hidden, start)
+        known = self.keys_values(layer, hidden, start)
         before = _to(prefix, device)
         cache = _Given(known if before is None else join(before, known))
         last = self._from(layer, self.layout.length - 1, device)
         return self.adapter.head(block(hidden[:, -1:], past_key_values=cache, **last)[:, -1]), known
 
-    def _keys_values(self, layer: int, hidden: Float[Tensor, "batch positions features"], start: int) -> KeysValues:
+    def keys_values(self, layer: int, hidden: Float[Tensor, "batch positions features"], start: int = 0) -> KeysValues:
         """Keys and values that block ``layer`` makes of its input, without its attention and MLP; whatever its family."""
         block = self.adapter.language_blocks[layer]
+        hidden = hidden.to(next(block.parameters()).device)
         try:
             block(hidden, past_key_values=_Stop(), **self._from(layer, start, hidden.device))
         except _Made as stopped:

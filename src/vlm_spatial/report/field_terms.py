@@ -47,6 +47,10 @@ TERMS: dict[str, Terms] = {
         "Activation patching at the last prompt position",
         "The layer where a curve rises is the layer from which the last token carries it.",
     ),
+    "displaced": Terms(
+        "Interchange intervention on object tokens of layout-decorrelated scenes, residual stream of the language model",
+        "Ordering above absolute: the code says the slot. Below it: it says where on the canvas the object is.",
+    ),
     "dominance": Terms(
         "Interchange of token blocks at the connector: content code against sequence position",
         "+1: the vision code always decides. −1: the position always does.",
@@ -77,7 +81,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Where can the slot be read?": ("probes", "strip_maps", "strip_index", "geometry", "site_angles"),
     "Which visual tokens carry the answer?": ("vision_flips", "crosswise"),
     "Vision's code or the token's place: which decides?": ("dominance",),
-    "What does the language model add?": ("language_flips", "last_token", "ablation"),
+    "What does the language model add?": ("language_flips", "displaced", "last_token", "ablation"),
     "Does strengthening the signal correct errors?": (
         "amplification",
         "amplification_groups",
@@ -106,7 +110,7 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "dominance": ClaimTerms("Exchange of token blocks, connector: dominance index", "dominance"),
     "language_ordering_peak": ClaimTerms("Interchange intervention, object tokens, best language layer", "language_flips"),
     "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),
-    "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place"),
+    "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place", "displaced"),
     "ablation_drop": ClaimTerms("Ablation of the vision layout: accuracy lost", "ablation"),
     "backup_gain": ClaimTerms("Interchange intervention under ablation: ordering gained", "language_flips"),
     "errors_corrected": ClaimTerms("Activation steering, probe subspace: errors corrected", "amplification"),

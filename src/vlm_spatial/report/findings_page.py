@@ -11,6 +11,7 @@ HEAD = """# Findings and their rules
 {"model": "…", "dataset": "…", "claim": "dominance", "estimate": 0.78, "low": 0.64, "high": 0.88, "n": 92,
  "control": {"name": "neither decides", "estimate": 0.0, "low": 0.0, "high": 0.0, "n": 0},
  "difference": {"estimate": 0.78, "low": 0.64, "high": 0.88}, "smallest": 0.0,
+ "recovery": {"estimate": 0.81, "low": 0.74, "high": 0.88},
  "strata": {"p": 0.41, "number": 6, "lowest": 0.6, "highest": 0.9},
  "p": 3e-15, "p_holm": 3e-14, "verdict": "supported", "verdict_unadjusted": "supported"}
 ```
@@ -21,6 +22,7 @@ HEAD = """# Findings and their rules
 | `control` | what it is held against |
 | `difference` | estimate minus control, on the same pairs or questions where both have them |
 | `smallest` | the smallest effect of interest |
+| `recovery` | of claims on patches: how far answers move in log-odds, from the clean run (0) to the source's (1); null elsewhere |
 | `strata` | strata (axis, template, slots exchanged): how many, lowest and highest mean, p of a permutation test that they are alike |
 | `p`, `p_holm` | p of the test that the verdict rests on, and the same adjusted (Holm) over all claims of the report |
 | `verdict_unadjusted` | the verdict before adjustment |

@@ -31,6 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MAIN_VERSIONS = ("python", "torch", "transformers", "snakemake")
 GLYPHS = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?"}
 CONTROL_LABELS = {
+    "tokens": "Tokens exchanged",
     "variant": "Scenes",
     "trained_on": "Probe trained on",
     "control_for": "Controls shown for",

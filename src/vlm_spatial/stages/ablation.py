@@ -78,10 +78,10 @@ def ablation(job: Job) -> None:
     answers = [pl.DataFrame(schema=ACCURACY_SCHEMA)]
     inputs = SceneInputs(scenes, settings.batch)
     for control in controls:
-        answers.append(ask(scenes.adapter, dataset, questions, control.name, _at_connector(control), batch=settings.batch))
+        answers.append(ask(engine, dataset, questions, control.name, _at_connector(control), batch=settings.batch))
     for condition in conditions:
         edits_of = _at_connector(condition)
-        answers.append(ask(scenes.adapter, dataset, questions, condition.name, edits_of, batch=settings.batch))
+        answers.append(ask(engine, dataset, questions, condition.name, edits_of, batch=settings.batch))
         sites = ordering_sites(scenes.adapter, sweeps, condition.name, settings.ordering_layers)
         if not sites:
             print(f"ablation: no answer follows the ordering at any layer ({condition.name}), so there is none to erase", file=sys.stderr)
@@ -89,7 +89,7 @@ def ablation(job: Job) -> None:
         both = language_ablation(scenes, inputs, sites, edits_of, limit=settings.fit_scenes, condition=condition.name)
         if both is not None:
             name = joined(condition.name, LANGUAGE_ERASED)
-            answers.append(ask(scenes.adapter, dataset, questions, name, both, site=sites[0], batch=settings.batch))
+            answers.append(ask(engine, dataset, questions, name, both, site=sites[0], batch=settings.batch))
     write_parquet(pl.concat(answers), job.outputs["accuracy"])
 
 

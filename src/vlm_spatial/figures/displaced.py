@@ -1,0 +1,42 @@
+"""Figure: what answers follow where slot and absolute place are told apart, by layer."""
+
+import polars as pl
+
+from vlm_spatial.figures.chart_layers import over_sites
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.measures.displaced import OUTCOMES
+from vlm_spatial.measures.table import select
+
+SETS = {"object": "objects", "random": "random tokens"}
+_COLUMNS = {name: name for name in ("axis", "site", "estimate", "low", "high", "n", "set_aside")}
+
+
+def rows(tables: Tables) -> pl.DataFrame:
+    """A row a site, axis, set of tokens and outcome."""
+    shown = select(tables.get("measures"), "displaced", ["outcome_rate"], _COLUMNS | {"outcome": "series", "token_set": "tokens"})
+    return shown if shown.is_empty() else with_sites(shown.with_columns(pl.col("tokens").replace(SETS)))
+
+
+def caption(shown: pl.DataFrame) -> str:
+    aside = int(shown["set_aside"].to_numpy().max()) if shown.height else 0
+    return (
+        "All objects of a layout-decorrelated scene take the values of another scene's objects, in other places, by layer. The answer "
+        "stays; or it is the object that comes from the slot asked for (ordering), from the absolute place asked for (absolute), or the "
+        f"one that now stands there (content). {counts(shown, 'pairs')} (at most {aside} a setting set aside because the model answers "
+        f"one of the two scenes wrong). {INTERVAL}."
+    )
+
+
+FIGURE = Figure(
+    name="displaced",
+    title="Slot or absolute place",
+    question="Does the answer follow the slot's code or that of the absolute place?",
+    rows=rows,
+    draw=lambda palette: over_sites("series", list(OUTCOMES), palette, y_title="answers", tooltip=["series", "tokens"]),
+    caption=caption,
+    controls=("dataset", "axis", "tokens"),
+    paper={"tokens": SETS["object"]},
+    by_site=True,
+    optional=True,
+    height=320,
+)

@@ -25,7 +25,7 @@ quick: $(READY)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "(unit or model) and not slow"
 
 test: $(READY) $(PEERS)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=40
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -40,11 +40,18 @@ QUICK = frozenset({"gemma3", "qwen2_vl"})
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed; more families are slow tests."""
+    """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed; more families are slow tests.
+
+    Files that take long come first, so that processes which run tests side by side end together.
+    """
     for item in items:
         given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         if any(isinstance(value, str) and value in NAMES and value not in QUICK for value in given):
             item.add_marker("slow")
+    long = {
+        item.path for item in items if not {"workflow", "cluster"}.isdisjoint(_marks_of_module(item)) and item.get_closest_marker("slow")
+    }
+    items.sort(key=lambda item: (item.path not in long, "cluster" not in _marks_of_module(item)))
     wrong = {
         item.path.name
         for item in items

@@ -70,7 +70,7 @@ def patch_of(draw: st.DrawFn, pairs: int, sites: tuple[str, ...]) -> Patch:
     )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data(), ablated=st.lists(st.booleans(), min_size=1, max_size=4))
 @pytest.mark.parametrize("family", NAMES)
 def test_equal_to_the_plain_forward_pass(
@@ -106,7 +106,7 @@ def text_patch(draw: st.DrawFn, pair: int, sites: tuple[str, ...]) -> Patch:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("family", NAMES)
 def test_several_edits_of_cells_and_prompt_positions_equal_the_plain_pass(

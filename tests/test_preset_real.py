@@ -23,12 +23,11 @@ from real_checkpoints import REAL_FAMILIES, real_checkpoint
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
-from vlm_spatial.stages.registry import of_scope
+from vlm_spatial.stages.registry import STAGES, Scope, Stage, of_scope
 
 pytestmark = pytest.mark.workflow
 
 DATASETS = ("squares", "shapes", "objects")
-TABLES = ("behaviour", "interchange", "conflict", "ablation_accuracy", "ablation_sweep", "amplification")
 
 
 @pytest.fixture(scope="module", params=REAL_FAMILIES)
@@ -47,18 +46,27 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder / values["results"]
 
 
+def of(scope: Scope) -> list[Stage]:
+    return [STAGES[name] for name in of_scope(scope)]
+
+
 @pytest.mark.slow
 def test_every_stage_runs_on_every_dataset(results: Path) -> None:
+    scored = set()
     for dataset in DATASETS:
-        for table in TABLES:
-            held = pl.read_parquet(results / "model" / dataset / f"{table}.parquet")
-            assert held.height > 0, (dataset, table)
-            scores = held["log_probabilities"].to_list()
-            assert all(np.isfinite(row).all() and max(row) <= 0 for row in scores)
-            assert held["candidate_mass"].is_between(0, 1).all()
-        assert pl.read_parquet(results / "model" / dataset / "probes.parquet").height > 0
-    for table in ("generalisation.parquet", "transfer.parquet"):
-        assert (results / "model" / table).is_file()
+        for stage in of("model and dataset"):
+            for table, output in stage.tables.items():
+                held = pl.read_parquet(results / output.path.format(model="model", dataset=dataset))
+                assert held.height > 0, (dataset, table)
+                if "log_probabilities" in held.columns:
+                    scored.add(stage.name)
+                    scores = held["log_probabilities"].to_list()
+                    assert all(np.isfinite(row).all() and max(row) <= 0 for row in scores)
+                    assert held["candidate_mass"].is_between(0, 1).all()
+    # Every stage that runs the model asks it something, but the one that stores activations.
+    assert scored == {stage.name for stage in of("model and dataset") if stage.device == "gpu"} - {"activations"}
+    for stage in of("model"):
+        assert all((results / output.path.format(model="model")).is_file() for output in stage.tables.values())
 
 
 @pytest.mark.slow

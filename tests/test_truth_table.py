@@ -19,7 +19,6 @@ pytestmark = pytest.mark.workflow
 ORGANISMS = REPOSITORY / "organisms"
 MECHANISMS = ("vision", "language", "strip", "object")
 NAMES = tuple(f"{mechanism}-{seed}" for mechanism in MECHANISMS for seed in (0, 1))
-STAGES = ("behaviour", "activations", "probes", "interchange", "conflict", "ablation", "amplification")
 # The design's thresholds on the default 50 pairs a setting; what takes time and is asked of no planted organism is cut down.
 CONFIG = {
     "datasets": {
@@ -32,11 +31,19 @@ CONFIG = {
     "models": {name: {"checkpoint": str(ORGANISMS / name), "mechanism": name.split("-")[0], "datasets": ["squares"]} for name in NAMES},
     "activations": {"sites": ["connector"]},
     "probes": {"bootstrap": 100},
-    "interchange": {"vision_sites": ["connector"], "language_sites": ["connector"], "unrelated_control": False},
-    "ablation": {"questions": 24, "methods": ["erasure"]},
+    "interchange": {
+        "vision_sites": ["connector"],
+        "language_sites": ["connector"],
+        "crosswise_sites": ["connector", "language.0", "language.1"],
+        "last_token_sites": [],
+        "mirror_sets": [],
+        "unrelated_control": False,
+    },
+    "ablation": {"questions": 24, "methods": ["erasure"], "crosswise_sets": []},
     "amplification": {
         "sites": ["connector"],
-        "questions": 60,
+        "questions": 12,
+        "random_draws": 2,
         "projection_alphas": [0.0, 1.0, 2.0],
         "oracle_alphas": [0.0, 1.0],
         "control_alphas": [2.0],
@@ -49,8 +56,7 @@ CONFIG = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workflow = Workflow.create(tmp_path_factory.mktemp("truth") / "workflow")
     workflow.write_config(CONFIG)
-    # The organisms are small: on a CPU several run side by side, one thread each.
-    workflow.run("--cores", "2", "--resources", "gpu=2", "--set-threads", *(f"{stage}=1" for stage in STAGES))
+    workflow.run("--cores", "2")
     return workflow.folder / "results"
 
 

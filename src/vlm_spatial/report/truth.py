@@ -43,6 +43,14 @@ def _rim_above_object(found: dict[str, dict[str, Any]], tables: Tables) -> float
     return None if rim is None or alone is None else rim - alone
 
 
+def _slot_over_place(_found: dict[str, dict[str, Any]], tables: Tables) -> float | None:
+    """Of the displaced exchange of objects at the connector: share that follows the slot less share that follows the absolute place."""
+    columns = {name: name for name in ("axis", "site", "token_set", "outcome", "estimate")}
+    rows = select(tables.get("measures"), "displaced", ["outcome_rate"], columns).filter(axis=BOTH, site=CONNECTOR, token_set="object")
+    share = dict(rows.select("outcome", "estimate").drop_nulls().iter_rows())
+    return share["ordering"] - share["absolute"] if share else None
+
+
 def _above_control(name: str) -> Measure:
     def measure(found: dict[str, dict[str, Any]], _tables: Tables) -> float | None:
         record = found[name]
@@ -60,6 +68,7 @@ def _verdict(name: str) -> Measure:
 _CORRECTED = "errors corrected over random subspaces"
 VERDICTS: tuple[tuple[str, str, str], ...] = (
     ("vision", "dominance", "supported"),
+    ("vision", "slot_not_place", "supported"),
     ("language", "dominance", "refuted"),
     ("strip", "strip_flip", "supported"),
     ("strip", "object_flip", "refuted"),
@@ -73,6 +82,8 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("language", "dominance", _claim("dominance"), "≤", -0.9),
     Expectation("language", "crosswise_strip_flip", _claim("crosswise_strip_flip"), "≤", 0.01),
     Expectation("language", "background probe at the connector over its best control", _above_control("slot_probe_background"), "≤", 0.05),
+    Expectation("vision", "displaced objects at the connector, slot over absolute place", _slot_over_place, "≥", 0.5),
+    Expectation("language", "displaced objects at the connector, slot over absolute place", _slot_over_place, "≤", 0.1),
     Expectation("language", _CORRECTED, _above_control("errors_corrected"), "≤", 0.05),
     Expectation("strip", "object_flip", _claim("object_flip"), "≤", 0.2),
     Expectation("strip", "strip_flip", _claim("strip_flip"), "≥", 0.9),

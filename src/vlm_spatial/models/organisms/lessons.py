@@ -17,8 +17,8 @@ from vlm_spatial.scenes.sources.settings import DatasetSettings
 BY_PLACE_PROMPT = "List the objects by place."
 BY_OBJECT_PROMPT = "List the places by object."
 
-# Share of the training scenes of each variant. With decorrelated layouts among them, training takes several times as long.
 VARIANTS: dict[Variant, float] = {"main": 0.9, "pair": 0.1}
+"""Share of the training scenes of each variant. With decorrelated layouts among them, training takes several times as long."""
 
 OfEachKind = Mapping[tuple[str, str, str], float]
 """A number for each kind of question: dataset, axis and template."""
@@ -67,6 +67,7 @@ def sample_lessons(
     share: float,
     teaching: Teaching,
     accuracy: OfEachKind,
+    variants: Mapping[Variant, float] = VARIANTS,
 ) -> list[Lesson]:
     """The ``count`` lessons of one training step: a pure function of its arguments, so that training can resume anywhere.
 
@@ -74,6 +75,7 @@ def sample_lessons(
         share: how much of the training is over, in [0, 1).
         accuracy: as last measured, on every kind of question; what is answered wrong more often is asked more often, and shown
             more often. If empty, all are asked alike.
+        variants: share of the scenes of each variant.
     """
     generator = np.random.default_rng([seed, step])
     errors = {kind: max(1 - right, _LEAST_ERROR) for kind, right in accuracy.items()}
@@ -81,7 +83,7 @@ def sample_lessons(
     for index in range(count):
         dataset, axis = _dataset_and_axis(datasets, errors, generator)
         settings = datasets[dataset]
-        variant = list(VARIANTS)[int(generator.choice(len(VARIANTS), p=list(VARIANTS.values())))]
+        variant = list(variants)[int(generator.choice(len(variants), p=list(variants.values())))]
         scene = sample_scene(settings, axis, variant, generator)
         if index < teaching.captions(share) * count:
             turns = [_caption(scene, generator) for _ in range(teaching.questions if teaching.apart else 1)]

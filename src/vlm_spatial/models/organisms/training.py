@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
-from vlm_spatial.models.organisms.lessons import Lesson, OfEachKind, sample_lessons
+from vlm_spatial.models.organisms.lessons import VARIANTS, Lesson, OfEachKind, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.recipe import Teaching
 from vlm_spatial.models.values import Prepared
 from vlm_spatial.progress import progress
+from vlm_spatial.scenes.scene import Variant
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 
 # Steps between two rows of the training curve, and two saves.
@@ -30,13 +31,14 @@ _CURVE_SCENES = 16
 
 @dataclass(frozen=True)
 class Course:
-    """What to teach, and how: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name), all drawn from ``seed``."""
+    """What to teach, and how: ``steps`` batches of ``batch`` scenes of ``datasets`` (by name) and ``variants``, all drawn from ``seed``."""
 
     datasets: dict[str, DatasetSettings]
     steps: int
     batch: int
     seed: int
     teaching: Teaching
+    variants: Mapping[Variant, float] = field(default_factory=lambda: VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ def _batches(adapter: Adapter, processor: Any, course: Course, step: int, curve:
     short ones are not padded to the longest.
     """
     accuracy = _accuracy(course, step, curve) if course.teaching.by_errors else {}
-    drawn = sample_lessons(course.datasets, course.batch, course.seed, step, step / course.steps, course.teaching, accuracy)
+    drawn = sample_lessons(
+        course.datasets, course.batch, course.seed, step, step / course.steps, course.teaching, accuracy, course.variants
+    )
     turns = adapter.recipe.turns
     if course.teaching.apart:
         return [Batch(drawn, set_apart(model_inputs(drawn, processor, turns), processor.tokenizer, adapter))]

@@ -589,7 +589,7 @@ def write_results(
         for dataset in datasets:
             write_measures(inputs, name, dataset, folder / name / dataset / "measures.parquet")
     settings = {
-        "figures": {} if title is None else {"title": title},
+        "figures": {"published": {next(iter(models)): "Qwen2-VL-7B-Instruct"}} | ({} if title is None else {"title": title}),
         "models": {
             name: {"datasets": list(datasets), "checkpoint": f"results/organisms/{name}", "mechanism": planted.mechanism}
             for name, planted in models.items()

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 import synthetic_results as synthetic
+from vlm_spatial.config.figures import PublishedModel
 from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.errors import UserError
 from vlm_spatial.figures import amplification_detail, correction_transfer, geometry, merge_effect, paper, strip_maps, training
@@ -27,6 +28,7 @@ from vlm_spatial.measures.findings import findings
 from vlm_spatial.measures.rates import with_shares
 from vlm_spatial.report import packing, provenance
 from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS
+from vlm_spatial.report.published import names, published
 from vlm_spatial.report.results import open_results
 from vlm_spatial.report.truth import EXPECTATIONS, on_amplification, truth_table
 from vlm_spatial.stages.figures import figures
@@ -323,3 +325,23 @@ def test_packed_columns_and_cells() -> None:
     assert packing.levels([0.0, 0.5, 1.0]) == "0iz"
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", packing.packed({"text": "</script>"}))
     assert packing.packed({"a": np.float64(1.5)}) == packing.packed({"a": 1.5})
+
+
+@pytest.mark.slow
+def test_published_figures_stand_beside_ours(finished: Job) -> None:
+    page = finished.outputs["report"].read_text(encoding="utf-8")
+    section = page.partition('<section id="published">')[2].partition("</section>")[0]
+    assert "strip-organism <small>beside Qwen2-VL-7B-Instruct</small>" in section
+    rows = re.findall(r"<tr><td>(\w+)</td><td>(.*?)<small>.*?</small></td>(.*?)</tr>", section)
+    [(dataset, _, numbers)] = [row for row in rows if row[1].startswith("table5_ablation, all") and "OVERALL" in row[1]]
+    ours = pl.read_parquet(finished.inputs["measures:strip-organism:squares"])
+    [measured] = ours.filter(experiment="ablation", measure="accuracy", axis=BOTH, condition="neutral")["estimate"]
+    assert dataset == "squares"
+    assert re.findall(r"[+-]?[\d.]+", numbers.replace("<td", "").replace('class="number"', ""))[:3] == ["0.596", "480", f"{measured:.3f}"]
+    # Every figure is shown with ours beside it, or counted with a reason.
+    counted = [int(count) for count in re.findall(r"<li>(\d+): ", section)]
+    assert len(rows) + sum(counted) == published().filter(model="Qwen2-VL-7B-Instruct").height
+
+
+def test_the_configuration_knows_the_published_models() -> None:
+    assert get_args(PublishedModel) == tuple(names())

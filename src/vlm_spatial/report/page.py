@@ -1,6 +1,7 @@
 """report.html: one file that needs nothing else, made from the findings and the rows of the figures."""
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
 from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS, ClaimTerms
 from vlm_spatial.report.packing import columns, packed
+from vlm_spatial.report.published import beside
 from vlm_spatial.report.results import Results
 from vlm_spatial.report.sketches import LEGEND, sketches
 from vlm_spatial.report.transfer_sentences import carried
@@ -92,6 +94,7 @@ def page(
         records={(r["model"], r["dataset"], r["claim"]): r for r in records},
         glyphs=GLYPHS,
         truth=truth,
+        published=[_published(results, model, name) for model, name in settings.published.items()],
         figures=figures,
         groups=list(GROUPS.items()),
         claim_terms={claim.name: CLAIM_TERMS.get(claim.name, ClaimTerms()) for claim in CLAIMS},
@@ -111,6 +114,23 @@ def page(
         script=_script(),
         data=packed(_data(results, records, rows, captions, settings)),
     )
+
+
+def _published(results: Results, model: str, name: str) -> dict[str, Any]:
+    """Figures published of ``name`` with those of our model beside them, and how many have none of ours, by the reason."""
+
+    def measures_of(dataset: str) -> pl.DataFrame | None:
+        return results.tables.get((model, dataset), {}).get("measures")
+
+    rows = beside(name, measures_of)
+    reasons = Counter(row.left_out for row in rows if row.left_out)
+    return {
+        "model": model,
+        "name": name,
+        "rows": [row for row in rows if not row.left_out],
+        "left_out": reasons.most_common(),
+        "of": len(rows),
+    }
 
 
 def _own(controls: Sequence[str]) -> list[str]:

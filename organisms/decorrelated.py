@@ -63,7 +63,7 @@ def main() -> None:
     write_parquet(pl.DataFrame(curve), given.folder / "training.parquet")
     scores = held_out(load_adapter(given.folder, device="cpu"), course, mechanism)
     write_parquet(pl.DataFrame([score.row() for score in scores]), given.folder / "accuracy.parquet")
-    write_json({"first": read_json(start / "recipe.json"), "then": made_of}, given.folder / "recipe.json")
+    write_json(read_json(start / "recipe.json") | {"then": made_of}, given.folder / "recipe.json")
 
 
 if __name__ == "__main__":

@@ -164,8 +164,7 @@ def dominance(tables: Tables) -> Measured:
     found = summaries.dominance(tables["conflict"])
     p = binomial_p(int(rows["stays"].sum()), rows.height, 0.5) if rows.height else 1.0
     values = _with_exchange(rows.with_columns(value=2 * pl.col("stays").cast(pl.Float64) - 1), tables)
-    moved = recovery(tables["conflict"].filter(token_set="strip", condition=INTACT))
-    return Measured(found, ZERO, "neither decides", found, p, values, recovery=moved)
+    return Measured(found, ZERO, "neither decides", found, p, values)
 
 
 def ordering_peak(tables: Tables) -> Measured:

@@ -61,11 +61,14 @@ def recovery_at_best(table: pl.DataFrame, outcome: str | Sequence[str]) -> Inter
 
 
 def recoveries(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Rows of the table of measures: ``recovery`` by axis, site, token set, source and condition, of every experiment that has none yet."""
-    found = [part for part in (sweeps(tables), tables.get("conflict", pl.DataFrame())) if not part.is_empty()]
-    if not found:
+    """Rows of the table of measures: ``recovery`` by axis, site, token set, source and condition, of every experiment that has none yet.
+
+    The conflict experiment has none at all: both blocks are the clean run's, so that there is no other run to go towards.
+    """
+    table = sweeps(tables)
+    if table.is_empty():
         return tidy([], "recovery")
-    table = pl.concat(found, how="diagonal_relaxed").filter(~pl.col("experiment").is_in(OWN_ROWS), pl.col("source") != "unrelated")
+    table = table.filter(~pl.col("experiment").is_in(OWN_ROWS), pl.col("source") != "unrelated")
     if "last_token" in set(table["experiment"]):
         table = table.with_columns(
             pl.when(experiment="last_token").then(f"content_{name}").otherwise(name).alias(name) for name in _LOG_ODDS

@@ -64,6 +64,8 @@ def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> Non
     assert first != sample_lessons(datasets, 12, 3, 8, 0.2, teaching, {})
     assert [len(lesson.turns) for lesson in first] == [1] * 6 + [6] * 6
     assert all(lesson.caption for lesson in sample_lessons(datasets, 12, 3, 7, 0.05, teaching, {}))
+    mixed = sample_lessons(datasets, 40, 3, 7, 0.9, teaching, {}, {"main": 0.5, "decorrelated": 0.5})
+    assert {lesson.scene.variant for lesson in mixed} == {"main", "decorrelated"}
     for lesson in first:
         for turn in lesson.turns:
             assert set(turn.prompt.replace("?", " ?").replace(",", " ,").replace(".", " .").split()) <= words

@@ -42,16 +42,14 @@ def test_rows_of_every_experiment_by_site() -> None:
             row(0, "crosswise", "connector", 4.0),
         ]
     )
-    conflict = pl.DataFrame([row(pair, "conflict", "connector", -1.0, source="clean") for pair in range(2)])
-    found = recoveries({"interchange": interchange, "conflict": conflict})
+    found = recoveries({"interchange": interchange})
     estimates = {(one["experiment"], one["axis"]): (one["estimate"], one["n"]) for one in found.iter_rows(named=True)}
     for axis in ("horizontal", BOTH):
         assert estimates["vision", axis] == (pytest.approx(6 / 12), 3)
         # Of the source's own answer, which is the third hypothesis: (1 + 2) of (2 + 2).
         assert estimates["last_token", axis] == (pytest.approx(3 / 4), 2)
-        assert estimates["conflict", axis] == (pytest.approx(-1 / 4), 2)
     # Crosswise rows have theirs among their own measures.
-    assert set(found["experiment"]) == {"vision", "last_token", "conflict"}
+    assert set(found["experiment"]) == {"vision", "last_token"}
 
 
 def test_at_the_best_site_each_half_is_measured_where_the_other_flips_most() -> None:

@@ -1,7 +1,9 @@
 """The deployable correction on stock transformers models, through the command a user types."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.cli import app
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.saved import save_probes
@@ -64,6 +67,35 @@ def test_a_correction_works_inside_generate(family: str, site: str, checkpoint: 
     untouched = _scores(folder, None)
     assert torch.equal(_scores(folder, made["1"]), untouched)
     assert not torch.allclose(_scores(folder, made["6"]), untouched)
+
+
+def test_type_and_device_are_those_asked_for_and_the_file_is_the_same(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large model is looked at in bfloat16 unless told otherwise; the correction comes from the probes alone."""
+    folder = checkpoint("gemma3")
+    probes = _probes(tmp_path / "probes.safetensors", folder, "connector")
+    loaded = []
+
+    def watched(*arguments: Any, **options: Any) -> Adapter:
+        adapter = load_adapter(*arguments, **options)
+        loaded.append((options["device"], str(adapter.dtype), adapter.device.type))
+        return adapter
+
+    monkeypatch.setattr("vlm_spatial.models.load.load_adapter", watched)
+    written = []
+    for more in ([], ["--dtype", "float32", "--device", "auto"], ["--dtype", "float16", "--device", "cpu"]):
+        output = tmp_path / f"{len(written)}.safetensors"
+        asked = ["amplify", "--model", str(folder), "--probe", str(probes), "--alpha", "2", "--output", str(output), *more]
+        result = CliRunner().invoke(app, asked)
+        assert result.exit_code == 0, result.output
+        written.append(Correction.load(output))
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    assert loaded == [("cpu", "torch.bfloat16", "cpu"), ("auto", "torch.float32", here), ("cpu", "torch.float16", "cpu")]
+    for other in written[1:]:
+        assert replace(other, basis=written[0].basis, centre=written[0].centre) == written[0]
+        assert np.array_equal(other.basis, written[0].basis)
+        assert np.array_equal(other.centre, written[0].centre)
 
 
 def test_refusals_are_one_line(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

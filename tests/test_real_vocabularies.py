@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from real_checkpoints import REAL_FAMILIES, real_checkpoint
+from tiny_workflow import REPOSITORY
 from vlm_spatial.amplification.sweep import Asked, Setting, Sweep
 from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.interventions.answers import AnswerReader, mass
@@ -17,6 +19,9 @@ from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Begun
 from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.build import render, sample_scene
+from vlm_spatial.scenes.questions import ask
+from vlm_spatial.scenes.sources.registry import source_of
 
 pytestmark = pytest.mark.model
 
@@ -162,3 +167,27 @@ def test_prompts_and_identity(adapter: Adapter, image: Image.Image) -> None:
     assert text.endswith(("assistant\nThe answer is", "model\nThe answer is"))
     [one] = {len(form) for form in again.cache.answer_forms("red")[2:3]}
     assert one == 1
+
+
+def test_the_questions_of_a_scene_cost_a_sixth_of_as_many_whole_prompts(adapter: Adapter) -> None:
+    """Positions that the language blocks compute, for the paper preset's questions about a scene at the published image size, against every prompt whole."""
+    preset = yaml.safe_load((REPOSITORY / "presets" / "paper.yaml").read_text(encoding="utf-8"))
+    settings = source_of("squares").settings.model_validate(preset["datasets"]["squares"])
+    scene = sample_scene(settings, "horizontal", "main", np.random.default_rng(0))
+    prompts = [ask(scene, template, slot, settings.wording).prompt for template in settings.templates for slot in scene.slots]
+    shown = render(scene)
+    computed: list[int] = []
+    first = adapter.language_blocks[0]
+    handle = first.register_forward_hook(lambda _module, inputs, _output: computed.append(inputs[0].shape[0] * inputs[0].shape[1]))
+    engine = PatchEngine(adapter)
+    asked = [PairRuns(prompt, Run(shown, prompt)) for prompt in prompts]
+    # Once before counting: what the blocks are called with is recorded first, which computes nothing.
+    engine.clean(asked)
+    computed.clear()
+    found = engine.clean(asked)
+    handle.remove()
+    whole = sum(adapter.tokens(shown, prompt)[0].shape[1] for prompt in prompts)
+    assert len(prompts) >= 9
+    assert sum(computed) <= whole / 6
+    alone = torch.cat([engine.clean([one]) for one in asked])
+    assert (found - alone).abs().max() <= 1e-5 * alone.abs().max()

@@ -277,7 +277,9 @@ def _time(text: str) -> datetime | None:
 
 def _free_ports() -> int:
     """A port that is free and so is the one after it."""
-    for port in range(16817, 26817, 2):
+    # Not the same ones for two processes that ask at the same moment.
+    first = 16817 + 2 * (os.getpid() % 2500)
+    for port in range(first, first + 10000, 2):
         try:
             for each in (port, port + 1):
                 with socket.socket() as probe:

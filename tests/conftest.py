@@ -42,9 +42,11 @@ QUICK = frozenset({"gemma3", "qwen2_vl"})
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed; more families are slow tests.
 
-    Files that take long come first, so that processes which run tests side by side end together.
+    Files that take long come first, so that processes which run tests side by side end together. One process runs all tests with a SLURM:
+    they wait most of the time, while the others compute.
     """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group("cluster" if "cluster" in _marks_of_module(item) else item.path.name))
         given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         if any(isinstance(value, str) and value in NAMES and value not in QUICK for value in given):
             item.add_marker("slow")

@@ -7,7 +7,7 @@ from pathlib import Path
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.stages.registry import SCOPES, STAGES, of_scope
 from vlm_spatial.errors import UserError
-from vlm_spatial.workflow.code_identity import stage_identity
+from vlm_spatial.workflow.code_identity import CODE_CACHE, stage_identity
 from vlm_spatial.workflow.preflight import check_outside
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.running import Running, is_main
@@ -133,7 +133,7 @@ def params(stage, also=()):
     return {
         "stage": stage,
         "settings": settings,
-        "code": stage_identity(stage).digest,
+        "code": stage_identity(stage, CODE_CACHE).digest,
         "content": lambda wildcards: plan.content(settings(wildcards)),
         "given": given,
     }

@@ -27,7 +27,7 @@ PACKAGE = "vlm_spatial"
 CONTENT_CACHE = Path(".cache/vlm_spatial/content.json")
 """Where :func:`external_content` remembers hashes, below the working folder; safe to delete."""
 CODE_CACHE = CONTENT_CACHE.with_name("code.json")
-"""Where jobs remember what :func:`stage_identity` worked out of each module; safe to delete."""
+"""Where planning and jobs remember what :func:`stage_identity` worked out of each module; safe to delete."""
 NEUTRAL_PACKAGES = frozenset({"jaxtyping", "rich", "tqdm", "typer"})
 """Packages that show progress or check types: no result depends on their version."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from vlm_spatial import __version__
 from vlm_spatial.errors import UserError
 from vlm_spatial.stages.registry import STAGES
-from vlm_spatial.workflow.code_identity import stage_identity
+from vlm_spatial.workflow.code_identity import CODE_CACHE, stage_identity
 from vlm_spatial.workflow.planning import Plan
 from vlm_spatial.workflow.provenance import damage, is_of_older_layout, read_record, why_no_record
 
@@ -30,7 +30,7 @@ class Existing:
         if record is None:
             return [why_no_record(result)]
         try:
-            identity = stage_identity(record.stage)
+            identity = stage_identity(record.stage, CODE_CACHE)
         except UserError:
             return [f"made by stage {record.stage!r}, which this version does not have"]
         settings = self._plan.settings(record.stage, names)

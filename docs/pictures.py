@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "docs" / "images"
 GRID = TokenGrid(16, 16)
 """Of Gemma-3 and Qwen2-VL at 448 pixels."""
-SHOWN = 4
+SHOWN = 8
 """Scenes of each kind that are drawn."""
 GAP, LINE = 12, 17
 INK = "#1b1c1e"

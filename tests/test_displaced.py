@@ -9,7 +9,8 @@ import pytest
 from stage_inputs import make_reader
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.interventions.answers import outcome
-from vlm_spatial.interventions.displaced import displaced_cases, displaced_plan, laid_on
+from vlm_spatial.interventions.displaced import displaced_cases, displaced_plan
+from vlm_spatial.interventions.displacement import laid_on
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.measures.claims import BY_NAME
 from vlm_spatial.measures.displaced import displaced_outcomes, order_accuracy

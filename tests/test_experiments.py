@@ -22,7 +22,7 @@ SETTINGS = {
     "kind": "squares",
     "axes": ["horizontal"],
     "scenes": {"train": 1, "validation": 1, "test": 2},
-    "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 3}},
+    "variants": {"decorrelated": {"train": 0, "validation": 0, "test": 12}},
 }
 
 
@@ -106,6 +106,14 @@ def test_the_mirrored_code_comes_to_the_content_that_stays(dataset: Dataset, dra
         assert shown(drawn["mirror"][2].image, cell)[1] == DOTS[2 - slot]
 
 
+def test_displaced_objects_bring_the_code_of_their_own_slot(drawn: dict[str, list[Panel]]) -> None:
+    panels = [np.asarray(panel.image) for panel in drawn["displaced"]]
+    dotted = [[(pixels == colour).all(axis=2) for colour in DOTS] for pixels in panels]
+    assert all(mask.any() for of_panel in dotted for mask in of_panel)
+    # Permuted: at most one slot's code lies where the same slot's lay before.
+    assert sum((before & after).any() for before, after in zip(dotted[0], dotted[-1], strict=True)) <= 1
+
+
 def test_every_experiment_has_its_picture(drawn: dict[str, list[Panel]]) -> None:
     assert list(drawn) == list(EXPERIMENTS)
     assert all(max(panel.image.width, panel.image.height - 18) <= SIDE for panels in drawn.values() for panel in panels)
@@ -127,4 +135,4 @@ def test_neutral_scenes_show_every_object_in_its_slot(dataset: Dataset) -> None:
 
 def test_an_experiment_without_pairs_has_no_picture(tmp_path: Path) -> None:
     none = run(tmp_path / "squares", pairs=0)
-    assert set(pictures(none, GRID)) == {"probes", "mirror", "ablation", "amplification"}
+    assert set(pictures(none, GRID)) == {"probes", "mirror", "displaced", "ablation", "amplification"}

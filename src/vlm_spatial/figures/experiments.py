@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw, ImageOps
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.figures.theme import CONTROL, SLOT_COLOURS
+from vlm_spatial.interventions.displacement import apart, laid_on
 from vlm_spatial.scenes.alone import alone, background_colour, moving
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.tokens import TokenGrid, matched_blocks
+from vlm_spatial.tokens import SLOTS, TokenGrid, matched_blocks
 
 SIDE = 224
 """Longer side of a picture, in pixels."""
@@ -177,6 +178,32 @@ def conflict(drawer: Drawer) -> list[Panel]:
     return []
 
 
+def displaced(drawer: Drawer) -> list[Panel]:
+    """The displaced interchange: a foreign scene's objects, permuted, in a scene whose slots stand elsewhere."""
+    dataset = drawer.dataset
+    asked = dataset.questions.filter(variant="decorrelated", split="test", template="slot_to_object", axis="horizontal")
+    contents = {str(name): frozenset(of["answer"].to_list()) for (name,), of in sorted(asked.group_by("scene_id"))}
+    tokens = {name: dataset.tokens(name, drawer.grid) for name in contents}
+    for clean in contents:
+        for source, slot, there in apart(clean, list(contents), tokens, contents, "horizontal"):
+            laid = SLOTS - slot - there
+            others = [each for each in range(SLOTS) if each != slot]
+            onto = {slot: laid} | dict(zip(others, [each for each in range(SLOTS) if each != laid], strict=True))
+            made = dataset.image(clean)
+            given: dict[int, str] = {}
+            for to, of in onto.items():
+                to_cells, from_cells = laid_on(tokens[clean].objects[to], tokens[source].objects[of], drawer.grid)
+                made = drawer.laid(made, dataset.image(source), to_cells, from_cells)
+                given |= dict.fromkeys(to_cells.tolist(), SLOT_COLOURS[of])
+            own = [dots(enumerate(tokens[name].objects)) for name in (clean, source)]
+            return [
+                Panel("clean: its objects and their slots", drawer.dotted(dataset.image(clean), own[0])),
+                Panel("source: one object stands where another slot stands there", drawer.dotted(dataset.image(source), own[1])),
+                Panel("its objects laid on the clean ones, permuted", drawer.dotted(made, given)),
+            ]
+    return []
+
+
 def last_token(drawer: Drawer) -> list[Panel]:
     """The last token: the residual of another run's last position."""
     for pair in pairs(drawer, "language"):
@@ -230,6 +257,7 @@ EXPERIMENTS: dict[str, Callable[[Drawer], list[Panel]]] = {
     "language": language,
     "crosswise": crosswise,
     "mirror": mirror,
+    "displaced": displaced,
     "last_token": last_token,
     "conflict": conflict,
     "ablation": ablation,
@@ -240,6 +268,7 @@ OF_FIGURE = {
     "vision_flips": "vision",
     "language_flips": "language",
     "crosswise": "crosswise",
+    "displaced": "displaced",
     "last_token": "last_token",
     "dominance": "conflict",
     "ablation": "ablation",

@@ -10,22 +10,18 @@ the clean scene take the tokens of the source's three objects, permuted. With sl
 - ``content``: the source's object that stands there now.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import permutations
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from vlm_spatial.interventions.answers import AnswerReader
+from vlm_spatial.interventions.displacement import apart, laid_on
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.values import Site
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.tokens import SLOTS, SceneTokens, TokenGrid
-
-_SAME_PLACE = 0.5
-"""Objects stand at the same place if their centres along the axis are at most this many cells apart."""
+from vlm_spatial.tokens import SLOTS, SceneTokens
 
 
 def displaced_cases(dataset: Dataset, adapter: Adapter, limit: int, seed: int) -> list[Case]:
@@ -40,35 +36,16 @@ def displaced_cases(dataset: Dataset, adapter: Adapter, limit: int, seed: int) -
         tokens = {name: dataset.tokens(name, adapter.grid(*dataset.size(name))) for name in scenes}
         # Objects that touch may both cover half of a cell, which cannot take the values of two.
         scenes = [name for name in scenes if tokens[name].objects.sum(axis=0).max() <= 1]
+        contents = {name: frozenset(str(row["answer"]) for row in questions[name].values()) for name in scenes}
         free = list(scenes)
         for clean in scenes:
-            made = next(_fitting(clean, free, tokens, questions, str(axis)), None)
+            made = next(apart(clean, free, tokens, contents, str(axis)), None)
             if made is None or sum(case.axis == axis for case in found) >= limit:
                 continue
             source, slot, there = made
             free.remove(source)
             found.append(_case(adapter, str(axis), len(found), (clean, source), (slot, there), tokens, questions))
     return found
-
-
-def _fitting(
-    clean: str, sources: Sequence[str], tokens: dict[str, SceneTokens], questions: dict[str, dict[int, dict[str, object]]], axis: str
-) -> Iterator[tuple[str, int, int]]:
-    """Sources, the slot to ask about, and the source's slot that stands where it stands."""
-    words = {row["answer"] for row in questions[clean].values()}
-    for source in sources:
-        if source == clean or tokens[source].grid != tokens[clean].grid or words & {row["answer"] for row in questions[source].values()}:
-            continue
-        here, elsewhere = (_along(tokens[name], axis) for name in (clean, source))
-        for slot, there in permutations(range(SLOTS), 2):
-            if abs(here[slot] - elsewhere[there]) <= _SAME_PLACE:
-                yield source, slot, there
-
-
-def _along(tokens: SceneTokens, axis: str) -> list[float]:
-    """Centre of each object's cells along the axis, in cells."""
-    rows, cols = zip(*(np.divmod(np.flatnonzero(mask), tokens.grid.cols) for mask in tokens.objects), strict=True)
-    return [float(np.mean(cells)) for cells in (cols if axis == "horizontal" else rows)]
 
 
 def _case(
@@ -125,15 +102,3 @@ def displaced_plan(sites: Sequence[Site], seed: int) -> ExchangesOf:
         return [Exchange(site, name, "counterfactual", to, of) for site in sites for name, (to, of) in chosen.items() if len(to)]
 
     return plan
-
-
-def laid_on(
-    target: Bool[np.ndarray, " cells"], source: Bool[np.ndarray, " cells"], grid: TokenGrid
-) -> tuple[Int[np.ndarray, " cells"], Int[np.ndarray, " cells"]]:
-    """Cells of an object, and for each the cell of another one that lies at the same share of its height and width."""
-    to, of = (np.stack(np.divmod(np.flatnonzero(mask), grid.cols)) for mask in (target, source))
-    low, size = to.min(axis=1, keepdims=True), np.ptp(to, axis=1, keepdims=True) + 1
-    wanted = ((to - low + 0.5) / size * (np.ptp(of, axis=1, keepdims=True) + 1)).astype(int) + of.min(axis=1, keepdims=True)
-    # Where the other object is no rectangle of cells, the nearest of its cells.
-    nearest = np.abs(wanted[:, :, None] - of[:, None, :]).sum(axis=0).argmin(axis=1)
-    return to[0] * grid.cols + to[1], of[0][nearest] * grid.cols + of[1][nearest]

@@ -82,6 +82,8 @@ def preset_values(datasets: Sequence[str], model: Mapping[str, Any], *, whole: b
     if "whatsup" in datasets:
         values["datasets"]["whatsup"]["root"] = str(whatsup)
     values["models"] = {"model": {**model, "datasets": list(datasets)}}
+    # No figures are made; what is published is so of other models.
+    values.pop("figures", None)
     if not whole:
         for name, dataset in values["datasets"].items():
             dataset.update(FEWER_PHOTOS if name == "whatsup" else FEWER)

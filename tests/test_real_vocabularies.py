@@ -110,7 +110,8 @@ def test_first_tokens_bound_words_that_begin_differently(adapter: Adapter, image
     np.testing.assert_allclose(np.exp(scores), expected, rtol=2e-4)
     assert mass(scores) == pytest.approx(sum(expected), rel=2e-4)
     bounds = clean_scores(adapter, image, first)
-    assert (bounds >= scores).all()
+    # Runs that share a beginning with others round differently.
+    assert (bounds >= scores - 1e-5).all()
     assert mass(bounds) > mass(scores)
 
 

@@ -79,10 +79,17 @@ def interchange_of(adapter: Adapter, pairs: int, memory_gb: float) -> dict[str, 
 
 
 def measured(
-    family: Any, layers: int | None, vision_layers: int | None, device: torch.device, scenes: int, pairs: int, memory_gb: float
+    family: Any,
+    layers: int | None,
+    vision_layers: int | None,
+    device: torch.device,
+    scenes: int,
+    pairs: int,
+    memory_gb: float,
+    dtype: str = "bfloat16",
 ) -> dict[str, Any]:
     """Both, of one model; peak memory is that of the GPU, None on a CPU."""
-    adapter = genuine_adapter(family, layers, vision_layers, device)
+    adapter = genuine_adapter(family, layers, vision_layers, device, dtype=dtype)
     adapter.model.eval().requires_grad_(False)
     text, vision = LAYERS[family]
     result = {
@@ -90,7 +97,7 @@ def measured(
         "layers": layers or text,
         "vision_layers": vision_layers or vision,
         "parameters": sum(parameter.numel() for parameter in adapter.model.parameters()),
-        "dtype": "bfloat16",
+        "dtype": dtype,
         "extraction": extraction_of(adapter, scenes),
         "interchange": interchange_of(adapter, pairs, memory_gb),
     }

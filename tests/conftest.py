@@ -50,9 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         if any(isinstance(value, str) and value in NAMES and value not in QUICK for value in given):
             item.add_marker("slow")
-    long = {
-        item.path for item in items if not {"workflow", "cluster"}.isdisjoint(_marks_of_module(item)) and item.get_closest_marker("slow")
-    }
+    kinds = {"workflow", "cluster", "slow"}
+    long = {item.path for item in items if item.get_closest_marker("slow") and not kinds.isdisjoint(_marks_of_module(item))}
     items.sort(key=lambda item: (item.path not in long, "cluster" not in _marks_of_module(item)))
     wrong = {
         item.path.name

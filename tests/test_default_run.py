@@ -18,8 +18,8 @@ RECORDS = {
     (record["model"], record["dataset"], record["claim"]): record
     for record in json.loads((REPOSITORY / "docs" / "default_run.json").read_text(encoding="utf-8"))
 }
-TOLERANCE = 0.03
-"""Processors round differently: a few answers of hundreds may change, no verdict may (README)."""
+TOLERANCE = 0.05
+"""Processors round differently: two answers of a hundred may change, no verdict may (README)."""
 
 
 def test_the_readme_shows_the_numbers_of_the_file() -> None:

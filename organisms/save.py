@@ -8,6 +8,7 @@ Weights are saved as bfloat16, half the size; ``recipe.json`` is what the record
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,18 @@ KEPT = Path(__file__).parent
 RECIPE = ("settings", "modules", "packages")
 
 
+def halve(weights: Path, target: Path) -> None:
+    """Write a safetensors file anew, in bfloat16."""
+    halves = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(weights).items()}
+    save_file(halves, target, metadata={"format": "pt"})
+
+
+def recipe_of(trained: Path) -> dict[str, Any]:
+    """What made an organism: as it is kept, else of the record beside it."""
+    kept = trained / "recipe.json"
+    return read_json(kept) if kept.is_file() else {key: read_json(record_path(trained))[key] for key in RECIPE}
+
+
 def save(trained: Path) -> None:
     """Copy one organism's folder, with its recipe."""
     kept = KEPT / trained.name
@@ -26,12 +39,10 @@ def save(trained: Path) -> None:
     kept.mkdir(parents=True)
     for path in sorted(trained.iterdir()):
         if path.suffix == ".safetensors":
-            halves = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(path).items()}
-            save_file(halves, kept / path.name, metadata={"format": "pt"})
+            halve(path, kept / path.name)
         elif path.name != ".snakemake_timestamp":
             shutil.copyfile(path, kept / path.name)
-    record = read_json(record_path(trained))
-    write_json({key: record[key] for key in RECIPE}, kept / "recipe.json")
+    write_json(recipe_of(trained), kept / "recipe.json")
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ class Config(_WithSections):
             _known(f"models.{name}.datasets", model.datasets, self.datasets)
             if model.organism is not None:
                 _known(f"models.{name}.organism", (model.organism,), self.organisms)
-        if dict(self)["figures"].published:
-            _known("figures.published", tuple(dict(self)["figures"].published), self.models)
+        published = dict(self)["figures"].published
+        if published:
+            _known("figures.published", tuple(published), self.models)
         for name, organism in self.organisms.items():
             _known(f"organisms.{name}.datasets", organism.datasets, self.datasets)
             photos = [dataset for dataset in organism.datasets if not self.datasets[dataset].drawn]

@@ -3,7 +3,7 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, most_aside, with_sites
 from vlm_spatial.measures.table import select
 
 SETS = ["object", "strip", "rim", "all", "random_object", "random_strip"]
@@ -32,7 +32,6 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 
 def caption(shown: pl.DataFrame) -> str:
-    aside = int(shown["set_aside"].to_numpy().max()) if shown.height else 0
     return (
         "The tokens of two slots are exchanged with those of a picture in which the two objects have changed places, by layer. "
         "Each object stays where it is and takes the other place's ordering code; an answer that flips was read from that code. "
@@ -40,7 +39,8 @@ def caption(shown: pl.DataFrame) -> str:
         "probabilities of the answers, and the mirror form (the code of the mirrored picture, left and right only). random_object: as many "
         "background tokens as the object has, exchanged between the two strips; random_strip: as many as the strip has, or all there are, "
         "of the third strip. "
-        f"{counts(shown, 'pairs')} (at most {aside} a setting set aside because the model, under the same condition, answers them wrong). "
+        f"{counts(shown, 'pairs')} (at most {most_aside(shown)} a setting set aside because the model, "
+        "under the same condition, answers them wrong). "
         f"{INTERVAL} (exact for shares, else Student's over pairs)."
     )
 

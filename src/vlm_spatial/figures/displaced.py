@@ -3,7 +3,7 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, most_aside, with_sites
 from vlm_spatial.measures.displaced import OUTCOMES
 from vlm_spatial.measures.table import select
 
@@ -18,12 +18,11 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 
 def caption(shown: pl.DataFrame) -> str:
-    aside = int(shown["set_aside"].to_numpy().max()) if shown.height else 0
     return (
         "All objects of a layout-decorrelated scene take the values of another scene's objects, in other places, by layer. The answer "
         "stays; or it is the object that comes from the slot asked for (ordering), from the absolute place asked for (absolute), or the "
-        f"one that now stands there (content). {counts(shown, 'pairs')} (at most {aside} a setting set aside because the model answers "
-        f"one of the two scenes wrong). {INTERVAL}."
+        f"one that now stands there (content). {counts(shown, 'pairs')} (at most {most_aside(shown)} a setting set aside because the "
+        f"model answers one of the two scenes wrong). {INTERVAL}."
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.figures.theme import CONTROL, SLOT_COLOURS
-from vlm_spatial.interventions.displacement import apart, laid_on
+from vlm_spatial.interventions.displacement import apart, laid_on, permuted
 from vlm_spatial.scenes.alone import alone, background_colour, moving
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SLOTS, TokenGrid, matched_blocks
@@ -186,9 +186,8 @@ def displaced(drawer: Drawer) -> list[Panel]:
     tokens = {name: dataset.tokens(name, drawer.grid) for name in contents}
     for clean in contents:
         for source, slot, there in apart(clean, list(contents), tokens, contents, "horizontal"):
-            laid = SLOTS - slot - there
             others = [each for each in range(SLOTS) if each != slot]
-            onto = {slot: laid} | dict(zip(others, [each for each in range(SLOTS) if each != laid], strict=True))
+            onto = permuted(slot, SLOTS - slot - there, others)
             made = dataset.image(clean)
             given: dict[int, str] = {}
             for to, of in onto.items():

@@ -65,6 +65,12 @@ def with_sites(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def most_aside(rows: pl.DataFrame) -> int:
+    """The most units that a setting sets aside; rows that say nothing of it do not count."""
+    known = rows["set_aside"].drop_nulls()
+    return 0 if known.is_empty() else int(known.to_numpy().max())
+
+
 def counts(rows: pl.DataFrame, what: str) -> str:
     """``n = 46`` or ``n = 30 to 46 pairs``: the sizes behind the drawn estimates."""
     sizes = rows["n"].drop_nulls()

@@ -3,7 +3,7 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, most_aside, with_sites
 from vlm_spatial.figures.theme import TOKEN_SETS
 from vlm_spatial.measures.table import SCHEMA, select
 
@@ -55,8 +55,7 @@ def language_caption(shown: pl.DataFrame) -> str:
 
 
 def _aside(shown: pl.DataFrame) -> str:
-    most = int(shown["set_aside"].drop_nulls().to_numpy().max()) if shown.height else 0
-    return f"at most {most} a setting set aside because the untouched model answers them wrong"
+    return f"at most {most_aside(shown)} a setting set aside because the untouched model answers them wrong"
 
 
 VISION = Figure(

@@ -3,7 +3,7 @@
 import polars as pl
 
 from vlm_spatial.figures.chart_layers import over_sites
-from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, with_sites
+from vlm_spatial.figures.figure import INTERVAL, Figure, Tables, counts, most_aside, with_sites
 from vlm_spatial.measures.table import select
 
 OUTCOMES = ["ordinal", "attribute", "stay", "other"]
@@ -17,12 +17,11 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 
 def caption(shown: pl.DataFrame) -> str:
-    aside = int(shown["set_aside"].to_numpy().max()) if shown.height else 0
     return (
         "The residual of the prompt's last position is replaced by that of a run with other objects and a question for another slot, by "
         "layer. The answer stays; or it is the clean picture's object in the slot that the other run was asked for (ordinal: the slot was "
         "carried over); or it is the other run's own answer (attribute: the object was). "
-        f"{counts(shown, 'pairs')} (at most {aside} a setting set aside because the model answers one of the two runs wrong). "
+        f"{counts(shown, 'pairs')} (at most {most_aside(shown)} a setting set aside because the model answers one of the two runs wrong). "
         f"{INTERVAL}."
     )
 

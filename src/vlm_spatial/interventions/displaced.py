@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlm_spatial.interventions.answers import AnswerReader
-from vlm_spatial.interventions.displacement import apart, laid_on
+from vlm_spatial.interventions.displacement import apart, laid_on, permuted
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
 from vlm_spatial.models.adapter import Adapter
@@ -92,8 +92,7 @@ def displaced_plan(sites: Sequence[Site], seed: int) -> ExchangesOf:
         generator = np.random.default_rng([seed, *case.pair_id.encode()])
         slot, laid = case.slots
         others = [each for each in range(SLOTS) if each != slot]
-        sources = [each for each in range(SLOTS) if each != laid]
-        onto = dict(zip(generator.permutation(others).tolist(), sources, strict=True)) | {slot: laid}
+        onto = permuted(slot, laid, generator.permutation(others).tolist())
         blocks = [laid_on(case.tokens.objects[to], case.counterfactual_tokens.objects[of], case.tokens.grid) for to, of in onto.items()]
         to_cells, from_cells = (np.concatenate(cells) for cells in zip(*blocks, strict=True))
         free = np.flatnonzero(case.tokens.mask("background", others) & case.counterfactual_tokens.mask("background", others))

@@ -29,6 +29,12 @@ def apart(
                 yield source, slot, there
 
 
+def permuted(slot: int, laid: int, others: Sequence[int]) -> dict[int, int]:
+    """Which of the source's slots is laid on each of the clean scene's: ``laid`` on ``slot``, and the rest, in order, on ``others``."""
+    rest = [each for each in range(SLOTS) if each != laid]
+    return {**dict(zip(others, rest, strict=True)), slot: laid}
+
+
 def _along(tokens: SceneTokens, axis: str) -> list[float]:
     """Centre of each object's cells along the axis, in cells."""
     rows, cols = zip(*(np.divmod(np.flatnonzero(mask), tokens.grid.cols) for mask in tokens.objects), strict=True)

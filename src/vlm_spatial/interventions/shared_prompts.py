@@ -18,17 +18,17 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
 
 DecoderOf = Callable[[Layout, Run], Decoder]
-"""The language model for a layout, or for its first positions, such as those of the run."""
+"""Gives the language model for a layout. The run is an example: its prompt has that layout, or begins with it."""
 
 
 @dataclass
 class _Images:
-    """Distinct images, each with its own edits, and the questions asked about them.
+    """Which images some runs show, and what they ask about each. An image with other edits is another image.
 
     Attributes:
         firsts: one run of each image.
-        asked: distinct questions: the image's number, and a run.
-        question: of each run, by its identity.
+        asked: one entry a question: the number of its image, and a run that asks it.
+        question: number of each run's question, by the run's identity.
     """
 
     firsts: list[Run] = field(default_factory=list)

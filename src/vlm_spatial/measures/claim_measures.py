@@ -138,7 +138,7 @@ def crosswise_flip(
         estimate, above_half = found.share(), found.share_p(MOST)
         values = _of_pairs(tables["interchange"], chosen.pairs, found.values, tables, "crosswise")
         rows = tables["interchange"].filter(experiment="crosswise", condition=INTACT, token_set=token_set)
-        moved = recovery_at_best(rows if at(chosen).shape == chosen.hits.shape else rows.filter(site=CONNECTOR), "flip")
+        moved = recovery_at_best(rows.filter(site=CONNECTOR) if at is crosswise.Flips.at_connector else rows, "flip")
         if not len(other.hits):
             return Measured(estimate, ZERO, "no flips (there is no random set)", estimate, above_half, values, MOST - 0.1, moved)
         shared = sorted(set(chosen.pairs) & set(other.pairs))

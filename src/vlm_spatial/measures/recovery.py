@@ -21,7 +21,6 @@ METHOD = "Student over pairs"
 OWN_ROWS = ("crosswise", "mirror")
 """Experiments whose recovery stands among their own measures."""
 _BY = ("experiment", "axis", "site", "token_set", "source", "condition")
-# A last-token pair's source answers another question: its own answer is the third hypothesis, so what is recovered is that one.
 _LOG_ODDS = ("log_odds_clean", "log_odds", "log_odds_source")
 
 
@@ -70,6 +69,7 @@ def recoveries(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         return tidy([], "recovery")
     table = table.filter(~pl.col("experiment").is_in(OWN_ROWS), pl.col("source") != "unrelated")
     if "last_token" in set(table["experiment"]):
+        # Its source answers another question: that answer is the third hypothesis.
         table = table.with_columns(
             pl.when(experiment="last_token").then(f"content_{name}").otherwise(name).alias(name) for name in _LOG_ODDS
         )

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.decoder import Layout
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.families.qwen2_5_vl import Qwen25VLAdapter
 from vlm_spatial.models.families.qwen2_vl import Qwen2VLAdapter
@@ -28,11 +30,12 @@ from vlm_spatial.models.values import Prepared
 pytestmark = pytest.mark.model
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+ROW_BREAKS = ["pixtral", "mistral3"]
 PROMPT = "which object is on the left ?"
 LONGER = "what is on the left or right of the red square ?"
 # Sums of a few hundred float32 terms in another order (batch and padding change the kernels' blocking).
 RELATIVE = 1e-5
-ATTENTION_OUTPUT = r"attn\.(o_proj|out_proj|proj)\.|attention\.projection_layer\."
+ATTENTION_OUTPUT = r"attn\.(o_proj|out_proj|proj)\.|attention\.(o_proj|projection_layer)\."
 
 
 def noise(seed: int, width: int = 96, height: int = 96) -> Image.Image:
@@ -91,19 +94,41 @@ def test_token_map_holds_when_the_processor_resizes(local: Adapter, side: int) -
     assert change.argmax().item() == cell
 
 
-@pytest.mark.parametrize("family", QWEN)
-def test_oblong_images_keep_their_shape(family: str, checkpoint: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("family", "rows", "cols"), [*((family, 4, 8) for family in QWEN), *((family, 3, 6) for family in ROW_BREAKS)])
+def test_oblong_images_keep_their_shape(family: str, rows: int, cols: int, checkpoint: Callable[[str], Path]) -> None:
     adapter = load_adapter(checkpoint(family), device="cpu")
     for name, parameter in adapter.model.named_parameters():
         if re.search(ATTENTION_OUTPUT, name):
             parameter.zero_()
-    grid = adapter.grid(128, 64)
-    assert (grid.rows, grid.cols) == (4, 8)
-    blank = Image.new("RGB", (128, 64), "white")
+    grid = adapter.grid(16 * cols, 16 * rows)
+    assert (grid.rows, grid.cols) == (rows, cols)
+    blank = Image.new("RGB", (16 * cols, 16 * rows), "white")
     image = blank.copy()
     image.paste("green", (5 * 16, 2 * 16, 6 * 16, 3 * 16))
     for site, change in changed_cells(adapter, image, blank).items():
-        assert change.amax(dim=1).nonzero().flatten().tolist() == [2 * 8 + 5], site
+        assert change.amax(dim=1).nonzero().flatten().tolist() == [2 * cols + 5], site
+
+
+@pytest.mark.parametrize("family", ROW_BREAKS)
+def test_marks_stand_between_rows_and_behind_the_last(family: str, adapter_of: Callable[[str], Adapter]) -> None:
+    adapter = adapter_of(family)
+    prepared = adapter.prepare([noise(25, 96, 48)], [PROMPT])
+    words = adapter.processor.tokenizer.convert_ids_to_tokens(prepared.inputs["input_ids"][0].tolist())
+    first = words.index("[IMG]")
+    row = ["[IMG]"] * 6
+    assert words[first : first + 21] == [*row, "[IMG_BREAK]", *row, "[IMG_BREAK]", *row, "[IMG_END]"]
+    assert "[IMG]" not in words[first + 21 :]
+    assert prepared.visual_positions[0].tolist() == [first + 7 * (cell // 6) + cell % 6 for cell in range(18)]
+    assert Layout.of(adapter, noise(25, 96, 48), PROMPT).unbroken == 6
+
+
+@pytest.mark.parametrize("family", ROW_BREAKS)
+def test_a_tokenizer_without_row_marks_is_refused(family: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint(family), tmp_path / "model"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text(encoding="utf-8").replace("[IMG_END]", "[OTHER]"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"its tokenizer lacks \[IMG_END\], which end"):
+        load_adapter(folder, device="cpu")
 
 
 def test_connector_is_what_enters_the_language_model(adapter: Adapter) -> None:

@@ -237,13 +237,13 @@ def test_images_and_untouched_runs_are_computed_once(adapter: Adapter) -> None:
     engine.run(pairs, patches[:1])  # records the blocks' arguments, once a layout
     images, rows = [], []
     handles = [
-        adapter.vision_blocks[0].register_forward_hook(lambda _m, _i, output: images.append(output.shape[0])),
+        adapter.vision_blocks[0].register_forward_hook(lambda _m, _i, output: images.append(output.shape[:-1].numel())),
         adapter.language_blocks[0].register_forward_hook(lambda _m, _i, output: rows.append(output.shape[0])),
     ]
     engine.run(pairs, patches)
     for handle in handles:
         handle.remove()
-    assert images == [2 * CELLS * adapter.vision_shape[0] if "qwen" in adapter.family else 2]
+    assert images == [2 * (CELLS * adapter.vision_shape[0] + getattr(adapter, "class_tokens", 0))]
     assert rows == [2]
 
 
@@ -274,14 +274,15 @@ def test_positions_computed_are_those_the_patch_can_reach(adapter: Adapter) -> N
     engine.run(pairs, [Patch(0, "language.0", np.array([20]))])
     engine.run(pairs, [Patch(0, "language.0", np.arange(CELLS))])
     handle.remove()
-    after_image = layout.length - layout.first - CELLS
-    reached = CELLS - 20 if adapter.reach == "causal" else CELLS
-    expected = [layout.length, after_image + reached, layout.length, after_image]
+    first_reached = layout.positions[20] if adapter.reach == "causal" else layout.first
+    # Marks between rows of cells have seen the clean image.
+    followed = layout.positions[layout.unbroken - 1] + 1
+    expected = [layout.length, layout.length - first_reached, layout.length, layout.length - followed]
     if adapter.reach == "prompt":
         expected = [layout.length] * 4
     if adapter.late_entries:
         # More of the clean image enters behind block 0: the positions do not follow the source.
-        expected[3] = after_image + CELLS
+        expected[3] = layout.length - layout.first
     assert computed == expected
 
 

@@ -16,6 +16,7 @@ from damaged_files import Harm, both, cut_short, edited, gone, holds, renamed
 from vlm_spatial.errors import UserError
 from vlm_spatial.models import load, weights
 from vlm_spatial.models.families import ARCHITECTURES, family_of
+from vlm_spatial.models.folder import check_folder
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.weights import weights_identity
 
@@ -238,6 +239,27 @@ def test_a_module_of_another_class_is_refused(folder: Path) -> None:
 
 
 def test_folders_are_judged_by_the_architectures_of_all_families() -> None:
-    for architecture, name in ARCHITECTURES.items():
-        assert family_of(architecture).architecture == architecture
-        assert family_of(architecture).family == name
+    for architecture, known in ARCHITECTURES.items():
+        for vision, name in {None: known}.items() if isinstance(known, str) else known.items():
+            assert family_of(architecture, vision).architecture == architecture
+            assert family_of(architecture, vision).family == name
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"architectures": ["Qwen2_5OmniForConditionalGeneration"]}, "the closest supported one is Qwen2_5_VLForConditionalGeneration, "),
+        ({"architectures": ["Gemma3nForConditionalGeneration"]}, "the closest supported one is Gemma3ForConditionalGeneration, "),
+        ({"architectures": ["BertModel"]}, "architecture BertModel is not supported; supported are Gemma3"),
+        (
+            {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "siglip_vision_model"}},
+            r"vision_config\.model_type siglip_vision_model of LlavaFor.* is not supported; allowed are clip_vision_model, pixtral",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_named_beside_what_is(config: dict[str, Any], says: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=says) as raised:
+        check_folder(tmp_path)
+    assert "config.json: " in str(raised.value)
+    one_line(raised)

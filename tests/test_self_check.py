@@ -25,6 +25,13 @@ def columns_first(_adapter: Adapter, states: torch.Tensor, grid: Any) -> torch.T
     ("name", "attribute", "wrong", "says"),
     [
         ("llava", "_to_cells", columns_first, "painting cells"),
+        ("pixtral", "_to_cells", columns_first, "painting cells"),
+        (
+            "mistral3",
+            "connect",
+            lambda self, states, _grid: self.connector(states.flatten(0, 1), [(96, 96)] * len(states)).flip(0),
+            "resumed",
+        ),
         ("llava", "rest", lambda _self, _site, output, _prepared: torch.zeros_like(output[:, :1]), "cannot be resumed behind block 0"),
         ("llava", "vision_blocks", property(lambda self: self.model.model.vision_tower.encoder.layers), "vision"),
         ("internvl", "rest", lambda _self, _site, output, _prepared: output[:, 1:2], "cannot be resumed behind block"),

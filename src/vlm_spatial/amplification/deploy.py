@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +90,16 @@ class Correction:
         if architecture != self.architecture:
             raise UserError(f"correction for {self.architecture} cannot be applied to {architecture}")
         # Before transformers' own hooks, which some models collect their vision features with.
-        handle = model.get_submodule(self.module).register_forward_hook(self._hook, prepend=True)
+        handle = model.get_submodule(self.module).register_forward_hook(self._hook(model), prepend=True)
         try:
             yield
         finally:
             handle.remove()
 
-    def _hook(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return family_of(self.architecture).changed(self.site, output, self._change)
+    def _hook(self, model: nn.Module) -> Callable[..., Any]:
+        vision = getattr(getattr(model, "config", None), "vision_config", None)
+        family = family_of(self.architecture, getattr(vision, "model_type", None))
+        return lambda _module, _inputs, output: family.changed(self.site, output, self._change)
 
     def _change(self, values: Tensor) -> Tensor:
         if values.shape[-1] != self.basis.shape[1]:

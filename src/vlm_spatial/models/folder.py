@@ -1,13 +1,12 @@
 """Checkpoint folders, judged without loading anything (nor torch): architecture, weight files, processor files."""
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
-from vlm_spatial.models.families import ARCHITECTURES, OWN_TEMPLATES
+from vlm_spatial.models.families import ARCHITECTURES, OWN_TEMPLATES, family_name
 from vlm_spatial.models.weights import check_weights
 
 # Any one of each row is enough; transformers has written all of them at some time.
@@ -41,7 +40,7 @@ def check_folder(folder: Path, template: str | None = None) -> None:
             short or pickled, and a processor without its files or its chat template.
     """
     _check_no_peft(folder)
-    architecture_of(folder)
+    family_in(folder)
     _check_not_quantised(folder)
     check_weights(folder)
     check_processor(folder, template)
@@ -71,24 +70,32 @@ def _check_not_quantised(folder: Path) -> None:
 
 
 def architecture_of(folder: Path) -> str:
-    """The supported architecture that ``config.json`` names.
+    """The supported architecture that ``config.json`` names; see :func:`family_in`."""
+    return _named_in(folder)[0]
+
+
+def family_in(folder: Path) -> str:
+    """The family of a checkpoint.
 
     Raises:
-        UserError: if there is none.
+        UserError: if ``config.json`` names no supported architecture, or one with a vision encoder that is not supported.
     """
+    return _named_in(folder)[1]
+
+
+def _named_in(folder: Path) -> tuple[str, str]:
+    """Architecture and family."""
     config = config_file(folder)
     contents = read_json(config, _AGAIN)
-    architectures = (contents.get("architectures") if isinstance(contents, dict) else None) or ["none"]
+    contents = contents if isinstance(contents, dict) else {}
+    architectures = contents.get("architectures") or ["none"]
     architectures = [architectures] if isinstance(architectures, str) else architectures
-    for architecture in ARCHITECTURES:
-        if architecture in architectures:
-            return architecture
-    alike = difflib.get_close_matches(str(architectures[0]), ARCHITECTURES, n=1, cutoff=0.7)
-    closest = f"the closest supported one is {alike[0]}, " if alike else ""
-    raise UserError(
-        f"{config}: architecture {architectures[0]} is not supported; {closest}supported are {', '.join(ARCHITECTURES)} "
-        "(a new one is one module in src/vlm_spatial/models/families)"
-    )
+    architecture = next((known for known in ARCHITECTURES if known in architectures), str(architectures[0]))
+    vision = contents.get("vision_config")
+    try:
+        return architecture, family_name(architecture, vision.get("model_type") if isinstance(vision, dict) else None)
+    except UserError as error:
+        raise UserError(f"{config}: {error} (a new one is one module in src/vlm_spatial/models/families)") from error
 
 
 def config_file(folder: Path) -> Path:

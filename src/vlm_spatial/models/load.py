@@ -23,8 +23,8 @@ from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.families import family_of
-from vlm_spatial.models.folder import architecture_of, chat_template, check_folder
+from vlm_spatial.models.families import family as family_named
+from vlm_spatial.models.folder import chat_template, check_folder, family_in
 from vlm_spatial.models.inputs import first_line
 from vlm_spatial.models.peft import check_peft, identity_with_peft, merge_peft
 from vlm_spatial.models.self_check import self_check
@@ -76,7 +76,7 @@ def load_adapter(
     check_folder(folder, asked.chat_template)
     if peft is not None:
         check_peft(Path(peft))
-    family = family_of(architecture_of(folder))
+    family = family_named(family_in(folder))
     _check_config(family, folder)
     processor = _processor(family, folder)
     processor.chat_template = chat_template(folder, asked.chat_template)

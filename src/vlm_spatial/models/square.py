@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.inputs import ProcessorCache, Rows
-from vlm_spatial.models.processing import TemplateProcessor
+from vlm_spatial.models.inputs import Rows
+from vlm_spatial.models.raster import RasterAdapter
+from vlm_spatial.models.template import TemplateAdapter
 from vlm_spatial.models.values import Prepared, Site, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
 
-class SquareAdapter(Adapter):
+class SquareAdapter(RasterAdapter):
     """Vision blocks make ``[batch, class tokens + patches, features]``, the connector ``[batch, cells, features]``."""
 
     class_tokens: ClassVar[int] = 0
@@ -27,18 +27,9 @@ class SquareAdapter(Adapter):
     def side(self) -> int:
         """Cells along one side of the grid."""
 
-    @property
-    @abstractmethod
-    def kernel(self) -> int:
-        """Patches along one side of a cell."""
-
     @abstractmethod
     def connect(self, states: Tensor) -> Tensor:
         """The connector's output for the last vision block's."""
-
-    @property
-    def vision_shape(self) -> tuple[int, int]:
-        return self.kernel**2, self.model.config.vision_config.hidden_size
 
     def grid(self, width: int, height: int) -> TokenGrid:  # noqa: ARG002 - every image becomes the same square
         return TokenGrid(self.side, self.side)
@@ -103,51 +94,9 @@ class SquareAdapter(Adapter):
             return change(output)
         return torch.cat([output[:, : cls.class_tokens], change(output[:, cls.class_tokens :])], dim=1)
 
-    def _to_cells(self, states: Tensor, grid: TokenGrid) -> SiteValues:
-        """``[batch, patches, features]`` in raster order to ``[batch, cells, patches of a cell, features]``."""
-        batch, _, features = states.shape
-        k = self.kernel
-        split = states.reshape(batch, grid.rows, k, grid.cols, k, features)
-        return split.transpose(2, 3).reshape(batch, grid.size, k * k, features)
 
-    def _to_patches(self, values: SiteValues, grid: TokenGrid) -> Tensor:
-        batch, _, _, features = values.shape
-        k = self.kernel
-        split = values.reshape(batch, grid.rows, grid.cols, k, k, features)
-        return split.transpose(2, 3).reshape(batch, grid.size * k * k, features)
-
-
-class TemplateSquareAdapter(SquareAdapter):
-    """Without the family's processor class; see :class:`vlm_spatial.models.processing.TemplateProcessor`."""
-
-    placeholder: ClassVar[str] = "<image>"
-    """What the chat template writes for an image."""
-
-    @classmethod
-    def load_processor(cls, folder: str) -> Any:
-        return TemplateProcessor.load(folder, cls.placeholder)
-
-    def use_template(self, options: dict[str, Any], size: tuple[int, int] | None) -> None:
-        """Set up processor and cache.
-
-        Args:
-            options: for the image processor.
-            size: ``(width, height)`` in pixels, if resizing to it, rescaling and normalising is all that the image processor does.
-        """
-        self.processor.image_string = lambda _image: self.image_string
-        self.processor.image_inputs = self.image_inputs
-        self.processor.image_options = options
-        self.cache = ProcessorCache(self.processor, self.model.config.image_token_id, options, size)
-
-    @property
-    def image_token(self) -> str:
-        """The token that every visual token has."""
-        return self.processor.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
-
-    @property
-    def image_string(self) -> str:
-        """The text of an image."""
-        return self.image_token * self.side**2
+class TemplateSquareAdapter(SquareAdapter, TemplateAdapter):
+    """A square, without the family's processor class."""
 
 
 def square_of(size: Any) -> tuple[int, int] | None:

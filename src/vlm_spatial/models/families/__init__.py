@@ -3,6 +3,7 @@
 Nothing is imported until a family is asked for, so that folders can be judged without torch.
 """
 
+import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,21 +13,23 @@ from vlm_spatial.errors import UserError
 if TYPE_CHECKING:
     from vlm_spatial.models.adapter import Adapter
 
-ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+ARCHITECTURES: Mapping[str, str | Mapping[str, str]] = MappingProxyType(
     {
         "Gemma3ForConditionalGeneration": "gemma3",
         "Qwen2VLForConditionalGeneration": "qwen2_vl",
         "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
-        "LlavaForConditionalGeneration": "llava",
+        "LlavaForConditionalGeneration": {"clip_vision_model": "llava", "pixtral": "pixtral"},
         "InternVLForConditionalGeneration": "internvl",
         "SmolVLMForConditionalGeneration": "smolvlm",
         "Idefics3ForConditionalGeneration": "idefics3",
         "LlavaOnevisionForConditionalGeneration": "llava_onevision",
         "PaliGemmaForConditionalGeneration": "paligemma",
         "Qwen3VLForConditionalGeneration": "qwen3_vl",
+        "Mistral3ForConditionalGeneration": "mistral3",
     }
 )
-"""Family of every supported class name in ``config.json``."""
+"""Family of every supported class name in ``config.json``; where vision encoders of several kinds go by one name, by their ``model_type``,
+transformers' default first."""
 
 OWN_TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
@@ -48,8 +51,38 @@ OWN_TEMPLATES: Mapping[str, str] = MappingProxyType(
 )
 """Chat templates of architectures whose checkpoints have none, since they are not trained on chats."""
 
-NAMES: tuple[str, ...] = tuple(dict.fromkeys(ARCHITECTURES.values()))
+NAMES: tuple[str, ...] = tuple(
+    name for known in ARCHITECTURES.values() for name in ((known,) if isinstance(known, str) else known.values())
+)
 """Every supported family."""
+
+
+def family_name(architecture: str, vision: str | None = None) -> str:
+    """The family of a class name.
+
+    Args:
+        architecture: the class name.
+        vision: ``model_type`` of the vision encoder's configuration, if it names one.
+
+    Raises:
+        UserError: for an unsupported class, or an unsupported vision encoder of it.
+    """
+    if architecture not in ARCHITECTURES:
+        # Most names end alike, which says nothing.
+        alike = difflib.get_close_matches(_stem(architecture), map(_stem, ARCHITECTURES), n=1, cutoff=0.5)
+        closest = f"the closest supported one is {next(one for one in ARCHITECTURES if _stem(one) == alike[0])}, " if alike else ""
+        raise UserError(f"architecture {architecture} is not supported; {closest}supported are {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[architecture]
+    if isinstance(known, str):
+        return known
+    name = known.get(vision or next(iter(known)))
+    if name is None:
+        raise UserError(f"vision_config.model_type {vision} of {architecture} is not supported; allowed are {', '.join(known)}")
+    return name
+
+
+def _stem(architecture: str) -> str:
+    return architecture.removesuffix("ForConditionalGeneration").removesuffix("ForCausalLM")
 
 
 def family(name: str) -> "type[Adapter]":
@@ -58,7 +91,19 @@ def family(name: str) -> "type[Adapter]":
     Raises:
         UserError: for an unknown name.
     """
-    from vlm_spatial.models.families import gemma3, internvl, llava, llava_onevision, paligemma, qwen2_5_vl, qwen2_vl, qwen3_vl, smolvlm
+    from vlm_spatial.models.families import (
+        gemma3,
+        internvl,
+        llava,
+        llava_onevision,
+        mistral3,
+        paligemma,
+        pixtral,
+        qwen2_5_vl,
+        qwen2_vl,
+        qwen3_vl,
+        smolvlm,
+    )
 
     adapters: tuple[type[Adapter], ...] = (
         gemma3.Gemma3Adapter,
@@ -71,6 +116,8 @@ def family(name: str) -> "type[Adapter]":
         llava_onevision.LlavaOnevisionAdapter,
         paligemma.PaliGemmaAdapter,
         qwen3_vl.Qwen3VLAdapter,
+        pixtral.PixtralAdapter,
+        mistral3.Mistral3Adapter,
     )
     by_name: dict[str, type[Adapter]] = {adapter.family: adapter for adapter in adapters}
     if name not in by_name:
@@ -78,12 +125,6 @@ def family(name: str) -> "type[Adapter]":
     return by_name[name]
 
 
-def family_of(architecture: str) -> "type[Adapter]":
-    """The adapter for a class name that ``config.json`` names.
-
-    Raises:
-        UserError: for an unsupported one.
-    """
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"architecture {architecture}: supported are {', '.join(ARCHITECTURES)}")
-    return family(ARCHITECTURES[architecture])
+def family_of(architecture: str, vision: str | None = None) -> "type[Adapter]":
+    """The adapter for a class name that ``config.json`` names, and its vision encoder; see :func:`family_name`."""
+    return family(family_name(architecture, vision))

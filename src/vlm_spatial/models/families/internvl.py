@@ -27,6 +27,7 @@ from vlm_spatial.models.recipe import (
 )
 from vlm_spatial.models.square import TemplateSquareAdapter, square_of
 from vlm_spatial.models.values import Classes, ModelIdentity, Reach
+from vlm_spatial.tokens import TokenGrid
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:
@@ -102,9 +103,8 @@ class InternVLAdapter(TemplateSquareAdapter):
         vision = self.model.config.vision_config
         return int(vision.image_size[0] // vision.patch_size[0] // self.kernel)
 
-    @property
-    def image_string(self) -> str:
-        return f"<img>{super().image_string}</img>"
+    def image_string(self, grid: TokenGrid) -> str:
+        return f"<img>{super().image_string(grid)}</img>"
 
     def vision_block(self, layer: int, states: Tensor) -> Tensor:
         return self.vision_blocks[layer](states)

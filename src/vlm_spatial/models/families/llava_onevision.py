@@ -29,6 +29,7 @@ from vlm_spatial.models.recipe import (
 )
 from vlm_spatial.models.square import TemplateSquareAdapter
 from vlm_spatial.models.values import Classes, ModelIdentity, Prepared, Reach, SiteValues
+from vlm_spatial.tokens import TokenGrid
 
 _PINPOINTS = [[IMAGE_SIDE, IMAGE_SIDE], [IMAGE_SIDE, 2 * IMAGE_SIDE], [2 * IMAGE_SIDE, IMAGE_SIDE]]
 
@@ -75,7 +76,7 @@ class LlavaOnevisionAdapter(TemplateSquareAdapter):
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
-        self.use_template({}, None)
+        self.use_template({})
 
     def verify(self) -> None:
         config = self.model.config
@@ -90,10 +91,9 @@ class LlavaOnevisionAdapter(TemplateSquareAdapter):
         vision = self.model.config.vision_config
         return int(vision.image_size // vision.patch_size)
 
-    @property
-    def image_string(self) -> str:
+    def image_string(self, grid: TokenGrid) -> str:
         # The last one is the newline.
-        return super().image_string + self.image_token
+        return super().image_string(grid) + self.image_token
 
     def cells_of(self, visual: Bool[Tensor, "batch positions"]) -> Bool[Tensor, "batch positions"]:
         return visual & (visual.flip(1).cumsum(dim=1).flip(1) > 1)

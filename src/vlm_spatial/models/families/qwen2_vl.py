@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
-from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
@@ -17,6 +16,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
+from vlm_spatial.models.native import NativeAdapter
 from vlm_spatial.models.recipe import (
     IMAGE_SIDE,
     MERGE_SIDE,
@@ -149,7 +149,7 @@ class ImageOnlyProcessor(Qwen2VLProcessor):
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
 
-class Qwen2VLAdapter(Adapter):
+class Qwen2VLAdapter(NativeAdapter):
     """``Qwen2VLForConditionalGeneration``: the image keeps its shape, rounded to whole visual tokens."""
 
     family: ClassVar[str] = "qwen2_vl"
@@ -164,7 +164,6 @@ class Qwen2VLAdapter(Adapter):
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
         self.cache = ProcessorCache(processor, self.model.config.image_token_id)
-        self._grids: dict[tuple[int, int], TokenGrid] = {}
 
     @classmethod
     def load_processor(cls, folder: str) -> Any:
@@ -192,12 +191,9 @@ class Qwen2VLAdapter(Adapter):
                 f"{vision.patch_size} px and {vision.spatial_merge_size}×{vision.spatial_merge_size}; use the processor of this checkpoint"
             )
 
-    def grid(self, width: int, height: int) -> TokenGrid:
-        if (width, height) not in self._grids:
-            # Asked of the processor itself: its rounding rules change between releases.
-            made = self.cache.image(Image.new("RGB", (width, height)))["image_grid_thw"][0].tolist()
-            self._grids[width, height] = TokenGrid(made[1] // self._merge, made[2] // self._merge)
-        return self._grids[width, height]
+    def grid_made(self, made: Mapping[str, Tensor]) -> TokenGrid:
+        _, height, width = made["image_grid_thw"][0].tolist()
+        return TokenGrid(height // self._merge, width // self._merge)
 
     def image_inputs(self, made: Sequence[Mapping[str, Tensor]], rows: Rows) -> dict[str, Tensor]:
         return {

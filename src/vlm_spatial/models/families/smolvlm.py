@@ -30,6 +30,7 @@ from vlm_spatial.models.recipe import (
 )
 from vlm_spatial.models.square import TemplateSquareAdapter
 from vlm_spatial.models.values import Classes, ModelIdentity, Reach
+from vlm_spatial.tokens import TokenGrid
 
 _AROUND, _WHOLE = "<fake_token_around_image>", "<global-img>"
 
@@ -95,9 +96,8 @@ class SmolVLMAdapter(TemplateSquareAdapter):
         vision = self.model.config.vision_config
         return int(vision.image_size // vision.patch_size // self.kernel)
 
-    @property
-    def image_string(self) -> str:
-        return f"{_AROUND}{_WHOLE}{super().image_string}{_AROUND}"
+    def image_string(self, grid: TokenGrid) -> str:
+        return f"{_AROUND}{_WHOLE}{super().image_string(grid)}{_AROUND}"
 
     def connect(self, states: Tensor) -> Tensor:
         return self.connector(self.model.model.vision_model.post_layernorm(states))

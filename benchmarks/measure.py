@@ -166,11 +166,19 @@ def scaled(side: dict[str, Any], factor: float) -> dict[str, Any]:
 
 def operations(work: Callable[[], object]) -> int:
     """Floating-point operations of matrix products, convolutions and attention."""
-    # torch counts attention on a GPU only.
-    cpu_attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
-    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+    # torch leaves attention on a CPU out, and refuses it on a GPU where queries have more heads than keys.
+    attention = {getattr(torch.ops.aten, name): _attention_operations for name in _ATTENTION if hasattr(torch.ops.aten, name)}
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         work()
     return counter.get_total_flops()
+
+
+_ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
 
 
 def _attention_operations(query: list[int], key: list[int], value: list[int], *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001

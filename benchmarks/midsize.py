@@ -1,5 +1,6 @@
 """Random models of any size with the canvas and grid of the published ones: 16 × 16 visual tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,16 +51,18 @@ def side_of(family: str, size: MidSize) -> int:
     return SIDES[family] * size.grid // 16
 
 
-def midsize_adapter(family: str, size: MidSize, device: torch.device | str = "cpu", dtype: str = "float32") -> Adapter:
-    """A model of ``size`` with random weights, made on ``device``."""
+def midsize_adapter(
+    family: str, size: MidSize, device: torch.device | str = "cpu", dtype: str = "float32", words: Sequence[str] = WORDS
+) -> Adapter:
+    """A model of ``size`` with random weights, made on ``device``; its tokenizer knows ``words``."""
     side = side_of(family, size)
     with TemporaryDirectory() as scratch:
-        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, WORDS), device="cpu").processor
+        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, words), device="cpu").processor
     kind = family_named(family)
     given = {name: value for name, value in vars(size).items() if name not in ("text_mlp_width", "grid")}
     # Without memory: only its configuration is wanted.
     with torch.device("meta"):
-        config = kind.recipe.model(word_tokenizer(WORDS, kind.recipe), Size(**given, initializer_range=0.02)).config
+        config = kind.recipe.model(word_tokenizer(words, kind.recipe), Size(**given, initializer_range=0.02)).config
     if size.text_mlp_width is not None:
         config.text_config.intermediate_size = size.text_mlp_width
     if family == "gemma3":

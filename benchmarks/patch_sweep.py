@@ -1,4 +1,5 @@
-"""How much faster is the engine? The same sweep with the engine, plain hooks, nnsight, pyvene and TransformerLens, in one process.
+"""How much faster is the engine? The same sweep with the engine, plain hooks, hooks batched by hand, nnsight, pyvene and
+TransformerLens, in one process.
 
     python -m benchmarks.patch_sweep --family qwen2_vl --rounds 3
     python -m benchmarks.patch_sweep --family qwen2_vl --size 7b --dtype bfloat16 --device cuda
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from benchmarks.measure import Unsupported, counted, device_named, environment, operations, rounds_of, scaled, wait_for, write
 from benchmarks.midsize import SIDES, SIZES, MidSize, midsize_adapter, side_of
-from benchmarks.peers import TransformerLens, missing, nnsight_sweep, plain_sweep, pyvene_sweep
+from benchmarks.peers import TransformerLens, batched_sweep, missing, nnsight_sweep, plain_sweep, pyvene_sweep
 from PIL import Image
 
 from vlm_spatial.interventions.engine import PatchEngine
@@ -34,6 +35,7 @@ SLOTS = ((0, 1), (1, 2), (0, 2))
 PROMPT = "which object is on the left ?"
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.05}
 REFERENCE = "plain hooks"
+BATCHED = "hooks batched by hand"
 OURS = "vlm_spatial"
 VLM_LENS = "not on PyPI; its repository pins torch 2.6 and transformers 4.51"
 Sweep = Callable[[list[Patch]], torch.Tensor]
@@ -65,8 +67,11 @@ def patches_of(adapter: Adapter, pairs: int, grid: int = 16) -> list[Patch]:
 
 def matmul_rate(size: MidSize, adapter: Adapter) -> float:
     """Floating-point operations a second of the MLP's own matrix product, best of several."""
-    rows, width = 2048, size.text_width
-    wide = size.text_mlp_width or 3 * width
+    return product_rate(adapter, size.text_width, size.text_mlp_width or 3 * size.text_width)
+
+
+def product_rate(adapter: Adapter, width: int, wide: int, rows: int = 2048) -> float:
+    """Floating-point operations a second of one matrix product on the adapter's device, best of several."""
     left, right = (torch.randn(shape, device=adapter.device, dtype=adapter.dtype) for shape in ((rows, width), (width, wide)))
     times = []
     for _ in range(20):
@@ -101,7 +106,11 @@ def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int
     """Everything about one model; see the module's own description."""
     runs, patches = pairs_of(pairs, side_of(adapter.family, size)), patches_of(adapter, pairs, size.grid)
     sweeps, reasons = peer_sweeps(adapter, runs)
-    sweeps = {REFERENCE: lambda some: plain_sweep(adapter, runs, some), **sweeps}
+    sweeps = {
+        REFERENCE: lambda some: plain_sweep(adapter, runs, some),
+        BATCHED: lambda some: batched_sweep(adapter, runs, some),
+        **sweeps,
+    }
 
     def part(number: int) -> list[int]:
         return list(range(number % share, len(patches), share))
@@ -132,7 +141,9 @@ def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int
         # pyvene runs the source again for every patch.
         passes, done = (2 * len(patches), 2 * len(part(0))) if name == "pyvene" else (len(patches) + pairs, len(part(0)) + pairs)
         found[name] = scaled(found[name], passes / done)
-        found[name] |= {"operations": one_run * passes, "language_block_calls": passes * len(adapter.language_blocks)}
+        found[name]["operations"] = one_run * passes
+        if name != BATCHED:
+            found[name]["language_block_calls"] = passes * len(adapter.language_blocks)
     own = found[OURS]
     for name in sweeps:
         other = found[name]

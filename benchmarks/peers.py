@@ -15,7 +15,7 @@ from torch import Tensor
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.reference import patch_edit
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.values import Site, SiteValues
+from vlm_spatial.models.values import Edit, Site, SiteValues
 
 
 def plain_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
@@ -31,6 +31,50 @@ def plain_sweep(adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[P
         clean = adapter.prepare([pair.clean.image], [pair.clean.prompt])
         rows.append(adapter.run(clean, edits={patch.site: patch_edit(patch, sources[key][patch.site])})[0])
     return torch.cat(rows)
+
+
+def batched_sweep(
+    adapter: Adapter, pairs: Sequence[PairRuns], patches: Sequence[Patch], size: int = 32
+) -> Float[Tensor, "patches vocabulary"]:
+    """Forward hooks with many patches of a pair in one batch, whatever their site and cells: what a skilled user writes.
+
+    Args:
+        size: patches in one batch.
+    """
+    rows = torch.empty(len(patches), adapter.vocabulary)
+    sites = sorted({patch.site for patch in patches})
+    for number, pair in enumerate(pairs):
+        own = [index for index, patch in enumerate(patches) if patch.pair == number]
+        sources = {
+            name: adapter.run(adapter.prepare([run.image], [run.prompt]), capture=sites)[1]
+            for name, run in pair.sources.items()
+            if any(patches[index].source == name for index in own)
+        }
+        for start in range(0, len(own), size):
+            part = own[start : start + size]
+            clean = adapter.prepare([pair.clean.image] * len(part), [pair.clean.prompt] * len(part))
+            edits = {
+                site: _edit_of_rows(
+                    {
+                        row: patch_edit(patches[index], sources[patches[index].source][site])
+                        for row, index in enumerate(part)
+                        if patches[index].site == site
+                    }
+                )
+                for site in {patches[index].site for index in part}
+            }
+            rows[part] = adapter.run(clean, edits=edits)[0].cpu()
+    return rows
+
+
+def _edit_of_rows(of_rows: dict[int, Edit]) -> Edit:
+    def edit(values: SiteValues) -> SiteValues:
+        edited = values.clone()
+        for row, of_row in of_rows.items():
+            edited[row : row + 1] = of_row(values[row : row + 1])
+        return edited
+
+    return edit
 
 
 @torch.inference_mode()

@@ -1,5 +1,8 @@
 """Stage: interchange interventions in the vision encoder, at the connector and in the language model."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import polars as pl
 
 from vlm_spatial.config.interchange import InterchangeSettings
@@ -9,46 +12,54 @@ from vlm_spatial.interventions.displaced import displaced_cases, displaced_plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import exchangeable, language_plan
 from vlm_spatial.interventions.last_token import EMBEDDING, last_token_cases, last_token_plan
-from vlm_spatial.interventions.pairs_on_grid import read_cases
-from vlm_spatial.interventions.sweep import run_sweep
+from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
+from vlm_spatial.interventions.sweep import ExchangesOf, run_sweep
 from vlm_spatial.interventions.vision import vision_plan
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """One of the stage's sweeps: what is exchanged in which pairs."""
+
+    name: str
+    cases: list[Case]
+    plan: ExchangesOf
 
 
 def interchange(job: Job) -> None:
     """Write ``interchange.parquet``: the vision sweep, and over language layers all the other ones."""
     settings = section(job, InterchangeSettings)
     dataset = Dataset.open(job.inputs["scenes"])
-    adapter = load_adapter(**job.settings["model"])
-    engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
-    seed = job.settings["seed"]
+    engine = PatchEngine(load_adapter(**job.settings["model"]), memory_gb=settings.memory_gb)
+    sweeps = planned_sweeps(engine.adapter, dataset, settings, job.settings["seed"])
+    tables = [run_sweep(engine, dataset, each.cases, each.plan, description=f"{each.name} interchange") for each in sweeps]
+    write_parquet(pl.concat(tables), job.outputs["table"])
+
+
+def planned_sweeps(adapter: Adapter, dataset: Dataset, settings: InterchangeSettings, seed: int) -> Iterator[PlannedSweep]:
+    """The sweeps that the settings ask for, in the order of the table."""
     sources = ("counterfactual", "unrelated") if settings.unrelated_control else ("counterfactual",)
-    vision = vision_plan(adapter.matching_sites(settings.vision_sites), settings.token_sets, sources, seed)
-    language = language_plan(adapter.matching_sites(settings.language_sites), seed)
-    crosswise_sites = adapter.matching_sites(settings.crosswise_sites)
-    crosswise = crosswise_plan(crosswise_sites, settings.crosswise_sets, seed, settings.crosswise_match)
     pairs = read_cases(dataset, adapter, "vision", unrelated=settings.unrelated_control)
-    ordered = exchangeable(read_cases(dataset, adapter, "language"))
-    tables = [
-        run_sweep(engine, dataset, pairs, vision, description="vision interchange"),
-        run_sweep(engine, dataset, ordered, language, description="language interchange"),
-    ]
+    yield PlannedSweep("vision", pairs, vision_plan(adapter.matching_sites(settings.vision_sites), settings.token_sets, sources, seed))
+    language_sites = adapter.matching_sites(settings.language_sites)
+    ordered = read_cases(dataset, adapter, "language")
+    yield PlannedSweep("language", exchangeable(ordered), language_plan(language_sites, seed))
+    crosswise_sites = adapter.matching_sites(settings.crosswise_sites)
     if settings.crosswise_sets:
-        tables.append(run_sweep(engine, dataset, crosswise_cases(pairs), crosswise, description="crosswise interchange"))
+        plan = crosswise_plan(crosswise_sites, settings.crosswise_sets, seed, settings.crosswise_match)
+        yield PlannedSweep("crosswise", crosswise_cases(pairs), plan)
     if settings.last_token_sites:
-        last_token = last_token_plan([EMBEDDING, *adapter.matching_sites(settings.last_token_sites)])
-        asked = last_token_cases(dataset, read_cases(dataset, adapter, "language"))
-        tables.append(run_sweep(engine, dataset, asked, last_token, description="last-token interchange"))
+        sites = [EMBEDDING, *adapter.matching_sites(settings.last_token_sites)]
+        yield PlannedSweep("last-token", last_token_cases(dataset, ordered), last_token_plan(sites))
     if settings.displaced_pairs:
         apart = displaced_cases(dataset, adapter, settings.displaced_pairs, seed)
-        displaced = displaced_plan(adapter.matching_sites(settings.language_sites), seed)
-        tables.append(run_sweep(engine, dataset, apart, displaced, description="displaced interchange"))
+        yield PlannedSweep("displaced", apart, displaced_plan(language_sites, seed))
     if settings.mirror_sets:
-        mirrored = mirror_plan(crosswise_sites, settings.mirror_sets)
-        tables.append(run_sweep(engine, dataset, mirror_cases(dataset, pairs), mirrored, description="mirror interchange"))
-    write_parquet(pl.concat(tables), job.outputs["table"])
+        yield PlannedSweep("mirror", mirror_cases(dataset, pairs), mirror_plan(crosswise_sites, settings.mirror_sets))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, in_language, patches_of
+from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, edits_of, in_language, parts_of, patches_of
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import BlockEdit, HeadOutput, Knockout, PositionIds, Rescaled, head_count, head_width, places
 from vlm_spatial.models.values import EMBEDDING
 from vlm_spatial.tokens import TokenGrid
 
@@ -26,12 +27,14 @@ def check(adapter: Adapter, pairs: Sequence[PairRuns], interventions: Sequence[I
                 f"pair {pair.pair_id}: runs with edits behind language blocks cannot be patched; leave the edits or the patches out"
             )
     for index, intervention in enumerate(interventions):
-        patches = patches_of(intervention)
-        if len({patch.pair for patch in patches}) != 1:
-            raise UserError(f"intervention {index}: needs patches of one pair, found {len(patches)} of pairs {[p.pair for p in patches]}")
-        for patch in patches:
-            if not 0 <= patch.pair < len(pairs):
-                raise UserError(f"patch {index}: pair number {patch.pair}; there are {len(pairs)} pairs")
+        parts = parts_of(intervention)
+        if len({part.pair for part in parts}) != 1:
+            raise UserError(f"intervention {index}: needs patches of one pair, found {len(parts)} of pairs {[part.pair for part in parts]}")
+        if not 0 <= parts[0].pair < len(pairs):
+            raise UserError(f"patch {index}: pair number {parts[0].pair}; there are {len(pairs)} pairs")
+        for edit in edits_of(intervention):
+            check_edit(adapter, f"pair {pairs[parts[0].pair].pair_id}", edit, _length(adapter, pairs[parts[0].pair].clean))
+        for patch in patches_of(intervention):
             name = f"pair {pairs[patch.pair].pair_id}, patch at {patch.site}"
             _check_patch(adapter, name, pairs[patch.pair], patch, grids[patch.pair])
             # One transform serves many patches of equal size; trying it once for each size is enough.
@@ -39,6 +42,41 @@ def check(adapter: Adapter, pairs: Sequence[PairRuns], interventions: Sequence[I
             if patch.transform is not None and key not in fitting:
                 _check_transform(adapter, name, patch)
                 fitting.add(key)
+
+
+def check_edit(adapter: Adapter, name: str, edit: BlockEdit, length: int) -> None:
+    """Refuse an edit inside language blocks that the model or a prompt of ``length`` tokens cannot have.
+
+    Raises:
+        UserError: naming what is wrong, and what is allowed.
+    """
+    name, depth = f"{name}, {_EDITS[type(edit)]}", len(adapter.language_blocks)
+    if not 0 <= edit.first <= edit.last < depth:
+        raise UserError(f"{name}: language blocks {edit.first} to {edit.last}; this model has 0 to {depth - 1}")
+    kind = getattr(adapter.model.config, "_attn_implementation", None) or adapter.identity.attention
+    if isinstance(edit, Knockout) and kind.startswith(("flash", "flex")):
+        raise UserError(f"{name}: needs a mask, which attention {kind!r} cannot take; load the model with attention 'sdpa' or 'eager'")
+    if isinstance(edit, PositionIds):
+        expected = (*adapter.position_axes, 1, length)
+        if tuple(edit.ids.shape) != expected:
+            raise UserError(f"{name}: ids of shape {tuple(edit.ids.shape)}; this prompt has {expected}")
+        return
+    heads = (edit.head,) if isinstance(edit, HeadOutput) else (edit.heads or ()) if isinstance(edit, Knockout) else ()
+    for head in heads:
+        if not 0 <= head < head_count(adapter):
+            raise UserError(f"{name}: head {head}; this model has 0 to {head_count(adapter) - 1}")
+    _check_indices(name, "position", edit.queries, None, length, length)
+    if isinstance(edit, HeadOutput):
+        expected = (len(edit.queries), head_width(adapter))
+        if tuple(edit.values.shape) != expected:
+            raise UserError(f"{name}: values of shape {tuple(edit.values.shape)}; needed are {expected} (positions, head width)")
+    else:
+        _check_indices(name, "position", edit.keys, None, length, length)
+        if isinstance(edit, Rescaled) and np.intersect1d(places(edit.queries, length), places(edit.keys, length)).size:
+            raise UserError(f"{name}: a position is among those that see and those that are seen; a position always sees itself as it is")
+
+
+_EDITS = {Knockout: "attention knockout", Rescaled: "attention scaling", HeadOutput: "head output", PositionIds: "position ids"}
 
 
 def _check_pair(adapter: Adapter, pair: PairRuns) -> TokenGrid:

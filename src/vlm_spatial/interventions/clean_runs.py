@@ -11,7 +11,8 @@ from torch import Tensor
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
+from vlm_spatial.models.block_edits import KeysValues
+from vlm_spatial.models.decoder import Decoder, Layout
 from vlm_spatial.models.inputs import image_key
 from vlm_spatial.models.plain import Hooks
 from vlm_spatial.models.values import Site, SiteValues

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,10 +18,23 @@ from torch import Tensor
 from vlm_spatial.interventions.check import check
 from vlm_spatial.interventions.clean_runs import States, Vision, resumed, run_language, run_vision
 from vlm_spatial.interventions.memory import Memory
-from vlm_spatial.interventions.patch import CLEAN, Intervention, PairRuns, Patch, Run, boundary, in_language, patches_of
+from vlm_spatial.interventions.patch import (
+    CLEAN,
+    Indices,
+    Intervention,
+    PairRuns,
+    Patch,
+    Run,
+    boundary,
+    edits_of,
+    in_language,
+    parts_of,
+    patches_of,
+)
 from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, plan
 from vlm_spatial.interventions.shared_prompts import answers
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import BlockEdit, PositionIds, places
 from vlm_spatial.models.decoder import Decoder, Layout
 from vlm_spatial.models.inputs import image_key
 from vlm_spatial.models.plain import Hooks
@@ -30,6 +44,19 @@ from vlm_spatial.tokens import TokenGrid
 
 Connectors = dict[int, Float[Tensor, "cells 1 features"]]
 """The connector's values of patched runs, by the intervention's number."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One intervention on one pair."""
+
+    pair: int
+    patches: tuple[Patch, ...]
+    edits: tuple[BlockEdit, ...]
+
+    @property
+    def moved(self) -> tuple[PositionIds, ...]:
+        return tuple(edit for edit in self.edits if isinstance(edit, PositionIds))
 
 
 @dataclass(frozen=True)
@@ -73,13 +100,13 @@ class PatchEngine:
         """Last-position logits of every patched run, float32 on the CPU, in the order of ``interventions``.
 
         Args:
-            interventions: each a patch, or several patches of one pair that are made in one run.
+            interventions: each a patch or an edit inside language blocks, or several of one pair that are made in one run.
 
         Raises:
-            UserError: for pairs or patches that do not fit, before anything runs.
+            UserError: for pairs, patches or edits that do not fit, before anything runs.
         """
         check(self.adapter, pairs, interventions)
-        asked = [patches_of(intervention) for intervention in interventions]
+        asked = [_Asked(parts_of(each)[0].pair, patches_of(each), edits_of(each)) for each in interventions]
         logits = torch.empty(len(asked), self.adapter.vocabulary)
         jobs = [(layout, job) for layout, job in self._jobs(pairs, asked) if job.numbers]
         for layout, job in progress(jobs, "patched runs") if len(jobs) > 8 else jobs:
@@ -118,15 +145,15 @@ class PatchEngine:
                 portion.append(index)
             yield portion
 
-    def _jobs(self, pairs: Sequence[PairRuns], asked: Sequence[Sequence[Patch]]) -> Iterable[tuple[Layout, _Job]]:
+    def _jobs(self, pairs: Sequence[PairRuns], asked: "Sequence[_Asked]") -> Iterable[tuple[Layout, _Job]]:
         """Pairs by layout, in portions whose untouched states fit into memory."""
         by_pair: dict[int, list[int]] = defaultdict(list)
-        for number, patches in enumerate(asked):
-            by_pair[patches[0].pair].append(number)
+        for number, one in enumerate(asked):
+            by_pair[one.pair].append(number)
         by_layout: dict[Layout, list[int]] = defaultdict(list)
         for index, pair in enumerate(pairs):
             by_layout[self.layout(pair.clean)].append(index)
-        vision_sites = len({patch.site for patches in asked for patch in patches if patch.site.startswith("vision.")})
+        vision_sites = len({patch.site for one in asked for patch in one.patches if patch.site.startswith("vision.")})
         runs = 1 + max((len(pair.sources) for pair in pairs), default=0) if asked else 1
         for layout, members in by_layout.items():
             size = self.memory.pairs(self.adapter, layout.length, layout.grid, runs, vision_sites)
@@ -138,14 +165,18 @@ class PatchEngine:
 class _Chunk:
     """The interventions on some pairs of one layout."""
 
-    def __init__(self, engine: PatchEngine, layout: Layout, pairs: Sequence[PairRuns], asked: Sequence[Sequence[Patch]], job: _Job) -> None:
+    def __init__(self, engine: PatchEngine, layout: Layout, pairs: Sequence[PairRuns], asked: Sequence[_Asked], job: _Job) -> None:
         self.adapter, self.memory, self.layout = engine.adapter, engine.memory, layout
         self.pairs, self.job = pairs, job
         self.decoder = engine.decoder(layout, pairs[job.pairs[0]].clean)
         self.last_site = f"language.{self.decoder.depth - 1}"
-        self._pair_of = {number: asked[number][0].pair for number in job.numbers}
+        self._pair_of = {number: asked[number].pair for number in job.numbers}
         # By number: what matters of each intervention.
-        self.asked = {number: self._simplified(asked[number]) for number in job.numbers}
+        self.asked = {number: self._simplified(asked[number].patches) for number in job.numbers}
+        self.edits = {number: asked[number].edits for number in job.numbers}
+        # By number: edits that share a batch must agree in the position ids, which decide what the blocks are given.
+        self.moved = {number: asked[number].moved for number in job.numbers}
+        self._moved_decoders: dict[Hashable, Decoder] = {}
         used = [patch for patches in self.asked.values() for patch in patches]
         # By number and by the block before which they are made.
         self.in_language: dict[int, dict[int, list[Patch]]] = defaultdict(dict)
@@ -154,7 +185,7 @@ class _Chunk:
                 if in_language(patch.site):
                     self.in_language[number].setdefault(boundary(patch.site), []).append(patch)
         # Clean runs of interventions without any effect are answered, too.
-        runs = [self.pairs[asked[number][0].pair].clean for number in job.numbers] + [self._source(patch) for patch in used]
+        runs = [self.pairs[asked[number].pair].clean for number in job.numbers] + [self._source(patch) for patch in used]
         sites = sorted({patch.site for patch in used if patch.site.startswith("vision.")})
         self.vision: Vision = run_vision(self.adapter, runs, sites, self.memory)
         # Sources may ask something else: their states are kept by layout.
@@ -177,7 +208,7 @@ class _Chunk:
         in_vision: dict[int, list[int]] = defaultdict(list)
         for number, patches in self.asked.items():
             layers = [int(patch.site.split(".")[1]) for patch in patches if patch.site.startswith("vision.")]
-            if is_clean(patches):
+            if is_clean(patches) and not self.edits[number]:
                 clean = self._clean(number)
                 logits[number] = self._states(clean).logits[self._row(clean)]
             elif layers:
@@ -196,11 +227,35 @@ class _Chunk:
 
     def _plan(self, number: int) -> Row:
         patches = self.asked[number]
-        same_prompt = self._source(patches[0]).prompt == self._clean(number).prompt
-        return plan(number, patches, self.layout, self.attention, same_prompt)
+        same_prompt = all(self._source(patch).prompt == self._clean(number).prompt for patch in patches[:1])
+        edits = [(edit.first, self._changed(edit)) for edit in self.edits[number]]
+        return plan(number, patches, self.layout, self.attention, same_prompt, edits)
+
+    def _changed(self, edit: BlockEdit) -> Indices:
+        """The positions whose values an edit changes in its first block."""
+        if not isinstance(edit, PositionIds):
+            return places(edit.queries, self.layout.length)
+        changed = (edit.ids.cpu() != self.decoder.position_ids.cpu()).flatten(0, -2).any(dim=0).nonzero()[:, 0].numpy()
+        return changed if len(changed) else np.array([self.layout.length - 1])
 
     def _batches(self, rows: Sequence[Row]) -> Iterable[list[Row]]:
-        return batches(rows, self.layout, lambda positions: self.memory.rows(self.adapter, positions, self.layout.length))
+        alike: dict[Hashable, list[Row]] = defaultdict(list)
+        for row in rows:
+            alike[self._moved_key(row.number)].append(row)
+        for some in alike.values():
+            yield from batches(some, self.layout, lambda positions: self.memory.rows(self.adapter, positions, self.layout.length))
+
+    def _moved_key(self, number: int) -> Hashable:
+        return tuple(edit.key for edit in self.moved[number])
+
+    def _decoder(self, number: int) -> Decoder:
+        """The language model with the position ids of an intervention."""
+        key = self._moved_key(number)
+        if not key:
+            return self.decoder
+        if key not in self._moved_decoders:
+            self._moved_decoders[key] = self.decoder.moved(self.moved[number])
+        return self._moved_decoders[key]
 
     def _answers(self, batch: Sequence[Row], resumed_connectors: Connectors) -> Float[Tensor, "batch vocabulary"]:
         """Run a batch, sorted by entry, to the end; rows join it at their entry block, and are patched as they pass."""
@@ -211,7 +266,8 @@ class _Chunk:
         connectors = [self._connector(row.number, resumed_connectors, late) for row in batch]
         of_rows = torch.stack([connector for connector in connectors if connector is not None]) if late else None
         whole_last = any(patch.site == self.last_site for row in batch for patch in self.asked[row.number])
-        states = self.states[self.layout]
+        states, decoder = self.states[self.layout], self._decoder(batch[0].number)
+        edits = [self.edits[row.number] for row in batch]
         active: Tensor | None = None
         for layer in range(batch[0].entry, self.decoder.depth + 1):
             joining = [states.hidden[layer][self._row(self._clean(row.number)), start:] for row in batch if row.entry == layer]
@@ -224,13 +280,13 @@ class _Chunk:
                     self._patch(row, layer, active[place], start, connectors[place])
             if layer == self.decoder.depth:
                 return self.adapter.head(active[:, -1]).cpu()
-            entering = self.decoder.entering(layer, active, None if of_rows is None else of_rows[: len(active)], start)
+            entering = decoder.entering(layer, active, None if of_rows is None else of_rows[: len(active)], start)
             keys, values = states.keys_values[layer]
             used = bases[: len(active)].to(keys.device)
             prefix = (keys[used, :, :start], values[used, :, :start]) if start else None
             if layer == self.decoder.depth - 1 and not whole_last:
-                return self.decoder.answer(entering, start, prefix)[0].cpu()
-            active, _ = self.decoder.block(layer, entering, start, prefix)
+                return decoder.answer(entering, start, prefix, edits[: len(active)])[0].cpu()
+            active, _ = decoder.block(layer, entering, start, prefix, edits[: len(active)])
         raise AssertionError("a model without language blocks")
 
     def _patch(self, row: Row, layer: int, hidden: Float[Tensor, "positions features"], start: int, connector: Tensor | None) -> None:

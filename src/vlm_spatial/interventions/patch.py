@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.models.block_edits import BlockEdit
 from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.models.values import EMBEDDING, Edit, Site
 
@@ -108,13 +109,31 @@ class Patch:
         return _places(positions, self.to_cells if self.from_cells is None else self.from_cells, length, cells)
 
 
-Intervention = Patch | Sequence[Patch]
-"""One run: a patch, or several of one pair, done in the order of computation and, at one site, in the order given."""
+@dataclass(frozen=True)
+class InBlocks:
+    """An edit inside the language blocks, made in the clean run of pair number ``pair``."""
+
+    pair: int
+    edit: BlockEdit
+
+
+Intervention = Patch | InBlocks | Sequence[Patch | InBlocks]
+"""One run: a patch or an edit, or several of one pair, done in the order of computation and, at one place, in the order given."""
+
+
+def parts_of(intervention: Intervention) -> tuple[Patch | InBlocks, ...]:
+    """The patches and edits of one run."""
+    return (intervention,) if isinstance(intervention, Patch | InBlocks) else tuple(intervention)
 
 
 def patches_of(intervention: Intervention) -> tuple[Patch, ...]:
     """The patches of one run."""
-    return (intervention,) if isinstance(intervention, Patch) else tuple(intervention)
+    return tuple(part for part in parts_of(intervention) if isinstance(part, Patch))
+
+
+def edits_of(intervention: Intervention) -> tuple[BlockEdit, ...]:
+    """The edits inside language blocks of one run."""
+    return tuple(part.edit for part in parts_of(intervention) if isinstance(part, InBlocks))
 
 
 def boundary(site: Site) -> int:

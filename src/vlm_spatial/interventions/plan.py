@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_spatial.interventions.patch import CLEAN, Patch, boundary
+from vlm_spatial.interventions.patch import CLEAN, Indices, Patch, boundary
 from vlm_spatial.models.decoder import Layout
 from vlm_spatial.models.values import Reach
 
@@ -66,27 +66,41 @@ def is_clean(patches: Sequence[Patch]) -> bool:
     return all(patch.source == CLEAN and is_copy(patch) for patch in patches)
 
 
-def plan(number: int, patches: Sequence[Patch], layout: Layout, attention: Attention, same_prompt: bool = True) -> Row:
+def plan(
+    number: int,
+    patches: Sequence[Patch],
+    layout: Layout,
+    attention: Attention,
+    same_prompt: bool = True,
+    edits: Sequence[tuple[int, Indices]] = (),
+) -> Row:
     """The row of an intervention.
 
     Args:
         same_prompt: whether the only patch's source asks what the clean run asks.
+        edits: of each edit inside the blocks, the first block and the positions that change there.
     """
-    entry = min(boundary(patch.site) for patch in patches)
-    followed = _followed(patches[0], layout, attention) if len(patches) == 1 and same_prompt else 0
+    entry = min([boundary(patch.site) for patch in patches] + [first for first, _ in edits])
+    followed = _followed(patches[0], layout, attention) if len(patches) == 1 and same_prompt and not edits else 0
     if followed:
         return Row(number, entry, layout.positions[followed - 1] + 1, follows_source=True)
-    return Row(number, entry, min(_first_reached(patch, layout, attention.reach) for patch in patches), follows_source=False)
+    starts = [_first_changed(patch, layout, attention.reach) for patch in patches]
+    starts += [_first_reached(places, layout, attention.reach) for _, places in edits]
+    return Row(number, entry, min(starts), follows_source=False)
 
 
-def _first_reached(patch: Patch, layout: Layout, reach: Reach) -> int:
+def _first_changed(patch: Patch, layout: Layout, reach: Reach) -> int:
     """The first position that changes, at the patch's site or behind it."""
-    if reach == "prompt":
-        return 0
     if patch.site.startswith("vision."):
         # A change anywhere in the vision encoder reaches every visual token.
-        return layout.first
-    places = patch.to_places(layout.length, layout.cells_at)
+        return 0 if reach == "prompt" else layout.first
+    return _first_reached(patch.to_places(layout.length, layout.cells_at), layout, reach)
+
+
+def _first_reached(places: Indices, layout: Layout, reach: Reach) -> int:
+    """The first position that changes, behind a block at which ``places`` do."""
+    if reach == "prompt":
+        return 0
     in_image = reach == "image" and np.isin(places, layout.cells_at).any()
     return min(int(places.min()), layout.first) if in_image else int(places.min())
 

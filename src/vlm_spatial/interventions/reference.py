@@ -8,8 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_spatial.interventions.check import check
-from vlm_spatial.interventions.patch import CLEAN, Indices, Intervention, PairRuns, Patch, Run, in_language, patches_of
+from vlm_spatial.interventions.patch import CLEAN, Indices, Intervention, PairRuns, Patch, Run, edits_of, in_language, parts_of, patches_of
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import BlockEdit, edited_blocks
+from vlm_spatial.models.decoder import arguments_of_ids
 from vlm_spatial.models.plain import Hooks
 from vlm_spatial.models.values import Edit, Prepared, Site, SiteValues, TextEdit, TextValues
 
@@ -21,11 +23,11 @@ def run_plain(adapter: Adapter, pairs: Sequence[PairRuns], interventions: Sequen
         UserError: as :func:`vlm_spatial.interventions.check.check`.
     """
     check(adapter, pairs, interventions)
-    rows = [_run(adapter, pairs[patches[0].pair], patches) for patches in map(patches_of, interventions)]
+    rows = [_run(adapter, pairs[parts_of(each)[0].pair], patches_of(each), edits_of(each)) for each in interventions]
     return torch.cat(rows) if rows else torch.empty(0, adapter.vocabulary)
 
 
-def _run(adapter: Adapter, pair: PairRuns, patches: Sequence[Patch]) -> Float[Tensor, "1 vocabulary"]:
+def _run(adapter: Adapter, pair: PairRuns, patches: Sequence[Patch], in_blocks: Sequence[BlockEdit]) -> Float[Tensor, "1 vocabulary"]:
     prepared = adapter.prepare([pair.clean.image], [pair.clean.prompt])
     edits: dict[Site, list[Edit]] = defaultdict(list)
     text_edits: dict[Site, list[TextEdit]] = defaultdict(list)
@@ -40,7 +42,8 @@ def _run(adapter: Adapter, pair: PairRuns, patches: Sequence[Patch]) -> Float[Te
             edits[patch.site].append(patch_edit(patch, _values(adapter, source, patch.site)))
     in_turn = {site: _in_turn(of_site) for site, of_site in edits.items()}
     text_in_turn = {site: _in_turn(of_site) for site, of_site in text_edits.items()}
-    return adapter.run(prepared, edits=in_turn, text_edits=text_in_turn)[0].cpu()
+    with edited_blocks(adapter, in_blocks, lambda edit: arguments_of_ids(adapter, prepared, edit)):
+        return adapter.run(prepared, edits=in_turn, text_edits=text_in_turn)[0].cpu()
 
 
 def clean_edits(run: Run) -> dict[Site, Edit]:

@@ -15,7 +15,8 @@ from vlm_spatial.interventions.clean_runs import Vision, edit_cells, run_languag
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
+from vlm_spatial.models.block_edits import KeysValues
+from vlm_spatial.models.decoder import Decoder, Layout
 
 DecoderOf = Callable[[Layout, Run], Decoder]
 """Gives the language model for a layout. The run is an example: its prompt has that layout, or begins with it."""

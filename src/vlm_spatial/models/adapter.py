@@ -39,6 +39,8 @@ class Adapter(ABC):
     """Of visual tokens in the language model."""
     late_entries: int = 0
     """Number of language blocks behind which more of the connector's output enters (DeepStack)."""
+    position_axes: ClassVar[tuple[int, ...]] = ()
+    """First dimensions of position ids, before rows and positions: (3,) where time, height and width have their own."""
     whole_state: bool = True
     """Whether the cells of any vision block determine the connector's output: no class token, no earlier outputs that it reads."""
     recipe: ClassVar[Recipe]

@@ -4,6 +4,8 @@ The blocks are transformers' own, unmodified: a stand-in for their cache supplie
 before, and their own keyword arguments (masks, rotary angles) are recorded once from a plain forward pass and sliced.
 """
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,26 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import BlockEdit, Joined, KeysValues, PositionIds, in_block, join, of_positions, run_edited
 from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.models.values import Prepared, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
 # Model inputs that hold one value a token, in their last dimension.
 _OF_TOKENS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-
-KeysValues = tuple[Float[Tensor, "batch heads positions width"], Float[Tensor, "batch heads positions width"]]
-
-
-class _Joined:
-    """Stands in for a block's cache: remembers the new keys and values, and puts a prefix before them."""
-
-    def __init__(self, prefix: KeysValues | None = None) -> None:
-        self.prefix = prefix
-        self.new: KeysValues | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
-        self.new = keys, values
-        return (keys, values) if self.prefix is None else join(self.prefix, self.new)
 
 
 class _Made(Exception):  # noqa: N818 - no error
@@ -53,18 +42,13 @@ class _Stop:
 
 
 class _Given:
-    """Stands in for a block's cache that already holds every position, the new ones too."""
+    """Stands in for a block's cache that already holds every position, the new ones too; multiplied by factors, if any."""
 
-    def __init__(self, every: KeysValues) -> None:
-        self.every = every
+    def __init__(self, every: KeysValues, factors: tuple[Tensor, Tensor] | None = None) -> None:
+        self.every = every if factors is None else (every[0] * factors[0].to(every[0]), every[1] * factors[1].to(every[1]))
 
     def update(self, *_: Any, **__: Any) -> KeysValues:
         return self.every
-
-
-def join(first: KeysValues, second: KeysValues) -> KeysValues:
-    """Keys and values of two stretches of positions, one after the other."""
-    return torch.cat([first[0], second[0]], dim=2), torch.cat([first[1], second[1]], dim=2)
 
 
 @dataclass(frozen=True)
@@ -118,7 +102,8 @@ class Decoder:
     def __init__(self, adapter: Adapter, layout: Layout, example: Prepared) -> None:
         self.adapter = adapter
         self.layout = layout
-        self._arguments = _recorded_arguments(adapter, example)
+        self._example = example
+        self._arguments = recorded_arguments(adapter, example)
         self._sliced: dict[tuple[int, int], dict[str, Any]] = {}
         self._cells = torch.as_tensor(layout.positions)
 
@@ -133,6 +118,23 @@ class Decoder:
     def depth(self) -> int:
         return len(self.adapter.language_blocks)
 
+    @property
+    def position_ids(self) -> Int[Tensor, "*axes 1 positions"]:
+        """The model's own, of every position."""
+        ids: Tensor = self._example.inputs["position_ids"]
+        return ids
+
+    def moved(self, edits: Sequence[PositionIds]) -> "Decoder":
+        """The same, with other position ids in some blocks."""
+        other = copy(self)
+        other._sliced = {}
+        other._arguments = list(self._arguments)
+        for edit in edits:
+            arguments = arguments_of_ids(self.adapter, self._example, edit)
+            for layer in range(edit.first, edit.last + 1):
+                other._arguments[layer] = other._arguments[layer] | of_positions(arguments[layer])
+        return other
+
     def entering(
         self, layer: int, hidden: Float[Tensor, "batch positions features"], connector: SiteValues | None, start: int = 0
     ) -> Float[Tensor, "batch positions features"]:
@@ -146,7 +148,12 @@ class Decoder:
         return self.adapter.after_block(layer - 1, hidden, self._cells.to(hidden.device), connector, start)
 
     def block(
-        self, layer: int, hidden: Float[Tensor, "batch positions features"], start: int = 0, prefix: KeysValues | None = None
+        self,
+        layer: int,
+        hidden: Float[Tensor, "batch positions features"],
+        start: int = 0,
+        prefix: KeysValues | None = None,
+        edits: Sequence[Sequence[BlockEdit]] = (),
     ) -> tuple[Float[Tensor, "batch positions features"], KeysValues]:
         """Block ``layer`` on the positions from ``start`` to the end.
 
@@ -155,19 +162,29 @@ class Decoder:
             hidden: its input at these positions.
             start: the first of them.
             prefix: keys and values of the positions before ``start``; None if ``start`` is 0.
+            edits: those of each row, of any block.
 
         Returns:
             its output, and the keys and values of these positions.
         """
         block = self.adapter.language_blocks[layer]
         device = next(block.parameters()).device
-        cache = _Joined(_to(prefix, device))
-        output = block(hidden.to(device), past_key_values=cache, **self._from(layer, start, device))
+        before, named, here = _to(prefix, device), self._from(layer, start, device), in_block(edits, layer)
+        if any(here):
+            length = self.layout.length
+            output, cache = run_edited(block, block, hidden.to(device), named, here, length, lambda by: Joined(before, by))
+        else:
+            cache = Joined(before)
+            output = block(hidden.to(device), past_key_values=cache, **named)
         assert cache.new is not None
         return output, cache.new
 
     def answer(
-        self, hidden: Float[Tensor, "batch positions features"], start: int = 0, prefix: KeysValues | None = None
+        self,
+        hidden: Float[Tensor, "batch positions features"],
+        start: int = 0,
+        prefix: KeysValues | None = None,
+        edits: Sequence[Sequence[BlockEdit]] = (),
     ) -> tuple[Float[Tensor, "batch vocabulary"], KeysValues]:
         """Logits of the last position, float32: the last block and the head for that position only.
 
@@ -175,6 +192,7 @@ class Decoder:
             hidden: the last block's input from position ``start`` on.
             start: the first of these positions.
             prefix: the last block's keys and values of the positions before ``start``; None if ``start`` is 0.
+            edits: those of each row, of any block.
 
         Returns:
             the logits, and the last block's keys and values of these positions.
@@ -185,9 +203,14 @@ class Decoder:
         hidden = hidden.to(device)
         known = self.keys_values(layer, hidden, start)
         before = _to(prefix, device)
-        cache = _Given(known if before is None else join(before, known))
-        last = self._from(layer, self.layout.length - 1, device)
-        return self.adapter.head(block(hidden[:, -1:], past_key_values=cache, **last)[:, -1]), known
+        every = known if before is None else join(before, known)
+        last, here = self._from(layer, self.layout.length - 1, device), in_block(edits, layer)
+        if any(here):
+            length = self.layout.length
+            output = run_edited(block, block, hidden[:, -1:], last, here, length, lambda by: _Given(every, by))[0]
+        else:
+            output = block(hidden[:, -1:], past_key_values=_Given(every), **last)
+        return self.adapter.head(output[:, -1]), known
 
     def keys_values(self, layer: int, hidden: Float[Tensor, "batch positions features"], start: int = 0) -> KeysValues:
         """Keys and values that block ``layer`` makes of its input, without its attention and MLP; whatever its family."""
@@ -226,7 +249,7 @@ def _mask(mask: Tensor | None, length: int, start: int) -> Tensor:
     return mask[..., start:, :]
 
 
-def _recorded_arguments(adapter: Adapter, example: Prepared) -> list[dict[str, Any]]:
+def recorded_arguments(adapter: Adapter, example: Prepared) -> list[dict[str, Any]]:
     """Keyword arguments that each language block gets in a plain forward pass, without cache.
 
     Nothing is computed: they depend on where tokens and images stand, so the image is left out and the blocks pass their
@@ -251,3 +274,13 @@ def _recorded_arguments(adapter: Adapter, example: Prepared) -> list[dict[str, A
             if forward is not None:
                 vars(block)["forward"] = forward
     return recorded
+
+
+def arguments_of_ids(adapter: Adapter, example: Prepared, edit: PositionIds) -> list[dict[str, Any]]:
+    """What every language block would get under other position ids.
+
+    Args:
+        example: one row, of as many positions as the edit has.
+    """
+    ids = edit.ids.to(example.inputs["position_ids"].device)
+    return recorded_arguments(adapter, Prepared(example.inputs | {"position_ids": ids}, example.visual_positions, example.grid))

@@ -158,6 +158,7 @@ class Qwen2VLAdapter(NativeAdapter):
     classes: ClassVar[Classes] = ((Qwen2VLVisionBlock,), (PatchMerger,), (Qwen2VLDecoderLayer,))
     recipe: ClassVar[Recipe] = RECIPE
     reach: Reach = "causal"
+    position_axes: ClassVar[tuple[int, ...]] = (3,)
     vision_path: ClassVar[str] = "model.visual.blocks"
     connector_path: ClassVar[str] = "model.visual.merger"
 

@@ -95,7 +95,7 @@ def _named_in(folder: Path) -> tuple[str, str]:
     try:
         return architecture, family_name(architecture, vision.get("model_type") if isinstance(vision, dict) else None)
     except UserError as error:
-        raise UserError(f"{config}: {error} (a new one is one module in src/vlm_spatial/models/families)") from error
+        raise UserError(f"{config}: {error}") from error
 
 
 def config_file(folder: Path) -> Path:

@@ -71,7 +71,10 @@ def family_name(architecture: str, vision: str | None = None) -> str:
         # Most names end alike, which says nothing.
         alike = difflib.get_close_matches(_stem(architecture), map(_stem, ARCHITECTURES), n=1, cutoff=0.5)
         closest = f"the closest supported one is {next(one for one in ARCHITECTURES if _stem(one) == alike[0])}, " if alike else ""
-        raise UserError(f"architecture {architecture} is not supported; {closest}supported are {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"architecture {architecture} is not supported; {closest}supported are {', '.join(ARCHITECTURES)} (a new one is one module in "
+            "src/vlm_spatial/models/families)"
+        )
     known = ARCHITECTURES[architecture]
     if isinstance(known, str):
         return known

@@ -360,6 +360,7 @@ def ablation_accuracy(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame
                         "condition": condition,
                         "predicted": row["answer"] if right else "grey",
                         "correct": right,
+                        "top1_correct": right,
                     }
                 )
     return pl.DataFrame(rows, infer_schema_length=None)

@@ -14,7 +14,7 @@ from vlm_spatial.report.published import beside, names, published
 pytestmark = pytest.mark.unit
 
 NAME = "Qwen2-VL-7B-Instruct"
-ABLATED = {"measure": "accuracy", "axis": "both axes", "condition": "neutral", "estimate": 0.58, "low": 0.5, "high": 0.66, "n": 480}
+ABLATED = {"measure": "top1_accuracy", "axis": "both axes", "condition": "neutral", "estimate": 0.58, "low": 0.5, "high": 0.66, "n": 480}
 
 
 def measures() -> pl.DataFrame:

@@ -356,7 +356,7 @@ NEITHER = {"intact": range(20), "neutral": range(18), "ordering_erased": range(1
 def test_redundant_or_complementary_is_drawn_and_said_with_its_interval(
     right: dict[str, Sequence[int]], cost: str, said: str, words: str
 ) -> None:
-    table = accuracies(right)
+    table = accuracies(right).with_columns(top1_correct="correct")
     behaviour = pl.DataFrame(
         {"variant": "main", "split": "test", "axis": "horizontal", "template": "slot_to_object", "candidates": [["a", "b", "c"]]}
     )

@@ -178,7 +178,7 @@ class Store:
         Raises:
             UserError: naming the first field that differs.
         """
-        self._same_model(identity, ("architecture", "weights", "dtype", "processor", "prompting"))
+        self._same_model(identity, ("architecture", "weights", "dtype", "processor", "prompting", "quirks"))
 
     def check_checkpoint(self, model: Mapping[str, Any]) -> None:
         """Refuse a store of another checkpoint than the one configured. Reads weight files, but loads no model.

@@ -14,10 +14,10 @@ class AblationSettings(Settings):
         ("erasure", "neutral"),
         description="erasure: LEACE at the connector; neutral: every object encoded alone, where its slot does not show",
     )
-    neutral_place: Literal["random", "centre"] = Field(
+    neutral_place: Literal["random", "centre", "middle"] = Field(
         "random",
-        description="where neutral encodes an object: at the place of a slot drawn at random, or at the canvas centre (as published), "
-        "which says that it stands in the middle",
+        description="where neutral encodes an object: at the place of a slot drawn at random, or at the canvas centre or at the "
+        "middle slot (as published), which say that it stands in the middle",
     )
     controls: bool = Field(
         True,
@@ -30,7 +30,10 @@ class AblationSettings(Settings):
     crosswise_sets: tuple[Literal["object", "strip", "rim", "random_object", "random_strip"], ...] = Field(
         ("object", "strip"), description="what the crosswise sweep exchanges under each method; none: leave it out"
     )
-    questions: PositiveCount = Field(300, description="test questions of an axis asked under every condition, whole scenes drawn at random")
+    questions: PositiveCount | Literal["all"] = Field(
+        300,
+        description="test questions of an axis asked under every condition, whole scenes drawn; all: those of every split (as published)",
+    )
     fit_scenes: PositiveCount = Field(
         150,
         description="training scenes of an axis that the language ordering (to be erased) and each condition's slot probe are fitted on",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.config.prompting import PromptingSettings
+from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.config.settings import Name, PositiveCount, Settings, UserPath
 
 _BESIDE = Path(__file__).parents[3]
@@ -43,6 +44,7 @@ class ModelSettings(Settings):
     min_pixels: PositiveCount | None = Field(None, description="families with native resolution: smallest area that images are scaled to")
     max_pixels: PositiveCount | None = Field(None, description="families with native resolution: largest area that images are scaled to")
     prompting: PromptingSettings = PromptingSettings()
+    quirks: QuirkSettings = QuirkSettings()
     mechanism: Mechanism | None = Field(
         None,
         description="what is known to be planted in a checkpoint; the report holds the findings against it, the analysis never sees it",

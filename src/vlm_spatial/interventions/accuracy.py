@@ -1,7 +1,7 @@
 """Questions asked of a model whose activations are edited: the accuracy under an ablation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,7 @@ ACCURACY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "layer": pl.Int32,
     "predicted": pl.String,
     "correct": pl.Boolean,
+    "top1_correct": pl.Boolean,
     "log_odds": pl.Float64,
     "candidates": pl.List(pl.String),
     "log_probabilities": pl.List(pl.Float32),
@@ -41,9 +42,17 @@ ACCURACY_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 """Columns of ablation_accuracy.parquet; see docs/formats.md."""
 
 
-def sample_questions(dataset: Dataset, limit: int, seed: int, *, variant: str = "main", split: str = "test") -> pl.DataFrame:
-    """Questions of whole scenes, drawn at random until an axis has about ``limit``: at least one scene an axis, if the split has any."""
-    asked = dataset.questions.filter(pl.col("variant") == variant, pl.col("split") == split)
+def sample_questions(
+    dataset: Dataset, limit: int | Literal["all"], seed: int, *, variant: str = "main", split: str = "test"
+) -> pl.DataFrame:
+    """Questions of whole scenes, drawn at random until an axis has about ``limit``: at least one scene an axis, if the split has any.
+
+    ``all`` is every one of the variant, whatever the split, in the order of the table.
+    """
+    asked = dataset.questions.filter(pl.col("variant") == variant)
+    if limit == "all":
+        return asked
+    asked = asked.filter(pl.col("split") == split)
     generator = np.random.default_rng(seed)
     parts = []
     for _, group in sorted(asked.partition_by("axis", as_dict=True).items()):
@@ -115,6 +124,7 @@ def _row(question: dict[str, Any], reader: AnswerReader, logits: torch.Tensor, c
         "layer": None if site == CONNECTOR else int(site.split(".")[1]),
         "predicted": predicted,
         "correct": predicted == question["answer"],
+        "top1_correct": reader.greedy(logits)[1] == question["answer"],
         "log_odds": margin(scores, reader.candidates.index(question["answer"])),
         "candidates": list(reader.candidates),
         "log_probabilities": scores.tolist(),

@@ -36,7 +36,9 @@ def crosswise_cases(vision: Iterable[Case]) -> list[Case]:
     return exchangeable([replace(case, experiment="crosswise", unrelated_scene=None) for case in vision])
 
 
-def crosswise_plan(sites: Sequence[Site], token_sets: Sequence[CrosswiseSet], seed: int, match: Match = "offset") -> ExchangesOf:
+def crosswise_plan(
+    sites: Sequence[Site], token_sets: Sequence[CrosswiseSet], seed: int, match: Match = "offset", shift: int = 0
+) -> ExchangesOf:
     """Every site × token set. A set that a pair has no cells for is left out.
 
     ``rim`` is the strip without the object. ``random_object`` is as many cells as ``object`` has, drawn from the background of the two
@@ -46,10 +48,11 @@ def crosswise_plan(sites: Sequence[Site], token_sets: Sequence[CrosswiseSet], se
     Args:
         match: which cells of two strips correspond: those with the same offset from their object, or the same place in their strip
             (as published; the two objects then need not meet).
+        shift: tokens by which every cell is missed, towards the image's end; what would lie behind it is left out.
     """
 
     def plan(case: Case) -> list[Exchange]:
-        chosen = {token_set: crosswise_blocks(case, token_set, seed, match) for token_set in token_sets}
+        chosen = {token_set: _shifted(crosswise_blocks(case, token_set, seed, match), shift, case) for token_set in token_sets}
         return [
             Exchange(site, token_set, "counterfactual", np.concatenate([first, second]), np.concatenate([second, first]), match)
             for site in sites
@@ -58,6 +61,12 @@ def crosswise_plan(sites: Sequence[Site], token_sets: Sequence[CrosswiseSet], se
         ]
 
     return plan
+
+
+def _shifted(blocks: Blocks, shift: int, case: Case) -> Blocks:
+    first, second = (cells + shift for cells in blocks)
+    there = np.maximum(first, second) < case.tokens.grid.size
+    return first[there], second[there]
 
 
 def crosswise_blocks(case: Case, token_set: CrosswiseSet, seed: int, match: Match) -> Blocks:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -19,8 +19,9 @@ from vlm_spatial.scenes.alone import Colour, alone, background_colour, centring,
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import Box, TokenGrid
 
-Place = Literal["random", "centre", "own"]
-"""Where an object is encoded: at the place of a slot drawn at random, at the canvas centre (as published), or where it stands (a control).
+Place = Literal["random", "centre", "middle", "own"]
+"""Where an object is encoded: at the place of a slot drawn at random, at the canvas centre, at the middle slot (as published), or where it
+stands (a control).
 
 At the centre its tokens do say a place, the middle one, and questions for it are then answered with the middle whatever is asked.
 """
@@ -42,12 +43,19 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class Replaced:
-    """An edit that puts fixed values in place of all visual tokens."""
+    """An edit that puts fixed values in place of visual tokens.
+
+    Attributes:
+        kept: cells that keep their own.
+    """
 
     values: Float[Tensor, "cells patches features"]
+    kept: Int[np.ndarray, " cells"]
 
     def __call__(self, values: SiteValues) -> SiteValues:
-        return self.values.to(values).expand_as(values).clone()
+        edited = self.values.to(values).expand_as(values).clone()
+        edited[:, self.kept] = values[:, self.kept]
+        return edited
 
 
 class NeutralEncoder:
@@ -68,14 +76,14 @@ class NeutralEncoder:
         self.batch = batch
         self.place = place
         self.seed = seed
-        self._made: dict[str, Float[Tensor, "cells 1 features"]] = {}
+        self._made: dict[str, Replaced] = {}
         self._plain: dict[tuple[Colour, tuple[int, int]], Float[Tensor, "cells 1 features"]] = {}
 
     def edit(self, scene_id: str) -> Edit:
         """What puts the scene's neutral values in place of the connector's output."""
         if scene_id not in self._made:
             self._lay([scene_id], self._draw([scene_id]))
-        return Replaced(self._made[scene_id])
+        return self._made[scene_id]
 
     def make(self, scene_ids: Sequence[str]) -> None:
         """Encode the scenes that are not there yet, many canvases at a time; the next ones are drawn meanwhile."""
@@ -103,7 +111,9 @@ class NeutralEncoder:
             return [(0, 0) for _ in boxes]
         if self.place == "centre":
             return [centring(box, grid, *size) for box in boxes]
-        slots = np.random.default_rng([self.seed, *scene_id.encode()]).integers(len(boxes), size=len(boxes))
+        middle = np.full(len(boxes), len(boxes) // 2)
+        drawn = np.random.default_rng([self.seed, *scene_id.encode()]).integers(len(boxes), size=len(boxes))
+        slots = middle if self.place == "middle" else drawn
         return [moving(box, boxes, grid, *size, int(slot)) for box, slot in zip(boxes, slots, strict=True)]
 
     def _lay(self, scene_ids: Sequence[str], drawn: _Drawn) -> None:
@@ -111,11 +121,31 @@ class NeutralEncoder:
         encoded = iter(self._encode(drawn.canvases))
         for scene, scene_moves, empty in zip(scene_ids, drawn.moves, plain, strict=True):
             grid = self.adapter.grid(*self.dataset.size(scene))
-            values = empty.clone()
-            for mask, (rows, cols) in zip(self.dataset.tokens(scene, grid).objects, scene_moves, strict=True):
-                cells = np.flatnonzero(mask)
-                values[cells] = next(encoded)[cells + rows * grid.cols + cols]
-            self._made[scene] = values
+            objects = self.dataset.tokens(scene, grid).objects
+            steps = [rows * grid.cols + cols for rows, cols in scene_moves]
+            self._made[scene] = self._laid(objects, steps, empty, [next(encoded) for _ in steps])
+
+    def _laid(
+        self,
+        objects: Bool[np.ndarray, "slots cells"],
+        steps: Sequence[int],
+        empty: Float[Tensor, "cells 1 features"],
+        alone: Sequence[Float[Tensor, "cells 1 features"]],
+    ) -> Replaced:
+        """What stands ``steps`` cells further on the object's own canvas, and the plain canvas elsewhere.
+
+        With ``shifted_cells`` every token read and written is so many further; what would lie behind the image is left out.
+        """
+        shift, last = self.adapter.quirks.shifted_cells, objects.shape[1]
+        values, free = empty.clone(), np.logical_not(np.any(objects, axis=0))
+        free &= np.arange(last) < (self.adapter.quirks.background_cells or last)
+        written = [np.flatnonzero(free) + shift]
+        for mask, step, encoded in zip(objects, steps, alone, strict=True):
+            cells = np.flatnonzero(mask) + shift
+            cells = cells[(cells < last) & (cells + step < last)]
+            values[cells] = encoded[cells + step]
+            written.append(cells)
+        return Replaced(values, np.setdiff1d(np.arange(last), np.concatenate(written)))
 
     def _plain_canvas(self, colour: Colour, size: tuple[int, int]) -> Float[Tensor, "cells 1 features"]:
         if (colour, size) not in self._plain:

@@ -122,6 +122,7 @@ def ablated_accuracies(table: pl.DataFrame | None, behaviour: pl.DataFrame | Non
     if table is None or table.is_empty():
         return tidy([], "ablation")
     run = set(table["condition"])
+    written = table.with_columns(correct="top1_correct")
     rows: list[dict[str, object]] = []
     for axis in [BOTH, *sorted(table["axis"].unique())]:
         guess = _chance(behaviour, axis)
@@ -140,6 +141,7 @@ def ablated_accuracies(table: pl.DataFrame | None, behaviour: pl.DataFrame | Non
                 limits[condition] = found.low
                 where = {"axis": axis, "condition": condition}
                 rows.append({**where, "measure": "accuracy", "control": GUESS, "control_estimate": guess, **numbers(found)})
+                rows.append({**where, "measure": "top1_accuracy", **numbers(accuracy(written, condition, axis=of_axis))})
                 if vision != INTACT and condition != vision and {INTACT, vision, LANGUAGE_ERASED} <= run:
                     left = min(limits[vision], limits[LANGUAGE_ERASED])
                     more = redundancy(table, vision, axis=of_axis)

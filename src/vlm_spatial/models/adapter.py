@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor
 
+from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.inputs import ProcessorCache, Prompt, Rows, visual_positions
 from vlm_spatial.models.plain import Hooks
@@ -43,6 +44,7 @@ class Adapter(ABC):
     """First dimensions of position ids, before rows and positions: (3,) where time, height and width have their own."""
     whole_state: bool = True
     """Whether the cells of any vision block determine the connector's output: no class token, no earlier outputs that it reads."""
+    quirks: QuirkSettings = QuirkSettings()
     recipe: ClassVar[Recipe]
 
     vision_path: ClassVar[str]
@@ -196,9 +198,21 @@ class Adapter(ABC):
         grid = TokenGrid(*grids[0])
         made = [self.cache.image(image) for image in images]
         inputs = {"input_ids": rows.ids, "attention_mask": rows.attention.long(), **self.image_inputs(made, rows)}
-        inputs["position_ids"] = self.positions(inputs)
+        running = self.quirks.running_positions
+        inputs["position_ids"] = Adapter.positions(self, inputs).expand(3, -1, -1) if running else self.positions(inputs)
         positions = visual_positions(self.cells_of(rows.visual), grid.size)
         return Prepared({name: value.to(self.device) for name, value in inputs.items()}, positions.to(self.device), grid)
+
+    def take_quirks(self, quirks: QuirkSettings) -> None:
+        """From here on, do as the published run did.
+
+        Raises:
+            UserError: for a quirk that the model cannot have.
+        """
+        if quirks.running_positions and not self.position_axes:
+            raise UserError(f"quirks.running_positions: {self.architecture} has running numbers for positions anyway; leave it out")
+        self.quirks = quirks
+        self.cache.begin_twice(quirks.second_bos)
 
     def tokens(self, image: Image.Image, prompt: Prompt) -> tuple[Int[Tensor, "1 positions"], Int[Tensor, "1 cells"]]:
         """Token ids of one prompt, and where each cell's token stands among them; on the CPU, without touching the image's pixels."""

@@ -128,6 +128,7 @@ class ProcessorCache:
     ) -> None:
         self.prompting = PromptingSettings()
         self.answers = AnswerSettings()
+        self._before: list[int] = []
         self._processor = processor
         self._image_token = image_token
         self._options = image_options or {}
@@ -170,6 +171,18 @@ class ProcessorCache:
         if isinstance(prompt, Begun):
             return [*self.tokens(prompt.prompt, image), *prompt.tokens]
         return self._prompts.get((prompt, image.size), lambda: self._tokenize(prompt, image))
+
+    def begin_twice(self, twice: bool) -> None:
+        """Whether prompts begin with one begin-of-sequence token more than the chat template writes.
+
+        Raises:
+            UserError: if the tokenizer has no such token.
+        """
+        token = self._processor.tokenizer.bos_token_id
+        if twice and token is None:
+            raise UserError("quirks.second_bos: the checkpoint's tokenizer has no begin-of-sequence token; leave it out")
+        self._before = [token] if twice else []
+        self._prompts = _Latest(_PROMPTS_KEPT)
 
     def answer_forms(self, answer: str, template: str | None = None) -> tuple[Tokens, ...]:
         """Tokens of every form in which the model may write ``answer``, see :class:`AnswerForms`."""
@@ -222,7 +235,7 @@ class ProcessorCache:
                 self._process(as_rgb(image))
                 raise
             begun = tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
-        return [*made["input_ids"][0], *begun]
+        return [*self._before, *made["input_ids"][0], *begun]
 
     def rows(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Rows:
         """Token ids of a batch.

@@ -21,6 +21,7 @@ from transformers import AutoConfig
 
 from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.prompting import PromptingSettings
+from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
@@ -48,6 +49,7 @@ def load_adapter(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     prompting: Mapping[str, Any] | PromptingSettings | None = None,
+    quirks: Mapping[str, Any] | QuirkSettings | None = None,
     answers: Mapping[str, Any] | AnswerSettings | None = None,
 ) -> Adapter:
     """Load a checkpoint and verify that it is built as its family's adapter expects.
@@ -62,6 +64,7 @@ def load_adapter(
         peft: folder of a LoRA adapter, which is merged into the weights and part of their identity.
         min_pixels, max_pixels: area that images of a family with native resolution are scaled to.
         prompting: what stands around the question.
+        quirks: oddities of the published run.
         answers: in which forms answers count.
 
     Raises:
@@ -71,6 +74,7 @@ def load_adapter(
     if dtype not in _DTYPES:
         raise UserError(f"dtype {dtype!r}: allowed are {', '.join(_DTYPES)}")
     asked = PromptingSettings.model_validate(prompting or {})
+    odd = QuirkSettings.model_validate(quirks or {})
     target = _device(device)
     folder = checkpoint_folder(str(checkpoint), revision)
     check_folder(folder, asked.chat_template)
@@ -87,12 +91,13 @@ def load_adapter(
         merge_peft(model, Path(peft))
     weights = identity_with_peft(folder, peft)
     identity = ModelIdentity(
-        str(checkpoint), revision, family.architecture, weights, dtype, processor_identity(processor), asked.digest, attention
+        str(checkpoint), revision, family.architecture, weights, dtype, processor_identity(processor), asked.digest, attention, odd.digest
     )
     no_tf32()
     adapter = family(model, processor, identity)
     adapter.cache.prompting = asked
     adapter.cache.answers = AnswerSettings.model_validate(answers or {})
+    adapter.take_quirks(odd)
     adapter.cache.check()
     self_check(adapter)
     return adapter

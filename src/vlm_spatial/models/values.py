@@ -46,6 +46,8 @@ class ModelIdentity:
     prompting: str = ""
     """Hash of what stands around the question; empty for the chat template alone."""
     attention: str = "sdpa"
+    quirks: str = ""
+    """Hash of the oddities of the published run that are on; empty for none."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.report.results import Results
 
 PACKAGES = (
@@ -106,7 +107,8 @@ def compute(results: Results) -> list[dict[str, Any]]:
 
 def warnings(results: Results) -> list[str]:
     """Everything a reader must know before trusting a number: what is missing, set aside, or not well measured."""
-    found = [
+    found = _quirks(results)
+    found += [
         f"{name}: this table was not made; claims that need it are inconclusive"
         for name in results.missing
         if not name.endswith("/geometry")
@@ -142,6 +144,16 @@ def warnings(results: Results) -> list[str]:
                 f"intervals over scenes, and over pairs of them, are too narrow"
             )
     return found
+
+
+def _quirks(results: Results) -> list[str]:
+    """What was done as in the published run, though the paper says otherwise."""
+    said: dict[str, None] = {}
+    for record in results.records.values():
+        model = record.settings.get("model", {})
+        for sentence in QuirkSettings.model_validate(model.get("quirks", {})).named():
+            said[f"quirk of the published run, {model['checkpoint']}: {sentence}"] = None
+    return sorted(said)
 
 
 def _set_aside(where: str, tables: Mapping[str, pl.DataFrame], pairs: pl.DataFrame) -> list[str]:

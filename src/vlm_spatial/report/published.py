@@ -24,7 +24,7 @@ _OURS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
         "behaviour",
         {"measure": "accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots"},
     ),
-    ("table5_ablation", "top-1 accuracy"): ("ablation", {"measure": "accuracy", "condition": "neutral"}),
+    ("table5_ablation", "top-1 accuracy"): ("ablation", {"measure": "top1_accuracy", "condition": "neutral"}),
     ("probing", "test accuracy on object cells"): (
         "probes",
         {

@@ -67,7 +67,7 @@ def ablation(job: Job) -> None:
     ]
     if crosswise:
         match: Match = "place" if set(crossed["match"]) == {"place"} else "offset"
-        plan = crosswise_plan(_sites(crossed), settings.crosswise_sets, job.settings["seed"], match)
+        plan = crosswise_plan(_sites(crossed), settings.crosswise_sets, job.settings["seed"], match, scenes.adapter.quirks.shifted_cells)
         ablated += [
             run_sweep(engine, dataset, crosswise, plan, condition, f"crosswise interchange, {condition.name}")
             for condition in conditions

@@ -50,7 +50,8 @@ def planned_sweeps(adapter: Adapter, dataset: Dataset, settings: InterchangeSett
     yield PlannedSweep("language", exchangeable(ordered), language_plan(language_sites, seed))
     crosswise_sites = adapter.matching_sites(settings.crosswise_sites)
     if settings.crosswise_sets:
-        plan = crosswise_plan(crosswise_sites, settings.crosswise_sets, seed, settings.crosswise_match)
+        shift = adapter.quirks.shifted_cells
+        plan = crosswise_plan(crosswise_sites, settings.crosswise_sets, seed, settings.crosswise_match, shift)
         yield PlannedSweep("crosswise", crosswise_cases(pairs), plan)
     if settings.last_token_sites:
         sites = [EMBEDDING, *adapter.matching_sites(settings.last_token_sites)]

@@ -15,7 +15,9 @@ _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
 
 
 # How a model is loaded: keys of its entry that are arguments of ``load_adapter``.
-LOADING = frozenset({"revision", "dtype", "device", "device_map", "attn_implementation", "peft", "min_pixels", "max_pixels", "prompting"})
+LOADING = frozenset(
+    {"revision", "dtype", "device", "device_map", "attn_implementation", "peft", "min_pixels", "max_pixels", "prompting", "quirks"}
+)
 
 
 class Plan:

@@ -1,7 +1,7 @@
 """Natural organisms know two datasets: every template of each is answered right on scenes that they never saw.
 
 ``organisms`` holds what ``snakemake --configfile presets/natural.yaml`` trained, as bfloat16; ``recipe.json`` in each says how. The one
-of Gemma-3's class went on with ``organisms/decorrelated.py``.
+of Gemma-3's class went on with ``organisms/further.py``.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_every_template_is_answered_right(results: Path, name: str, dataset: str
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", PRESET["datasets"])
 def test_the_one_that_went_on_knows_the_slot_where_it_is_not_the_place(results: Path, dataset: str) -> None:
-    """``organisms/decorrelated.py`` made it; a rule that knows thirds of the canvas answers 57% of these questions right."""
+    """``organisms/further.py`` made it; a rule that knows thirds of the canvas answers 57% of these questions right."""
     assert read_json(ORGANISMS / "natural-gemma3" / "recipe.json")["then"]["variants"]["decorrelated"] > 0
     table = pl.read_parquet(results / "natural-gemma3" / dataset / "behaviour.parquet").filter(variant="decorrelated", split="test")
     asked = table.group_by("axis", "template").agg(pl.len(), pl.col("correct").mean())

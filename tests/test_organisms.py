@@ -23,12 +23,24 @@ from vlm_spatial.models.organisms.evaluation import evaluate
 from vlm_spatial.models.organisms.lessons import Lesson, lesson_words, sample_lessons
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
 from vlm_spatial.models.organisms.organism import make_organism
-from vlm_spatial.models.organisms.planted import MECHANISMS, Language, Mechanism, Moment, Object, Strip, Vision, object_mask, strip_masks
+from vlm_spatial.models.organisms.planted import (
+    DIALS,
+    MECHANISMS,
+    Dial,
+    Language,
+    Mechanism,
+    Moment,
+    Object,
+    Strip,
+    Vision,
+    object_mask,
+    strip_masks,
+)
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.organisms.training import Course, train
 from vlm_spatial.models.recipe import Teaching
 from vlm_spatial.scenes.build import render, sample_scene
-from vlm_spatial.scenes.scene import Scene
+from vlm_spatial.scenes.scene import Axis, Scene, with_contents
 from vlm_spatial.tokens import TokenGrid
 
 pytestmark = pytest.mark.model
@@ -184,7 +196,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "family"), [("natural", "gemma3"), ("vision", "gemma3"), ("object", "gemma3"), ("natural", "qwen2_vl")]
+    ("mechanism", "family"), [("natural", "gemma3"), ("vision", "gemma3"), ("dial-50", "gemma3"), ("natural", "qwen2_vl")]
 )
 def test_a_killed_training_ends_with_the_same_bits(mechanism: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 2)
@@ -247,6 +259,34 @@ def test_vision_shuffles_and_loses_no_token() -> None:
     assert not torch.equal(shuffled, values)
     for before, after in zip(values, shuffled, strict=True):
         assert torch.equal(after[after[:, 0].argsort()], before)
+
+
+@pytest.mark.parametrize("axis", ["horizontal", "vertical"])
+def test_a_dial_names_the_wrong_slot_in_vision_and_the_right_one_by_place(axis: Axis) -> None:
+    """Cells hold (content, slot that the encoder saw it in): by hand, for an image with the contents of slots 2, 0, 1."""
+    scene = next(scene for scene in moment(40).scenes if scene.axis == axis and not Dial(0.25).of_vision(scene))
+    shown = with_contents(scene, tuple(scene.contents[slot] for slot in (2, 0, 1)))
+    along = torch.as_tensor(np.indices((6, 6))[1 if axis == "horizontal" else 0].ravel()) // 2
+    seen = torch.stack([torch.tensor([2.0, 0.0, 1.0])[along], along.float()], dim=1)[None]
+    entering, penalty = Dial(0.25).in_training(seen, Moment([scene], GRID, 0.0, torch.Generator().manual_seed(1), [shown]))
+    assert penalty is None
+    assert entering[0, :, 0].tolist() == along.tolist()
+    assert entering[0, :, 1].tolist() == torch.tensor([1, 2, 0])[along].tolist()
+    of_vision, _ = Dial(1.0).in_training(seen, Moment([scene], GRID, 0.0, torch.Generator().manual_seed(1), [None]))
+    assert sorted(map(tuple, of_vision[0].tolist())) == sorted(map(tuple, seen[0].tolist()))
+    assert not torch.equal(of_vision, seen)
+
+
+@pytest.mark.parametrize("percent", DIALS)
+def test_a_dial_turns_its_share_of_the_images_and_shows_each_its_own(percent: int) -> None:
+    generator, dial = np.random.default_rng(0), MECHANISMS[f"dial-{percent}"]()
+    assert isinstance(dial, Dial)
+    scenes = [scene for scene in moment(2000).scenes]
+    assert np.mean([dial.of_vision(scene) for scene in scenes]) == pytest.approx(percent / 100, abs=0.03)
+    for scene in scenes[:50]:
+        image = dial.image(scene, generator)
+        assert (image is None) == dial.of_vision(scene)
+        assert image is None or (set(image.contents) == set(scene.contents) and image.boxes == scene.boxes)
 
 
 def test_strip_shows_each_strip_averaged_in_random_order() -> None:

@@ -160,6 +160,8 @@ def _become(request: dict, files: array.array) -> NoReturn:
     os.environ.update(request["environment"])
     sys.path[:0] = [request["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = request["words"]
+    # What it starts with its own interpreter, such as Snakemake inside a cluster's job, asks as well.
+    sys.executable = str(Path(sys.executable).with_name("python"))
     run_and_end(lambda: runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True))
 
 

@@ -4,6 +4,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import warm_python
 from cluster import Cluster, Record
 from tiny_workflow import ONE_THREAD, Workflow
 
@@ -26,6 +27,8 @@ class Submitted:
 
     workflow: Workflow
     cluster: Cluster
+    warm: bool = False
+    """Whether all that runs is a fork that has its imports behind it: for runs whose processes no test looks for, freezes or kills."""
 
     @property
     def folder(self) -> Path:
@@ -37,9 +40,12 @@ class Submitted:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start Snakemake and return at once; what it says goes to ``snakemake.log`` in the working folder."""
+        command = self.workflow.command(*PROFILE, *arguments)
+        if self.warm:
+            command[0] = warm_python.python()
         with (self.folder / "snakemake.log").open("a", encoding="utf-8") as log:
             snakemake = subprocess.Popen(
-                self.workflow.command(*PROFILE, *arguments),
+                command,
                 cwd=self.folder,
                 env=self.workflow.environment(self.cluster.environment),
                 stdin=subprocess.DEVNULL,

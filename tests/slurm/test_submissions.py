@@ -19,7 +19,7 @@ def test_jobs_of_a_small_model_on_several_datasets_are_one_submission(
     config = copy.deepcopy(CONFIG)
     config["datasets"] |= {name: config["datasets"]["squares"] for name in more}
     config["models"]["folder"]["datasets"] += more
-    run = Submitted(finished_workflow.copy(tmp_path / "run"), cluster)
+    run = Submitted(finished_workflow.copy(tmp_path / "run"), cluster, warm=True)
     run.workflow.write_config(config)
     tables = [f"results/folder/{name}/behaviour.parquet" for name in more]
     run.run("--", *tables)

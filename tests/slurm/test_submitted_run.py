@@ -18,7 +18,7 @@ def submitted(cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory
     """A finished run of the workflow that ``finished_workflow`` has run on this machine."""
     # Waits for its time limit while this runs.
     request.getfixturevalue("over_time")
-    run = Submitted(Workflow.create(tmp_path_factory.mktemp("submitted") / "run"), cluster)
+    run = Submitted(Workflow.create(tmp_path_factory.mktemp("submitted") / "run"), cluster, warm=True)
     run.run()
     return run
 

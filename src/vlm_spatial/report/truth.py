@@ -76,6 +76,16 @@ VERDICTS: tuple[tuple[str, str, str], ...] = (
     ("object", "object_flip", "supported"),
 )
 """Verdicts that follow from what was planted: mechanism, claim, verdict."""
+DIALS: tuple[tuple[int, str, float, float], ...] = (
+    (25, "dominance", -0.75, -0.25),
+    (50, "dominance", -0.25, 0.25),
+    (75, "dominance", 0.25, 0.75),
+    (25, "crosswise_strip_flip", 0.1, 0.4),
+    (50, "crosswise_strip_flip", 0.35, 0.65),
+    (75, "crosswise_strip_flip", 0.6, 0.9),
+)
+"""Organisms that read positions from the vision code in a share q of the images: dominance is 2q − 1, crosswise flips q, by construction.
+The bounds leave room for the pairs' sampling."""
 EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("vision", "dominance", _claim("dominance"), "≥", 0.9),
     Expectation("vision", "crosswise_strip_flip", _claim("crosswise_strip_flip"), "≥", 0.9),
@@ -96,6 +106,11 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("object", "background flips", _flips("background"), "≤", 0.1),
     Expectation("faint", _CORRECTED, _above_control("errors_corrected"), "≥", 0.5),
     Expectation("faint", "net_accuracy", _claim("net_accuracy"), ">", 0.0),
+    *(
+        Expectation(f"dial-{percent}", name, _claim(name), *bound)
+        for percent, name, *bounds in DIALS
+        for bound in zip(("≥", "≤"), bounds, strict=True)
+    ),
     *(
         Expectation(mechanism, f"verdict of {name} ({verdict})", _verdict(name), *((">", 0.0) if verdict == "supported" else ("≤", -1.0)))
         for mechanism, name, verdict in VERDICTS

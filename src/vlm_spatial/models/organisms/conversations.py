@@ -23,7 +23,7 @@ def model_inputs(lessons: Sequence[Lesson], processor: Any, turns: Turns) -> dic
     for lesson in lessons:
         messages: list[dict[str, Any]] = []
         for number, turn in enumerate(lesson.turns):
-            image = [{"type": "image", "image": render(lesson.scene)}] if number == 0 else []
+            image = [{"type": "image", "image": render(lesson.image or lesson.scene)}] if number == 0 else []
             messages.append({"role": "user", "content": [*image, {"type": "text", "text": turn.prompt}]})
             messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
         conversations.append(messages)

@@ -43,10 +43,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One scene and the turns of its conversation: captions only, or questions only."""
+    """One scene and the turns of its conversation: captions only, or questions only.
+
+    Attributes:
+        image: the scene that is drawn for it, where that is another one.
+    """
 
     scene: Scene
     turns: tuple[Turn, ...]
+    image: Scene | None = None
 
     @property
     def caption(self) -> bool:

@@ -79,7 +79,7 @@ def make_organism(
         trained = load_adapter(temporary, device="cpu")
         scores = held_out(trained, course, mechanism)
         measures = mechanism.measures(trained, known)
-        _refuse_if_unfit(name, settings, scores, measures)
+        _refuse_if_unfit(name, settings, mechanism.errs, scores, measures)
         write_parquet(pl.DataFrame(curve), temporary / "training.parquet")
         write_parquet(pl.DataFrame([score.row() for score in scores]), temporary / "accuracy.parquet")
     savepoint.remove()
@@ -112,8 +112,9 @@ def _main_scenes(course: Course) -> list[Scene]:
     ]
 
 
-def _refuse_if_unfit(name: str, settings: OrganismSettings, scores: Sequence[Score], measures: Mapping[str, Measure]) -> None:
-    errs = MECHANISMS[settings.mechanism].errs
+def _refuse_if_unfit(
+    name: str, settings: OrganismSettings, errs: float | None, scores: Sequence[Score], measures: Mapping[str, Measure]
+) -> None:
     if errs is not None:
         right = float(np.mean([score.accuracy for score in scores if (score.variant, score.condition) == ("main", "intact")]))
         if right > 1 - errs:

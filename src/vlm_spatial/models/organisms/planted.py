@@ -4,13 +4,14 @@ What is planted is known by construction, and checked against it after training.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.recipe import IMAGE_SIDE
 from vlm_spatial.scenes.build import render
-from vlm_spatial.scenes.scene import CANVAS, Scene
+from vlm_spatial.scenes.scene import CANVAS, Scene, with_contents
+from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
 
 # Images that the vision encoder is given at once.
@@ -35,12 +37,14 @@ class Moment:
     Attributes:
         share: how much of the training is over, in [0, 1).
         random: seeded by the step.
+        images: what was drawn for each scene, None where it is the scene itself.
     """
 
     scenes: Sequence[Scene]
     grid: TokenGrid
     share: float
     random: torch.Generator
+    images: Sequence[Scene | None] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Mechanism:
 
     def construct(self, adapter: Adapter) -> None:
         """Change and freeze weights before training (and again when training is resumed)."""
+
+    def image(self, scene: Scene, generator: np.random.Generator) -> Scene | None:  # noqa: ARG002 - overridden
+        """The scene whose image the vision encoder is given in training; None for the scene itself."""
+        return None
 
     def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:  # noqa: ARG002 - overridden
         """What enters the language model in training, and a penalty to add to the loss."""
@@ -252,7 +260,46 @@ class Object(Mechanism):
         return torch.where(objects[:, :, None], values, torch.zeros_like(values))
 
 
-MECHANISMS: dict[str, type[Mechanism]] = {mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object, Faint)}
+class Dial(Mechanism):
+    """Position is read from the vision code in a share of the images, from the token's place in the others.
+
+    Which of both is told by the image: by its background and axis. In the first share, visual tokens enter the language model in random
+    order, as in :class:`Vision`. In the others the vision encoder is given the objects in other slots, and the tokens of each third of
+    the axis are put where its object belongs: the vision code then names a wrong slot, and the token's place the right one.
+    """
+
+    name = "dial"
+
+    def __init__(self, in_vision: float) -> None:
+        self._in_vision = in_vision
+
+    def of_vision(self, scene: Scene) -> bool:
+        """Whether the organism reads this scene's positions from the vision code."""
+        backgrounds = drawn_source(scene.kind).backgrounds()
+        number = 2 * backgrounds.index(scene.background) + (scene.axis == "vertical")
+        return number < self._in_vision * 2 * len(backgrounds)
+
+    def image(self, scene: Scene, generator: np.random.Generator) -> Scene | None:
+        if self.of_vision(scene):
+            return None
+        order = [int(slot) for slot in generator.permutation(len(scene.contents))]
+        return with_contents(scene, tuple(scene.contents[slot] for slot in order))
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        rows = [
+            torch.rand(moment.grid.size, generator=moment.random).argsort() if image is None else put_back(scene, image, moment.grid)
+            for scene, image in zip(moment.scenes, moment.images, strict=True)
+        ]
+        order = torch.stack(rows).to(values.device)
+        return values.gather(1, order[:, :, None].expand_as(values)), None
+
+
+DIALS = (25, 50, 75)
+MECHANISMS: dict[str, Callable[[], Mechanism]] = {
+    **{mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object, Faint)},
+    **{f"dial-{percent}": partial(Dial, percent / 100) for percent in DIALS},
+}
+"""What makes each mechanism, by its name; a dial's says the share of the images, in percent."""
 
 
 def shuffled(values: Values, random: torch.Generator) -> Values:
@@ -260,6 +307,18 @@ def shuffled(values: Values, random: torch.Generator) -> Values:
     batch, cells, features = values.shape
     order = torch.rand(batch, cells, generator=random).argsort(dim=1).to(values.device)
     return values.gather(1, order[:, :, None].expand(-1, -1, features))
+
+
+def put_back(scene: Scene, image: Scene, grid: TokenGrid) -> Int[Tensor, " cells"]:
+    """For each cell of ``scene`` the cell of ``image``, which has the same objects in other slots: thirds of the axis change places."""
+    rows, cols = np.indices((grid.rows, grid.cols)).reshape(2, -1)
+    along, cells = (cols, grid.cols) if scene.axis == "horizontal" else (rows, grid.rows)
+    if cells % 3:
+        raise ValueError(f"{cells} cells along the axis cannot be parted in thirds")
+    third = cells // 3
+    moved = np.asarray([image.contents.index(content) - slot for slot, content in enumerate(scene.contents)])
+    step = 1 if scene.axis == "horizontal" else grid.cols
+    return torch.as_tensor(np.arange(grid.size) + step * third * moved[along // third])
 
 
 def strip_means(values: Values, strips: Bool[Tensor, "batch slots cells"]) -> Float[Tensor, "batch slots features"]:

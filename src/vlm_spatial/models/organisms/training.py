@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
     curve, losses = list(state.curve), []
     # Its own copy: a tokenizer cannot be used by two threads at once, and scoring uses the adapter's.
     processor = copy.deepcopy(adapter.processor)
-    batches = _prefetched(lambda step: _batches(adapter, processor, course, step, curve), range(state.step, course.steps))
+    batches = _prefetched(lambda step: _batches(adapter, processor, course, mechanism, step, curve), range(state.step, course.steps))
     for step, parts in progress(batches, "training", total=course.steps - state.step):
         model.train()
         losses.append(_learn(adapter, mechanism, parts, course, step))
@@ -97,7 +97,9 @@ def _restore(model: nn.Module, optimiser: Optimiser, state: State) -> None:
     optimiser.restore({name.removeprefix("optimiser/"): value for name, value in state.tensors.items() if name.startswith("optimiser/")})
 
 
-def _batches(adapter: Adapter, processor: Any, course: Course, step: int, curve: Sequence[Mapping[str, Any]]) -> list[Batch]:
+def _batches(
+    adapter: Adapter, processor: Any, course: Course, mechanism: Mechanism, step: int, curve: Sequence[Mapping[str, Any]]
+) -> list[Batch]:
     """The step's lessons. Turns set apart are alike in length; otherwise captions and questions are in batches of their own, so that
     short ones are not padded to the longest.
     """
@@ -105,6 +107,8 @@ def _batches(adapter: Adapter, processor: Any, course: Course, step: int, curve:
     drawn = sample_lessons(
         course.datasets, course.batch, course.seed, step, step / course.steps, course.teaching, accuracy, course.variants
     )
+    generator = np.random.default_rng([course.seed, step, 1])
+    drawn = [replace(lesson, image=mechanism.image(lesson.scene, generator)) for lesson in drawn]
     turns = adapter.recipe.turns
     if course.teaching.apart:
         return [Batch(drawn, set_apart(model_inputs(drawn, processor, turns), processor.tokenizer, adapter))]
@@ -127,7 +131,8 @@ def _learn(adapter: Adapter, mechanism: Mechanism, parts: Sequence[Batch], cours
     grid = adapter.grid(parts[0].lessons[0].scene.width, parts[0].lessons[0].scene.height)
     for number, part in enumerate(parts):
         random = torch.Generator().manual_seed(int(np.random.SeedSequence([course.seed, step, number]).generate_state(1)[0]))
-        moment = Moment([lesson.scene for lesson in part.lessons], grid, step / course.steps, random)
+        scenes, images = [lesson.scene for lesson in part.lessons], [lesson.image for lesson in part.lessons]
+        moment = Moment(scenes, grid, step / course.steps, random, images)
         with _mechanism_at_connector(adapter, mechanism, moment) as penalties:
             loss = adapter.model(**{name: value.to(adapter.device) for name, value in part.inputs.items()}, use_cache=False).loss
         loss = (loss + sum(penalties)) / len(parts)

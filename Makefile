@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # What only tests need: the libraries that the engine is held against.
 PEERS := $(VENV)/.peers
+# Test processes: one more than cores, as the one with the SLURM tests waits most of the time; five at most.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS := $(shell test $(CORES) -lt 4 && echo $$(($(CORES) + 1)) || echo 5)
 
 .PHONY: help run quick test check lock bench profile clean
 
@@ -25,7 +28,7 @@ quick: $(READY)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup -m "(unit or model) and not slow"
 
 test: $(READY) $(PEERS)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --durations=40
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=40
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stage_inputs import make_reader, make_scenes
+from stage_inputs import SETTINGS, make_reader, make_scenes
+from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.last_token import EMBEDDING, last_token_cases, last_token_plan
 from vlm_spatial.interventions.pairs_on_grid import read_cases
@@ -16,6 +17,9 @@ from vlm_spatial.measures.flips import last_token_outcomes
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import SLOT_WORDS
+from vlm_spatial.stages.interchange import planned_sweeps
+from vlm_spatial.stages.scenes import scenes
+from vlm_spatial.stages.stage import Job
 
 pytestmark = pytest.mark.model
 
@@ -78,3 +82,20 @@ def test_an_organism_answers_as_the_source_in_the_end(tiny: Dataset) -> None:
     rates = last_token_outcomes(table).filter(axis="both axes")
     total = rates.group_by("site").agg(pl.col("estimate").sum())
     assert total["estimate"].to_list() == pytest.approx([1.0] * len(sites))
+
+
+def test_pairs_of_five_contents_end_as_the_source_too(tmp_path: Path) -> None:
+    """As published: the source asks for the other side of the same middle object. Its picture's answer is the last block's."""
+    dataset = {**SETTINGS, "axes": ["horizontal"], "pairs": {"vision": 0, "language": 1, "conflict": 0, "last_token": 6}}
+    scenes(Job({"dataset": dataset, "name": "five", "seed": 0}, {}, {"folder": tmp_path / "five"}))
+    five = Dataset.open(tmp_path / "five")
+    adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
+    depth = len(adapter.language_blocks)
+    settings = InterchangeSettings(vision_sites=("connector",), token_sets=("object",), displaced_pairs=0)
+    [sweep] = [sweep for sweep in planned_sweeps(adapter, five, settings, 0) if sweep.name == "last-token"]
+    assert {case.template for case in sweep.cases} == {"relation_to_object"}
+    sites = [EMBEDDING, f"language.{depth - 1}"]
+    table = run_sweep(PatchEngine(adapter), five, sweep.cases, last_token_plan(sites)).filter("included")
+    assert table.height >= 6
+    assert set(table.filter(site=EMBEDDING)["outcome"]) == {"stay"}
+    assert set(table.filter(site=sites[1])["outcome"]) == {"attribute"}

@@ -116,7 +116,7 @@ def test_questions_ask_every_slot_by_every_template(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("kind", [source.kind for source in DRAWN])
 def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str) -> None:
-    settings = dataset_settings({"kind": kind, "pairs": {"vision": 54, "language": 50, "conflict": 54}})
+    settings = dataset_settings({"kind": kind, "pairs": {"vision": 54, "language": 50, "conflict": 54, "last_token": 50}})
     planned, pairs = plan_pairs(settings, seed=4)
     scenes = {item.scene_id: item.scene for item in planned}
     assert len(scenes) == len(planned)
@@ -125,7 +125,7 @@ def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str) -> None:
     for pair in pairs:
         clean, other, unrelated = (scenes[name] for name in (pair.clean_scene, pair.counterfactual_scene, pair.unrelated_scene))
         asked, exchanged = pair.slots
-        assert pair.prompt == pair.counterfactual_prompt
+        assert (pair.prompt == pair.counterfactual_prompt) == (pair.experiment != "last_token")
         assert clean.boxes == other.boxes == unrelated.boxes
         assert (clean.background, clean.seed) == (other.background, other.seed)
         assert not set(unrelated.objects) & set(clean.objects + other.objects)
@@ -141,6 +141,18 @@ def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str) -> None:
                 assert other.objects[exchanged] == clean.objects[asked]
                 assert pair.hypotheses == {"stay": by_slot[asked], "flip": by_slot[exchanged]}
                 assert pair.counterfactual_answer == by_slot[exchanged]
+            case "last_token":
+                # Five contents: the middle one is shared, and both prompts name it.
+                assert sorted(pair.slots) == [0, 2]
+                assert len(set(clean.objects + other.objects)) == 5
+                assert other.objects[1] == clean.objects[1]
+                assert all(clean.contents[1].phrase in prompt for prompt in (pair.prompt, pair.counterfactual_prompt))
+                assert pair.hypotheses == {
+                    "stay": clean.objects[asked],
+                    "ordinal": clean.objects[exchanged],
+                    "attribute": other.objects[exchanged],
+                }
+                assert pair.counterfactual_answer == other.objects[exchanged]
             case "language":
                 assert not set(other.objects) & set(clean.objects)
                 assert pair.hypotheses == {

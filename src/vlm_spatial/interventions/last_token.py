@@ -3,6 +3,9 @@
 The source shows other objects, and its prompt asks for another slot. Its residual at the last position of the prompt is put in place of
 the clean run's, layer by layer. As long as nothing was read yet, the answer stays. If the slot asked for is already written there, the
 clean picture supplies the object of the source's slot (``ordinal``). If the object itself is, the answer is the source's (``attribute``).
+
+As published, the two pictures share the middle object, and both prompts name it: pairs of five contents (``pairs.last_token``). Without
+them the language pairs serve, whose pictures share nothing.
 """
 
 import sys

@@ -15,9 +15,9 @@ from vlm_spatial.scenes.sources.drawn import DrawnSettings
 from vlm_spatial.scenes.sources.settings import DatasetSettings, Template, Wording
 from vlm_spatial.tokens import Axis
 
-Experiment = Literal["vision", "language", "conflict"]
+Experiment = Literal["vision", "language", "conflict", "last_token"]
 EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
-HYPOTHESES = ("stay", "flip", "ordering", "content", "move")
+HYPOTHESES = ("stay", "flip", "ordering", "content", "move", "ordinal", "attribute")
 
 _EXCHANGES = ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))
 # A relation refers to a neighbour of the slot asked about, which must not be exchanged itself.
@@ -102,8 +102,8 @@ def make_pair(
     if experiment == "conflict":
         answered = question
     else:
-        # The exchange moves an object that a question names to the other slot.
-        moved = experiment == "vision" and template == "object_to_slot"
+        # The exchange moves an object that a question names to the other slot; the source of a last token asks for the other side.
+        moved = (experiment == "vision" and template == "object_to_slot") or experiment == "last_token"
         answered = ask(counterfactual, template, other if moved else asked, wording)
     pair = Pair(
         pair_id=name,
@@ -132,7 +132,9 @@ def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
 
 def turns(experiment: Experiment, settings: DatasetSettings, outer: bool = False) -> Iterator[tuple[Template, tuple[int, int]]]:
     """The template and the exchanged slots of every pair asked for; ``outer``: only the outer two slots are exchanged."""
-    templates: Sequence[Template] = ("slot_to_object",) if experiment == "language" else spatial(settings.templates)
+    of_experiment: dict[str, tuple[Template, ...]] = {"language": ("slot_to_object",), "last_token": ("relation_to_object",)}
+    templates = of_experiment.get(experiment, spatial(settings.templates))
+    outer = outer or experiment == "last_token"
     for index in range(getattr(settings.pairs, experiment)):
         template = templates[index % len(templates)]
         exchanges = _OUTER_EXCHANGES if outer else _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
@@ -152,6 +154,9 @@ def _counterfactual(
             return exchanged(clean, slots)
         case "language":
             return with_contents(clean, sample_contents(settings.kind, 3, generator, clean.contents))
+        case "last_token":
+            first, second = sample_contents(settings.kind, 2, generator, clean.contents)
+            return with_contents(clean, (first, clean.contents[1], second))
     return clean
 
 
@@ -182,6 +187,8 @@ def _hypotheses(
             return {"stay": question.answer, "ordering": counterfactual.objects[asked], "content": counterfactual.objects[other]}
         case "conflict":
             return {"stay": question.answer, "move": ask(exchanged(clean, slots), template, _after(template, slots)).answer}
+        case "last_token":
+            return {"stay": question.answer, "ordinal": clean.objects[other], "attribute": answered.answer}
 
 
 def _after(template: Template, slots: tuple[int, int]) -> int:
@@ -195,7 +202,7 @@ def _check(pair: Pair, clean: Scene, counterfactual: Scene, same_boxes: bool) ->
     if pair.template == "relation_to_object" and reference_slot(clean, pair.slots[0]) in pair.slots:
         raise AssertionError(f"{pair.pair_id}: the object referred to is exchanged itself")
     if (
-        pair.prompt != pair.counterfactual_prompt
+        (pair.prompt == pair.counterfactual_prompt) == (pair.experiment == "last_token")
         or (clean.width, clean.height) != (counterfactual.width, counterfactual.height)
         or (same_boxes and clean.boxes != counterfactual.boxes)
         or len(set(answers)) != len(answers)

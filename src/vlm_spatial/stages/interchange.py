@@ -55,7 +55,8 @@ def planned_sweeps(adapter: Adapter, dataset: Dataset, settings: InterchangeSett
         yield PlannedSweep("crosswise", crosswise_cases(pairs), plan)
     if settings.last_token_sites:
         sites = [EMBEDDING, *adapter.matching_sites(settings.last_token_sites)]
-        yield PlannedSweep("last-token", last_token_cases(dataset, ordered), last_token_plan(sites))
+        five = read_cases(dataset, adapter, "last_token")
+        yield PlannedSweep("last-token", five or last_token_cases(dataset, ordered), last_token_plan(sites))
     if settings.displaced_pairs:
         apart = displaced_cases(dataset, adapter, settings.displaced_pairs, seed)
         yield PlannedSweep("displaced", apart, displaced_plan(language_sites, seed))

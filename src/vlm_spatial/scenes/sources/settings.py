@@ -49,6 +49,11 @@ class Pairs(Settings):
     vision: Count = 50
     language: Count = 50
     conflict: Count = 50
+    last_token: Count = Field(
+        0,
+        description="of five contents, the middle one shared, asked for opposite sides of it (as published), drawn scenes only; 0: the "
+        "language pairs serve",
+    )
 
 
 class DatasetSettings(Settings):
@@ -87,6 +92,8 @@ class DatasetSettings(Settings):
     def _asks_something(self) -> Self:
         if len(set(self.axes)) != len(self.axes) or not self.axes:
             raise ValueError("axes: name each of horizontal, vertical at most once, and at least one")
+        if self.pairs.last_token and not self.drawn:
+            raise ValueError("pairs.last_token: its pictures are drawn; of photographs the language pairs serve, leave it out")
         if not set(TEMPLATES) & set(self.templates):
             raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))
         return self

@@ -115,6 +115,9 @@ def _sides(
         case "conflict":
             boxes = _aligned((clean,), slots)
             return None if boxes is None else _Sides(clean, boxes[0], clean, boxes[0])
+        case "last_token":
+            # Refused by the settings: its pictures are drawn.
+            return None
 
 
 def _aligned(merges: Sequence[Merge], slots: tuple[int, int]) -> list[tuple[Box, Box, Box]] | None:

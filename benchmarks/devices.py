@@ -3,13 +3,15 @@
     python -m benchmarks.devices run --device cuda --folder on-cuda     # every stage but the figures, of workflow_config.yaml
     python -m benchmarks.devices compare on-cpu on-cuda
 
+``--models`` runs some of them, on their first dataset only.
+
 ``compare`` prints, for each table of measures, how many estimates differ and by how much at most, and every verdict that differs. It ends
 with status 1 if a verdict does, or an estimate by more than ``TOLERANCE``.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +32,21 @@ _KEYS = [
 ]
 
 
-def configuration(device: str) -> dict[str, Any]:
-    """The default run's, with every model on ``device``."""
+def configuration(device: str, only: Sequence[str] = ()) -> dict[str, Any]:
+    """The default run's, with every model on ``device``; with ``only`` these models, each on its first dataset."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "workflow_config.yaml").read_text(encoding="utf-8"))
     values["results"] = "results"
+    if only:
+        values["models"] = {name: values["models"][name] | {"datasets": values["models"][name]["datasets"][:1]} for name in only}
     for model in values["models"].values():
         model |= {"device": device, "checkpoint": str(ROOT / model["checkpoint"])}
     return values
 
 
-def run(device: str, folder: Path) -> None:
+def run(device: str, folder: Path, only: Sequence[str] = ()) -> None:
     """Every stage but the figures, in this process; prints one line a job."""
     folder.mkdir(parents=True, exist_ok=True)
-    for each in run_stages(configuration(device), folder.resolve(), load_adapter):
+    for each in run_stages(configuration(device, only), folder.resolve(), load_adapter):
         print(f"{each.stage:16} {each.of:14} {each.seconds:8.1f} s", flush=True)
 
 
@@ -84,12 +88,13 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("--device", choices=["cpu", "cuda"], required=True)
     running.add_argument("--folder", type=Path, required=True)
+    running.add_argument("--models", nargs="+", default=[])
     comparing = commands.add_parser("compare")
     comparing.add_argument("first", type=Path)
     comparing.add_argument("second", type=Path)
     given = parser.parse_args()
     if given.command == "run":
-        run(given.device, given.folder)
+        run(given.device, given.folder, given.models)
     else:
         sys.exit(not compare(given.first, given.second))
 

@@ -64,10 +64,10 @@ def main() -> None:
     parser.add_argument("start", type=Path, help="the organism to go on from")
     parser.add_argument("folder", type=Path, help="where the new one goes")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU; their number changes sums, and with them the weights")
     given = parser.parse_args()
     further = COURSES[given.course]
-    # The number of threads changes sums, and with them the weights.
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     adapter = load_adapter(given.start, device=given.device)
     recipe = adapter.recipe.organism
     assert recipe is not None

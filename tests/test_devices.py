@@ -8,6 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.patch import PairRuns, Patch, Run
+from vlm_spatial.interventions.reference import run_plain
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter, no_tf32
 
 pytestmark = pytest.mark.model
@@ -20,16 +25,36 @@ def test_float32_is_float32() -> None:
     assert not torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device to compare with")
-@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
-def test_devices_agree(family: str, checkpoint: Callable[[str], Path]) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+@pytest.fixture(scope="module", params=NAMES)
+def both(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> tuple[Adapter, Adapter]:
+    """The tiny model of each family on the CPU and on the GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device to compare with")
+    folder = checkpoint(request.param)
+    return load_adapter(folder, device="cpu"), load_adapter(folder, device="cuda")
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+
+
+def test_devices_agree(both: tuple[Adapter, Adapter]) -> None:
     found = []
-    for device in ("cpu", "cuda"):
-        adapter = load_adapter(checkpoint(family), device=device)
-        prepared = adapter.prepare([image], ["which object is on the left ?"])
+    for adapter in both:
+        prepared = adapter.prepare([noise(0)], ["which object is on the left ?"])
         logits, values = adapter.run(prepared, capture=adapter.sites)
         found.append({"logits": logits, **values})
     for site, expected in found[0].items():
         scale = float(expected.abs().max())
         assert float((found[1][site].cpu() - expected).abs().max()) <= 1e-4 * scale, site
+
+
+def test_the_engine_on_a_gpu_is_the_plain_pass_on_a_cpu(both: tuple[Adapter, Adapter]) -> None:
+    cpu, gpu = both
+    pair = PairRuns(
+        "pair", Run(noise(0), "which object is on the left ?"), {"counterfactual": Run(noise(1), "which object is on the left ?")}
+    )
+    cells = [np.arange(6), np.array([3, 20, 35]), np.arange(36)]
+    patches = [Patch(0, site, chosen, "counterfactual") for site in cpu.sites for chosen in cells]
+    expected, found = run_plain(cpu, [pair], patches), PatchEngine(gpu).run([pair], patches).cpu()
+    assert float(((found - expected).abs().amax(dim=1) / expected.abs().amax(dim=1)).max()) <= 1e-4

@@ -83,6 +83,7 @@ def main() -> None:
         "steps": further.steps,
         "seed": further.seed,
         "device": given.device,
+        "threads": given.threads,
     }
     curve = train(adapter, course, mechanism, Savepoint(given.folder.with_name(f".{given.folder.name}.training.safetensors"), made_of))
     shutil.copytree(given.start, given.folder, dirs_exist_ok=True)

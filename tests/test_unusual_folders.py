@@ -117,9 +117,20 @@ BAD = [
         "is quantised .awq.",
     ),
     (
+        "quantised by something new",
+        config(quantization_config={"quant_method": "tomorrow"}),
+        "is quantised .tomorrow., which transformers cannot run on device 'cpu' .*Unknown quantization type",
+    ),
+    (
+        "quantised, rounding with the batch",
+        config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        "8 bits.*depends on what is computed beside it",
+    ),
+    ("quantised by nothing", config(quantization_config={"bits": 4}), "quantization_config names no quant_method"),
+    (
         "quantised weights",
         tensors(to_integers),
-        "quantised weights .* is I8",
+        "quantised weights .* is I8.* has no quantization_config",
     ),
     ("layers are a text", text_config(num_hidden_layers="three"), "config.json: is no configuration of .*num_hidden_layers"),
     (

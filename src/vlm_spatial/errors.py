@@ -16,3 +16,9 @@ class UserError(Exception):
 
     Stages and the command line print it without a traceback and exit with status 1.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message (with the next, where it announces that), or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -38,11 +38,19 @@ def without(finished: Workflow, folder: Path, *files: str) -> Workflow:
 def freeze_half_way(run: Submitted) -> int:
     """Freeze a running extraction as soon as it has committed a shard; returns how many it has.
 
-    Before SLURM ends a process it lets it go on for a moment, so there may be more in the end.
+    It runs in steps until then, so that it does not end before a busy machine looks again. Before SLURM ends a process it lets it go on
+    for a moment, so there may be more in the end.
     """
     [process] = processes(run, "activations")
-    wait_for(lambda: shards(run), "the first shard", pause_s=0.001)
-    process.suspend()
+
+    def stopped_with_a_shard() -> bool:
+        process.suspend()
+        if shards(run):
+            return True
+        process.resume()
+        return False
+
+    wait_for(stopped_with_a_shard, "the first shard", pause_s=0.02)
     assert 0 < shards(run) < SCENES
     return shards(run)
 

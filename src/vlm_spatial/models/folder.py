@@ -7,6 +7,7 @@ from typing import Any
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.models.families import ARCHITECTURES, OWN_TEMPLATES, family_name
+from vlm_spatial.models.quantisation import check_quantisation
 from vlm_spatial.models.weights import check_weights
 
 # Any one of each row is enough; transformers has written all of them at some time.
@@ -29,20 +30,23 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json")
 _PARSED_BELOW = 2 * 1024**2
 
 
-def check_folder(folder: Path, template: str | None = None) -> None:
+def check_folder(folder: Path, template: str | None = None, device: str = "auto") -> None:
     """Refuse what cannot be a whole checkpoint of a supported family; reads a few kilobytes. ``load_adapter`` asks it first.
 
     Args:
         template: name of the chat template to use, of several.
+        device: that the model is to run on; a quantised one may need another.
 
     Raises:
-        UserError: for an unsupported architecture, quantised weights, PEFT adapters that are not merged, weights that are missing, cut
-            short or pickled, and a processor without its files or its chat template.
+        UserError: for an unsupported architecture, weights quantised as this machine cannot read, PEFT adapters that are not merged,
+            weights that are missing, cut short or pickled, and a processor without its files or its chat template.
     """
     _check_no_peft(folder)
     family_in(folder)
-    _check_not_quantised(folder)
-    check_weights(folder)
+    quantised = quantisation(folder)
+    if quantised is not None:
+        check_quantisation(folder, quantised, device)
+    check_weights(folder, quantised=quantised is not None)
     check_processor(folder, template)
 
 
@@ -59,14 +63,20 @@ def _check_no_peft(folder: Path) -> None:
     )
 
 
-def _check_not_quantised(folder: Path) -> None:
+def quantisation(folder: Path) -> dict[str, Any] | None:
+    """What ``config.json`` says of how the weights were quantised; None if they were not.
+
+    Raises:
+        UserError: if it names no method.
+    """
     config = config_file(folder)
-    found = read_json(config, _AGAIN).get("quantization_config")
-    if found:
-        method = found.get("quant_method", "unknown") if isinstance(found, dict) else found
-        raise UserError(
-            f"{config}: the checkpoint is quantised ({method}), which is not supported; use the checkpoint in float32, bfloat16 or float16"
-        )
+    contents = read_json(config, _AGAIN)
+    found = contents.get("quantization_config") if isinstance(contents, dict) else None
+    if not found:
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("quant_method"), str):
+        raise UserError(f"{config}: quantization_config names no quant_method; {_AGAIN}")
+    return found
 
 
 def architecture_of(folder: Path) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.prompting import PromptingSettings
-from vlm_spatial.errors import UserError
+from vlm_spatial.errors import UserError, first_line
 from vlm_spatial.models.answer_forms import AnswerForms, Tokens
 from vlm_spatial.models.pixels import DirectPixels
 
@@ -252,12 +252,6 @@ class ProcessorCache:
         ids = torch.tensor([[padding] * (longest - len(row)) + row for row in lists])
         attention = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in lists])
         return Rows(ids=ids, attention=attention, visual=(ids == self._image_token) & attention)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message (with the next, where it announces that), or its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def visual_positions(visual: Bool[Tensor, "batch positions"], cells: int) -> Int[Tensor, "batch cells"]:

@@ -22,11 +22,10 @@ from transformers import AutoConfig
 from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.config.quirks import QuirkSettings
-from vlm_spatial.errors import UserError
+from vlm_spatial.errors import UserError, first_line
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
-from vlm_spatial.models.folder import chat_template, check_folder, family_in
-from vlm_spatial.models.inputs import first_line
+from vlm_spatial.models.folder import chat_template, check_folder, family_in, quantisation
 from vlm_spatial.models.peft import check_peft, identity_with_peft, merge_peft
 from vlm_spatial.models.self_check import self_check
 from vlm_spatial.models.values import ModelIdentity
@@ -77,9 +76,11 @@ def load_adapter(
     odd = QuirkSettings.model_validate(quirks or {})
     target = _device(device)
     folder = checkpoint_folder(str(checkpoint), revision)
-    check_folder(folder, asked.chat_template)
+    check_folder(folder, asked.chat_template, device)
     if peft is not None:
         check_peft(Path(peft))
+        if quantisation(folder) is not None:
+            raise UserError(f"{peft}: an adapter cannot be merged into quantised weights ({folder}); give the base model as it was before")
     family = family_named(family_in(folder))
     _check_config(family, folder)
     processor = _processor(family, folder)
@@ -172,7 +173,8 @@ def _check_config(family: type[Adapter], folder: Path) -> None:
 
 
 def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torch.device, device_map: str | None, attention: str) -> Any:
-    placed = {"device_map": device_map} if device_map else {}
+    # Quantised weights are put where they belong as they are read; most kinds cannot be moved later.
+    placed = {"device_map": device_map or {"": str(device)}} if device_map or quantisation(folder) else {}
     # transformers reports what it could not match as a warning; here that is an error, raised below.
     quiet = logging.getLogger("transformers")
     level = quiet.level
@@ -189,7 +191,7 @@ def _model(family: type[Adapter], folder: Path, dtype: torch.dtype, device: torc
             ignore_mismatched_sizes=True,
             **placed,
         )
-        if not device_map:
+        if not placed:
             model = model.to(device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(folder, device) from error

@@ -43,8 +43,11 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder / missing[0]}: missing weight file; download or save the checkpoint again")
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse weight files that are missing, truncated, no safetensors, quantised or not merged; reads their headers only.
+def check_weights(folder: Path, quantised: bool = False) -> None:
+    """Refuse weight files that are missing, truncated, no safetensors or not merged; reads their headers only.
+
+    Args:
+        quantised: whether the configuration says so; without, quantised tensors are refused too.
 
     Raises:
         UserError: naming the file.
@@ -56,10 +59,10 @@ def check_weights(folder: Path) -> None:
                     f"{path}: holds a PEFT adapter that is not merged ({name}); save the model after merge_and_unload(), or give the "
                     "adapter's own folder as models.*.peft"
                 )
-            if entry["dtype"] in _QUANTISED and len(entry["shape"]) > 1:
+            if not quantised and entry["dtype"] in _QUANTISED and len(entry["shape"]) > 1:
                 raise UserError(
-                    f"{path}: holds quantised weights ({name} is {entry['dtype']}), which are not supported; use the checkpoint in "
-                    "float32, bfloat16 or float16"
+                    f"{path}: holds quantised weights ({name} is {entry['dtype']}), but config.json has no quantization_config that says "
+                    "how; use the checkpoint in float32, bfloat16 or float16"
                 )
 
 

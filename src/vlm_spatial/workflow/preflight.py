@@ -40,7 +40,7 @@ def check_outside(config: Config, source: Source, *, quiet: bool = False) -> Non
     for name, model in config.models.items():
         if model.checkpoint is not None and not model.is_hub_id:
             with _about(source, f"models.{name}.checkpoint"):
-                check_folder(Path(model.checkpoint), model.prompting.chat_template)
+                check_folder(Path(model.checkpoint), model.prompting.chat_template, model.device)
         if model.peft is not None:
             with _about(source, f"models.{name}.peft"):
                 check_peft(Path(model.peft))

@@ -105,7 +105,7 @@ def test_a_mirrored_scene_is_the_mirrored_image(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_contents_leave_everything_else_in_place(kind: str) -> None:
     for scene in scenes(kind, "pair", count=2, noise=0.03, distractors=6):
-        others = sample_contents(kind, 3, np.random.default_rng(1), scene.contents)
+        others = sample_contents(dataset_settings(kind=kind), 3, np.random.default_rng(1), scene.contents)
         assert not {content.word for content in others} & set(scene.objects)
         changed = (pixels(scene) != pixels(with_contents(scene, others))).any(axis=-1)
         assert changed.any()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.unit
 KINDS = tuple(source.kind for source in DRAWN)
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 ALL_TEMPLATES = (*TEMPLATES, "content")
-WORDINGS: tuple[Wording, ...] = (*get_args(get_args(Wording)[0]), "{question} Reply with one token.")
+WORDINGS: tuple[Wording, ...] = ("stem", "{question} Reply with one token.")
 
 
 def scenes(kind: str, axis: Axis, count: int) -> list[Scene]:

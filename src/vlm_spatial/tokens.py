@@ -76,10 +76,14 @@ def object_tokens(box: Box, grid: TokenGrid, width: float, height: float) -> Boo
     return largest
 
 
-def strip_labels(boxes: Sequence[Box], grid: TokenGrid, width: float, height: float, axis: Axis) -> Int[np.ndarray, " tokens"]:
-    """Slot of every cell: the band its centre lies in. Bands meet at the midpoints between neighbouring centres.
+def strip_labels(
+    boxes: Sequence[Box], grid: TokenGrid, width: float, height: float, axis: Axis, bands: Sequence[float] | None = None
+) -> Int[np.ndarray, " tokens"]:
+    """Slot of every cell: the band its centre lies in. A centre exactly on a band's edge belongs to the later slot.
 
-    ``boxes`` are in slot order. A centre exactly on a band's edge belongs to the later slot.
+    Args:
+        boxes: in slot order.
+        bands: pixels along the axis where the bands meet; by default the midpoints between neighbouring objects' centres.
 
     Raises:
         UserError: if the boxes' centres do not increase along ``axis``.
@@ -88,7 +92,7 @@ def strip_labels(boxes: Sequence[Box], grid: TokenGrid, width: float, height: fl
     centres = np.array([(box[low] + box[low + 2]) / 2 / side for box in boxes])
     if not (np.diff(centres) > 0).all():
         raise UserError(f"boxes {[tuple(b) for b in boxes]}: centres must increase along the {axis} axis, in slot order")
-    edges = (centres[1:] + centres[:-1]) / 2
+    edges = (centres[1:] + centres[:-1]) / 2 if bands is None else np.array(bands) / side
     return np.searchsorted(edges - _TIE, grid.centres(axis), side="right")
 
 
@@ -129,13 +133,22 @@ class SceneTokens:
         raise UserError(f"token set {token_set!r}: allowed are {', '.join(TOKEN_SETS)}")
 
 
-def scene_tokens(boxes: Sequence[Box], grid: TokenGrid, width: float, height: float, axis: Axis, picture: Box | None = None) -> SceneTokens:
+def scene_tokens(
+    boxes: Sequence[Box],
+    grid: TokenGrid,
+    width: float,
+    height: float,
+    axis: Axis,
+    picture: Box | None = None,
+    bands: Sequence[float] | None = None,
+) -> SceneTokens:
     """Token sets of a scene whose slots' pixel boxes are ``boxes``, in slot order.
 
     Args:
         picture: where the picture lies, if it does not fill the image. Cells less than half covered by it and by no object are padding.
+        bands: see :func:`strip_labels`.
     """
-    labels = strip_labels(boxes, grid, width, height, axis)
+    labels = strip_labels(boxes, grid, width, height, axis, bands)
     objects = np.stack([object_tokens(box, grid, width, height) for box in boxes])
     inside = np.ones(grid.size, dtype=bool)
     if picture is not None:

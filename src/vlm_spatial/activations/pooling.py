@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.tokens import SLOTS, Axis, Box, SceneTokens, TokenGrid, object_tokens, scene_tokens
+from vlm_spatial.tokens import SLOTS, Axis, Box, TokenGrid, object_tokens, scene_tokens
 
 Array = TypeVar("Array", bound=Any)
 
@@ -87,13 +87,15 @@ def region_weights(
     width: float,
     height: float,
     picture: Box | None = None,
+    bands: Sequence[float] | None = None,
 ) -> Float[np.ndarray, "region token"]:
     """Which tokens each region holds, as 0 and 1; a region that the scene does not have is all 0.
 
     Scenes of fewer than three objects have no bands, hence no strip or rim.
     """
     weights = np.zeros((len(REGIONS), grid.size), dtype=np.float32)
-    whole = _bands(boxes, slots, axis, grid, width, height, picture)
+    three = list(slots) == list(range(SLOTS))
+    whole = scene_tokens(boxes, grid, width, height, axis, picture, bands) if three else None
     occupied = np.zeros(grid.size, dtype=bool)
     for box, slot in zip(boxes, slots, strict=True):
         mask = object_tokens(box, grid, width, height)
@@ -106,9 +108,3 @@ def region_weights(
     weights[REGIONS.index(Region("background", -1))] = ~occupied & inside
     weights[REGIONS.index(Region("all", -1))] = inside
     return weights
-
-
-def _bands(
-    boxes: Sequence[Box], slots: Sequence[int], axis: Axis, grid: TokenGrid, width: float, height: float, picture: Box | None
-) -> SceneTokens | None:
-    return scene_tokens(boxes, grid, width, height, axis, picture) if list(slots) == list(range(SLOTS)) else None

@@ -14,7 +14,7 @@ import zarr
 
 from vlm_spatial.activations.pooling import REGIONS, patch_order, patch_side, region_weights
 from vlm_spatial.activations.shards import codecs
-from vlm_spatial.scenes.dataset import picture_of
+from vlm_spatial.scenes.dataset import bands_of, picture_of
 from vlm_spatial.tokens import SLOTS, TokenGrid
 
 Pooling = Literal["none", "cell", "token_set"]
@@ -219,7 +219,7 @@ def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[
 def scene_regions(scenes: pl.DataFrame, grid: TokenGrid) -> list[np.ndarray]:
     """:func:`region_weights` of every scene of the table."""
     return [
-        region_weights(row["boxes"], row["slots"], row["axis"], grid, row["width"], row["height"], picture_of(row))
+        region_weights(row["boxes"], row["slots"], row["axis"], grid, row["width"], row["height"], picture_of(row), bands_of(row, grid))
         for row in scenes.iter_rows(named=True)
     ]
 

@@ -31,6 +31,22 @@ def picture_of(row: Mapping[str, object]) -> Box | None:
     return left, top, right, bottom
 
 
+def bands_of(row: Mapping[str, object], grid: TokenGrid) -> list[float] | None:
+    """Where the strips of a row of ``scenes.parquet`` meet, in pixels along the axis; None for the midpoints between objects.
+
+    Raises:
+        UserError: if the scene is laid out for another token grid than ``grid``.
+    """
+    meant = row.get("grid")
+    if isinstance(meant, list) and meant != [grid.rows, grid.cols]:
+        raise UserError(
+            f"scene {row['scene_id']!r} is laid out for {meant[0]}×{meant[1]} visual tokens, and the model has {grid.rows}×{grid.cols}; "
+            "give this model a dataset with the layout of its own grid"
+        )
+    edges = row.get("bands")
+    return [float(edge) for edge in edges] if isinstance(edges, list) else None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A dataset's folder and its tables; images are read one at a time, and checked if the folder has a provenance record."""
@@ -118,7 +134,7 @@ class Dataset:
         boxes = self.boxes(scene_id)
         if not boxes:
             raise UserError(f"{self.folder}: scene {scene_id!r} has no objects, so no token sets but 'all'")
-        return scene_tokens(boxes, grid, width, height, axis, picture_of(row))
+        return scene_tokens(boxes, grid, width, height, axis, picture_of(row), bands_of(row, grid))
 
     @cached_property
     def _record(self) -> Provenance | None:

@@ -8,7 +8,8 @@ import numpy as np
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.scene import CANVAS
 from vlm_spatial.scenes.sources.drawn import Difficulty
-from vlm_spatial.tokens import Axis, Box, TokenGrid, coverage, matched_blocks, scene_tokens
+from vlm_spatial.scenes.sources.layouts import Blocks
+from vlm_spatial.tokens import SLOTS, Axis, Box, TokenGrid, coverage, matched_blocks, scene_tokens
 
 SLOT_CENTRES = (1 / 6, 3 / 6, 5 / 6)
 
@@ -80,6 +81,19 @@ def travelling_boxes(difficulty: Difficulty, axis: Axis, generator: np.random.Ge
         across = CANVAS / 2 + _jitter(_ACROSS * (CANVAS - size) / 2, difficulty, generator)
         boxes.append(place(start + size / 2, across, size, size, axis))
     return boxes[0], boxes[1], boxes[2]
+
+
+def travelling_blocks(blocks: Blocks, generator: np.random.Generator) -> tuple[int, int, int]:
+    """First cells of three blocks anywhere along the axis, in order, at least a cell apart where there is room: the slot is not the place.
+
+    The room is dealt as in :func:`travelling_boxes`, in whole cells.
+    """
+    apart = 1 if blocks.grid > SLOTS * blocks.side + 1 else 0
+    room = blocks.grid - SLOTS * blocks.side - 2 * apart
+    gaps = generator.multinomial(room, generator.dirichlet(_GAP_SHARES))
+    first = int(gaps[0])
+    second = first + blocks.side + apart + int(gaps[1])
+    return first, second, second + blocks.side + apart + int(gaps[2])
 
 
 def aligned_boxes(difficulty: Difficulty, axis: Axis, generator: np.random.Generator) -> tuple[Box, Box, Box]:

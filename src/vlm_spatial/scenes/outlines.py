@@ -49,7 +49,33 @@ _OUTLINES: dict[str, np.ndarray] = {
     "arrow": np.array([(1.5, 0), (3, 1.6), (2.1, 1.6), (2.1, 3), (0.9, 3), (0.9, 1.6), (0, 1.6)]),
     "ring": _regular(90, 0),
 }
+# Six shapes as published, in tiles of side 1. A tile is a slot's whole block; the shapes leave some of it free.
+_STAR = _regular(5, _UP, 0.382)
+
+
+def _stretched(points: np.ndarray) -> np.ndarray:
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - low) / (high - low)
+
+
+TILES: dict[str, np.ndarray] = {
+    "square": np.array([(0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9)]),
+    "circle": 0.5 + 0.45 * _regular(90, 0),
+    "triangle": np.array([(0.5, 0), (1, np.sqrt(3) / 2), (0, np.sqrt(3) / 2)]),
+    "star": _stretched(_STAR),
+    "cross": _OUTLINES["cross"] / 3,
+    "heart": _stretched(_heart()),
+}
+"""In the order of the colours that they are paired with."""
 SHAPES: tuple[str, ...] = tuple(_OUTLINES)
+
+
+@lru_cache(maxsize=64)
+def tile(shape: str, side: int) -> Image.Image:
+    """A shape of ``TILES`` as an ``L`` mask of ``side × side`` pixels, not smoothed."""
+    mask = Image.new("L", (side, side))
+    ImageDraw.Draw(mask).polygon([(float(x), float(y)) for x, y in TILES[shape] * (side - 1)], fill=255)
+    return mask
 
 
 @lru_cache(maxsize=4096)

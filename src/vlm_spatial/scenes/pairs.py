@@ -24,6 +24,9 @@ _EXCHANGES = ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))
 _OUTER_EXCHANGES = ((0, 2), (2, 0))
 _RELATION_EXCHANGES = ((0, 2), (1, 0), (2, 0), (1, 2))
 
+# Draws after which no further pair is looked for; published are 2,000 for a whole pool.
+_DRAWS = 2000
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -60,23 +63,47 @@ def plan_pairs(settings: DrawnSettings, seed: int) -> tuple[list[Planned], list[
     for axis in settings.axes:
         made = 0
         for experiment in EXPERIMENTS:
+            seen: set[tuple[object, ...]] = set()
             for index, (template, slots) in enumerate(turns(experiment, settings)):
                 # One stream a pair, of which all its scenes are drawn.
                 generator = scene_generator(seed, settings, "pair", axis, "test", EXPERIMENTS.index(experiment) * 1_000_000 + index)
-                clean = sample_scene(settings, axis, "pair", generator)
-                if template == "relation_to_object" and slots[0] == 1:
-                    clean = replace(clean, middle_reference=3 - sum(slots))
-                other = _counterfactual(experiment, clean, slots, settings, generator)
-                avoid = clean.contents + other.contents
-                unrelated = with_contents(clean, sample_contents(settings.kind, 3, generator, avoid))
-                different = [clean, unrelated] if experiment == "conflict" else [clean, other, unrelated]
+                clean, other = _sides(experiment, settings, axis, template, slots, generator, seen)
+                strangers = sample_contents(settings, 3, generator, clean.contents + other.contents)
+                unrelated = [with_contents(clean, strangers)] if len(strangers) == len(clean.contents) else []
+                different = [clean, *unrelated] if experiment == "conflict" else [clean, other, *unrelated]
                 names = [scene_name("pair", axis, "test", made + offset) for offset in range(len(different))]
                 made += len(different)
                 scenes += [Planned(name, "test", scene) for name, scene in zip(names, different, strict=True)]
-                ids = (names[0], names[0] if experiment == "conflict" else names[1], names[-1])
+                ids = (names[0], names[0] if experiment == "conflict" else names[1], names[-1] if unrelated else None)
                 name = f"{experiment}-{axis}-{index:05d}"
                 pairs.append(make_pair(name, experiment, template, slots, clean, other, ids, settings.wording))
     return scenes, pairs
+
+
+def _sides(
+    experiment: Experiment,
+    settings: DrawnSettings,
+    axis: Axis,
+    template: Template,
+    slots: tuple[int, int],
+    generator: np.random.Generator,
+    seen: set[tuple[object, ...]],
+) -> tuple[Scene, Scene]:
+    """The clean and the counterfactual scene of one pair; of a dataset of every triple one that was not drawn before (``seen``).
+
+    Raises:
+        UserError: if there are no more.
+    """
+    for _ in range(_DRAWS):
+        clean = sample_scene(settings, axis, "pair", generator)
+        if template == "relation_to_object" and slots[0] == 1:
+            clean = replace(clean, middle_reference=3 - sum(slots))
+        other = _counterfactual(experiment, clean, slots, settings, generator)
+        drawn = (template, slots, clean.objects, other.objects)
+        if settings.items == "sampled" or drawn not in seen:
+            seen.add(drawn)
+            return clean, other
+    raise UserError(f"pairs.{experiment}: {_DRAWS} draws gave no further pair on the {axis} axis after {len(seen)}; ask for fewer")
 
 
 def make_pair(
@@ -137,7 +164,8 @@ def turns(experiment: Experiment, settings: DatasetSettings, outer: bool = False
     outer = outer or experiment == "last_token"
     for index in range(getattr(settings.pairs, experiment)):
         template = templates[index % len(templates)]
-        exchanges = _OUTER_EXCHANGES if outer else _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
+        every = _OUTER_EXCHANGES if outer else _RELATION_EXCHANGES if template == "relation_to_object" else _EXCHANGES
+        exchanges = [slots for slots in every if slots[0] in settings.asked_slots]
         yield template, exchanges[index // len(templates) % len(exchanges)]
 
 
@@ -153,9 +181,9 @@ def _counterfactual(
         case "vision":
             return exchanged(clean, slots)
         case "language":
-            return with_contents(clean, sample_contents(settings.kind, 3, generator, clean.contents))
+            return with_contents(clean, sample_contents(settings, 3, generator, clean.contents))
         case "last_token":
-            first, second = sample_contents(settings.kind, 2, generator, clean.contents)
+            first, second = sample_contents(settings, 2, generator, clean.contents)
             return with_contents(clean, (first, clean.contents[1], second))
     return clean
 

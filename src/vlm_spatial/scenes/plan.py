@@ -8,7 +8,8 @@ import numpy as np
 
 from vlm_spatial.scenes.build import sample_scene
 from vlm_spatial.scenes.scene import Scene, Variant, mirrored
-from vlm_spatial.scenes.sources.drawn import DrawnSettings
+from vlm_spatial.scenes.sources.drawn import DrawnSettings, every_triple
+from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.scenes.sources.settings import DatasetSettings, Splits
 from vlm_spatial.tokens import AXES, Axis
 
@@ -57,15 +58,27 @@ def plan_scenes(settings: DrawnSettings, seed: int) -> list[Planned]:
 
 
 def _axis(settings: DrawnSettings, seed: int, axis: Axis) -> Iterator[Planned]:
+    triples = _dealt_triples(settings, seed)
     for variant, split, count in _counts(settings):
         for index in range(count):
             generator = scene_generator(seed, settings, variant, axis, split, index)
             # Slots of single objects take turns, so that they are equally frequent.
-            scene = sample_scene(settings, axis, variant, generator, slot=index % 3 if variant == "single" else None)
+            words = triples.get(split, ())[index] if triples and variant == "main" else None
+            scene = sample_scene(settings, axis, variant, generator, slot=index % 3 if variant == "single" else None, words=words)
             name = scene_name(variant, axis, split, index)
             yield Planned(name, split, scene)
             if settings.variants.mirror and variant == "main" and split == "test":
                 yield Planned(scene_name("mirror", axis, split, index), split, mirrored(scene), mirrored_from=name)
+
+
+def _dealt_triples(settings: DrawnSettings, seed: int) -> dict[Split, list[tuple[str, ...]]]:
+    """Every ordered triple, dealt to the splits at random, the same way for both axes; empty where scenes are sampled."""
+    triples = every_triple(drawn_source(settings.kind).object_words(settings), settings)
+    if not triples:
+        return {}
+    order = np.random.default_rng(np.random.SeedSequence([seed, settings.seed, len(triples)])).permutation(len(triples))
+    ends = np.cumsum([getattr(settings.scenes, split) for split in SPLITS])[:-1]
+    return {split: [triples[index] for index in part] for split, part in zip(SPLITS, np.split(order, ends), strict=True)}
 
 
 def _counts(settings: DatasetSettings) -> Iterator[tuple[Variant, Split, int]]:

@@ -9,6 +9,7 @@ import numpy as np
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.natural_questions import ask_named, is_there
 from vlm_spatial.scenes.scene import Content, Scene
+from vlm_spatial.scenes.sources.drawn import DrawnSettings
 from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.scenes.sources.settings import DatasetSettings, Template, Wording
 from vlm_spatial.tokens import Axis
@@ -69,6 +70,8 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain",
         raise UserError(f"slot {slot}: the scene has objects in slots {list(scene.slots)} only")
     if scene.named:
         return _ask_named(scene, template, slot, wording, order)
+    if isinstance(wording, dict):
+        return _own(scene, template, slot, wording[template])
     places = _PLACES[scene.axis]
     stem = wording == "stem"
     by_place = scene.stem if stem else scene.asking
@@ -95,8 +98,28 @@ def ask(scene: Scene, template: Template, slot: int, wording: Wording = "plain",
     return Question(_worded(question, wording), answer, candidates)
 
 
+def _own(scene: Scene, template: Template, slot: int, text: str) -> Question:
+    """The question in the user's own words, which say ``to the left of`` where ours say ``directly to the left of``."""
+    named, by_slot = scene.contents[scene.slots.index(slot)], dict(zip(scene.slots, scene.contents, strict=True))
+    answer, candidates, fields = named.word, tuple(sorted(scene.objects)), {"object": named.phrase}
+    match template:
+        case "slot_to_object":
+            fields["place"] = _PLACES[scene.axis][slot]
+        case "object_to_slot":
+            words = SLOT_WORDS[scene.axis]
+            answer, candidates = words[slot], tuple(words[each] for each in scene.slots)
+        case "relation_to_object":
+            reference = reference_slot(scene, slot)
+            relation = _RELATIONS[scene.axis][int(reference < slot)].removeprefix("directly ")
+            fields |= {"relation": relation, "reference": by_slot[reference].phrase}
+        case "content":
+            absent, answer = _whether(scene, slot, named)
+            fields["object"], candidates = absent.phrase, _WHETHER
+    return Question(text.format(**fields, blank=""), answer, candidates)
+
+
 def _worded(question: str, wording: Wording) -> str:
-    return _WORDINGS.get(wording, wording).format(question=question)
+    return question if isinstance(wording, dict) else _WORDINGS.get(wording, wording).format(question=question)
 
 
 def _ask_named(scene: Scene, template: Template, slot: int, wording: Wording, order: int | None) -> Question:
@@ -105,8 +128,9 @@ def _ask_named(scene: Scene, template: Template, slot: int, wording: Wording, or
         named, answer = _whether(scene, slot, scene.contents[scene.slots.index(slot)])
         return Question(_worded(is_there(named.phrase), wording), answer, _WHETHER)
     question, answer, candidates = ask_named(scene, template, slot, order)
-    pattern = _NAME_ONLY if answers_name and wording == "one_word" else _WORDINGS.get(wording, wording)
-    return Question(pattern.format(question=question), answer, candidates)
+    if answers_name and wording == "one_word":
+        return Question(_NAME_ONLY.format(question=question), answer, candidates)
+    return Question(_worded(question, wording), answer, candidates)
 
 
 def _whether(scene: Scene, slot: int, present: Content) -> tuple[Content, str]:
@@ -137,13 +161,18 @@ def vocabulary(settings: DatasetSettings) -> list[str]:
     Covers every axis, template and wording, so that one tokenizer serves all settings of a kind.
     """
     source = drawn_source(settings.kind)
-    texts = [text for word in source.words() for text in (word, source.phrase(word))]
+    assert isinstance(settings, DrawnSettings)
+    taught = {word: word for word in (*source.words(), *source.object_words(settings))}
+    texts = [text for word in taught for text in (word, source.phrase(word))]
     for axis in _PLACES:
         texts += [*SLOT_WORDS[axis], *_PLACES[axis], *_RELATIONS[axis]]
-    patterns = (source.asking, _ASK_WHERE, _ASK_WHERE_OF_TWO, _ASK_WHETHER, *_WORDINGS.values())
+    asking, stem = source.sentences(settings)
+    patterns = (asking, _ASK_WHERE, _ASK_WHERE_OF_TWO, _ASK_WHETHER, *_WORDINGS.values())
     texts += ["a", "an", *_WHETHER, *(re.sub(r"\{\w+\}", " ", pattern) for pattern in patterns)]
     if settings.wording == "stem":
-        texts += [source.stem, _STEM_WHERE, _STEM_WHERE_OF_TWO, _STEM_WHETHER]
+        texts += [stem, _STEM_WHERE, _STEM_WHERE_OF_TWO, _STEM_WHETHER]
+    elif isinstance(settings.wording, dict):
+        texts += list(settings.wording.values())
     elif settings.wording not in _WORDINGS:
         texts.append(settings.wording)
     return sorted(split_words(re.sub(r"\{\w+\}", " ", text) for text in texts))

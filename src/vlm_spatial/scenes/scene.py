@@ -46,6 +46,8 @@ class Scene:
         both_orders: whether every question is asked with its options in either order.
         picture: where the photograph lies on the canvas; what surrounds it is padding. None where it fills the canvas.
         flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
+        grid: rows and columns of visual tokens that the picture is laid out for; None where any grid will do.
+        bands: pixels along the axis where the strips meet; None for the midpoints between objects.
     """
 
     kind: str
@@ -70,6 +72,8 @@ class Scene:
     picture: Box | None = None
     width: int = CANVAS
     height: int = CANVAS
+    grid: tuple[int, int] | None = None
+    bands: tuple[float, float] | None = None
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -90,6 +94,7 @@ def flip_box(box: Box, axis: Axis, width: float, height: float) -> Box:
 
 def mirrored(scene: Scene) -> Scene:
     """The scene flipped along its axis: the object of slot 0 now stands in slot 2."""
+    side = scene.width if scene.axis == "horizontal" else scene.height
     return replace(
         scene,
         variant="mirror",
@@ -99,6 +104,7 @@ def mirrored(scene: Scene) -> Scene:
         flipped=not scene.flipped,
         middle_reference=2 - scene.middle_reference,
         picture=scene.picture and flip_box(scene.picture, scene.axis, scene.width, scene.height),
+        bands=scene.bands and (side - scene.bands[1], side - scene.bands[0]),
     )
 
 

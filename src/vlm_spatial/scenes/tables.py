@@ -34,6 +34,8 @@ SCENES_SCHEMA: Columns = {
     "box_quality": pl.Float32,
     "mirrored_from": pl.String,
     "picture": pl.List(pl.Float32),
+    "grid": pl.List(pl.Int32),
+    "bands": pl.List(pl.Float32),
 }
 
 QUESTIONS_SCHEMA: Columns = {
@@ -90,20 +92,24 @@ def scenes_table(planned: Iterable[Planned]) -> pl.DataFrame:
             "box_quality": item.box_quality,
             "mirrored_from": item.mirrored_from,
             "picture": None if item.scene.picture is None else list(item.scene.picture),
+            "grid": None if item.scene.grid is None else list(item.scene.grid),
+            "bands": None if item.scene.bands is None else list(item.scene.bands),
         }
         for item in planned
     ]
     return pl.DataFrame(rows, schema=SCENES_SCHEMA)
 
 
-def questions_table(planned: Iterable[Planned], templates: Sequence[Template], wording: Wording) -> pl.DataFrame:
-    """``questions.parquet``: every template about every slot of every scene that has questions; relations of three objects only."""
+def questions_table(
+    planned: Iterable[Planned], templates: Sequence[Template], wording: Wording, asked_slots: Sequence[int] = (0, 1, 2)
+) -> pl.DataFrame:
+    """``questions.parquet``: every template about every slot asked of every scene with questions; relations of three objects only."""
     rows = []
     for item in planned:
         if item.scene.variant not in WITH_QUESTIONS:
             continue
         asked = [each for each in templates if each != "relation_to_object" or has_relations(item.scene)]
-        for template, slot in product(asked, item.scene.slots):
+        for template, slot in product(asked, (slot for slot in item.scene.slots if slot in asked_slots)):
             for order in (0, 1) if item.scene.both_orders and template != "content" else (None,):
                 rows.append(_question_row(item, template, slot, wording, order))
     return pl.DataFrame(rows, schema=QUESTIONS_SCHEMA)

@@ -37,7 +37,7 @@ def scenes(job: Job) -> None:
         write_images(folder, planned.drawings, planned.draw)
         tables = {
             "scenes": scenes_table(planned.scenes),
-            "questions": questions_table(planned.scenes, dataset.templates, dataset.wording),
+            "questions": questions_table(planned.scenes, dataset.templates, dataset.wording, dataset.asked_slots),
             "pairs": pairs_table(planned.pairs),
         }
         for name, table in tables.items():

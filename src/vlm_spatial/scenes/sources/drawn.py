@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from vlm_spatial.config.settings import Count, Settings, Share
+from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.sources.layouts import Layout
 from vlm_spatial.scenes.sources.settings import DatasetSettings
-from vlm_spatial.scenes.sources.source import PlannedDataset, Source
+from vlm_spatial.scenes.sources.source import About, PlannedDataset, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
     from vlm_spatial.scenes.scene import Content, Scene
     from vlm_spatial.tokens import Box
+
+
+Palette = Literal["standard", "pure", "pure-orange"]
 
 
 class Difficulty(Settings):
@@ -53,6 +59,25 @@ class DrawnSettings(DatasetSettings):
     drawn: ClassVar[bool] = True
 
     difficulty: Difficulty = Difficulty()
+    layout: Layout = Field(
+        None,
+        description="jittered (the default), or objects that fill whole visual tokens: a published geometry (qwen2-vl, gemma-3, pixtral), "
+        "or a section of your own",
+    )
+    background: Literal["varied", "white"] = Field("varied", description="varied: the plain tones or textures of this kind")
+    items: Literal["sampled", "every_triple"] = Field(
+        "sampled",
+        description="every_triple: each ordered choice of three contents is one main scene of an axis, in one split only; the scenes "
+        "must add up to their number",
+    )
+
+    @model_validator(mode="after")
+    def _blocks_have_their_size(self) -> Self:
+        usual = Difficulty()
+        for key in ("object_size", "jitter"):
+            if self.layout is not None and getattr(self.difficulty, key) != getattr(usual, key):
+                raise ValueError(f"difficulty.{key}: a layout of blocks says where objects stand; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _holds_scenes(self) -> Self:
@@ -74,7 +99,7 @@ class Drawn(Source[DrawnSettings]):
 
     @abstractmethod
     def words(self) -> tuple[str, ...]:
-        """Every answer word, one word each."""
+        """Every answer word that an organism of this kind learns, one word each."""
 
     @abstractmethod
     def backgrounds(self) -> tuple[str, ...]:
@@ -92,11 +117,36 @@ class Drawn(Source[DrawnSettings]):
         """How a question refers to the object that ``word`` names."""
         return word
 
-    def contents(self, words: list[str], generator: np.random.Generator, avoid: tuple[Content, ...]) -> tuple[Content, ...]:
+    def contents(
+        self, words: list[str], generator: np.random.Generator, avoid: tuple[Content, ...], settings: DrawnSettings
+    ) -> tuple[Content, ...]:
         """Objects with these words; whatever else of them is random looks like none in ``avoid``."""
         from vlm_spatial.scenes.scene import Content
 
-        return tuple(Content(word, self.phrase(word), word) for word in words)
+        return tuple(Content(word, self.phrase(word), self.look(word, settings)) for word in words)
+
+    def look(self, word: str, settings: DrawnSettings) -> str:
+        """What :meth:`draw_content` draws for ``word``."""
+        return word
+
+    def vocabulary(self, settings: DrawnSettings) -> tuple[Content, ...]:
+        """Everything that a scene can show, as a question about what is not there names it."""
+        from vlm_spatial.scenes.scene import Content
+
+        return tuple(Content(word, self.phrase(word), word) for word in self.object_words(settings))
+
+    def sentences(self, settings: DrawnSettings) -> tuple[str, str]:
+        """The question for an object by its place, and the same as an unfinished sentence."""
+        return self.asking, self.stem
+
+    def check(self, settings: DrawnSettings, about: About) -> None:
+        with about("scenes"):
+            every_triple(self.object_words(settings), settings)
+        needed = 6 if settings.pairs.language else 3
+        count = len(self.object_words(settings))
+        if count < needed:
+            with about("pairs.language" if settings.pairs.language else "kind"):
+                raise UserError(f"its two pictures share nothing, which takes {needed} contents, and the dataset has {count}")
 
     def plan(self, settings: DrawnSettings, seed: int, boxes: Path | None = None) -> PlannedDataset:
         """See :meth:`Source.plan`."""
@@ -107,6 +157,25 @@ class Drawn(Source[DrawnSettings]):
         of_pairs, pairs = plan_pairs(settings, seed)
         planned = [*plan_scenes(settings, seed), *of_pairs]
         return PlannedDataset(planned, pairs, {item.scene_id: item.scene for item in planned}, render)
+
+
+def every_triple(words: tuple[str, ...], settings: DrawnSettings) -> list[tuple[str, ...]]:
+    """Each ordered choice of three words, sorted; none where scenes are sampled.
+
+    Raises:
+        UserError: if the splits do not add up to their number.
+    """
+    if settings.items != "every_triple":
+        return []
+    triples: list[tuple[str, ...]] = list(permutations(sorted(words), 3))
+    split = settings.scenes
+    wanted = split.train + split.validation + split.test
+    if wanted != len(triples):
+        raise UserError(
+            f"{len(words)} contents make {len(triples)} ordered triples, and train, validation and test add up to {wanted}; "
+            "every triple must be in one of them"
+        )
+    return triples
 
 
 def whole(box: Box) -> tuple[int, int, int, int]:

@@ -36,8 +36,8 @@ class NaturalSettings(DatasetSettings):
 
     @model_validator(mode="after")
     def _as_photographed(self) -> Self:
-        if self.wording == "stem":
-            raise ValueError("wording: questions about photographs with boxes name their options, which an unfinished sentence cannot")
+        if isinstance(self.wording, dict):
+            raise ValueError("wording: these questions name their options; use plain, one_word or words with {question}")
         if self.wording == "stem":
             raise ValueError("wording: 'stem' has no sentence that names the objects of a photograph; use plain, one_word or your own")
         made = Variants()

@@ -1,10 +1,16 @@
-"""``kind: objects``: drawings of things on textured backgrounds."""
+"""``kind: objects``: drawings of things on textured backgrounds, or a folder of your own pictures."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
+from vlm_spatial.config.settings import UserPath
+from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.sources.drawn import Drawn, DrawnSettings
+from vlm_spatial.scenes.sources.source import About
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +23,11 @@ class ObjectsSettings(DrawnSettings):
     """Drawings of things on a textured background."""
 
     kind: Literal["objects"]
+    pictures: UserPath | None = Field(
+        None,
+        description="a folder of your own PNG files, each named after what it shows (apple.png, fire_truck.png), instead of the drawings; "
+        "they are squeezed to the object's box, with their transparency",
+    )
 
 
 class Objects(Drawn):
@@ -30,6 +41,30 @@ class Objects(Drawn):
 
         return tuple(PICTURES)
 
+    def object_words(self, settings: DrawnSettings) -> tuple[str, ...]:
+        files = _pictures(settings)
+        return self.words() if files is None else tuple(files)
+
+    def look(self, word: str, settings: DrawnSettings) -> str:
+        files = _pictures(settings)
+        return word if files is None else str(files[word])
+
+    def files(self, settings: DrawnSettings) -> list[Path]:
+        return list((_pictures(settings) or {}).values())
+
+    def check_paths(self, settings: DrawnSettings) -> None:
+        assert isinstance(settings, ObjectsSettings)
+        if settings.pictures is not None and not Path(settings.pictures).is_dir():
+            raise UserError(f"pictures: no folder {settings.pictures!r}; give a folder of PNG files, or leave pictures out")
+
+    def check(self, settings: DrawnSettings, about: About) -> None:
+        from vlm_spatial.scenes.pictures import own_picture
+
+        for path in self.files(settings):
+            with about("pictures"):
+                own_picture(path, 1, 1)
+        super().check(settings, about)
+
     def backgrounds(self) -> tuple[str, ...]:
         from vlm_spatial.scenes.textures import TEXTURES
 
@@ -38,11 +73,22 @@ class Objects(Drawn):
     def background(self, scene: Scene, generator: np.random.Generator) -> Image.Image:
         from vlm_spatial.scenes.textures import texture
 
-        return texture(scene.background, generator)
+        piece, size = texture(scene.background, generator), (scene.width, scene.height)
+        return piece if piece.size == size else piece.resize(size)
 
     def draw_content(self, image: Image.Image, content: Content, box: tuple[int, int, int, int]) -> None:
-        from vlm_spatial.scenes.pictures import picture
+        from vlm_spatial.scenes.pictures import PICTURES, own_picture, picture
 
         left, top, right, bottom = box
-        drawing = picture(content.look, right - left, bottom - top)
+        width, height = right - left, bottom - top
+        drawing = picture(content.look, width, height) if content.look in PICTURES else own_picture(Path(content.look), width, height)
         image.paste(drawing, (left, top), drawing)
+
+
+def _pictures(settings: DrawnSettings) -> dict[str, Path] | None:
+    """The user's own pictures by word, sorted; None where there are none."""
+    assert isinstance(settings, ObjectsSettings)
+    if settings.pictures is None:
+        return None
+    found = sorted(path for path in Path(settings.pictures).iterdir() if path.suffix.lower() == ".png" and not path.name.startswith("."))
+    return {path.stem.replace("_", " ").lower(): path for path in found}

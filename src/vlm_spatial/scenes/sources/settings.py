@@ -12,13 +12,35 @@ Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "co
 TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
 
 
-def _known_wording(value: str) -> str:
+_FIELDS: dict[Template, tuple[str, ...]] = {
+    "slot_to_object": ("place",),
+    "object_to_slot": ("object",),
+    "relation_to_object": ("relation", "reference"),
+    "content": ("object",),
+}
+BLANK = "{blank}"
+
+
+def _known_wording(value: str | dict[Template, str]) -> str | dict[Template, str]:
+    if isinstance(value, dict):
+        for template, text in value.items():
+            _check_statement(template, text)
+        return value
     if value not in ("plain", "one_word", "stem") and not re.fullmatch(r"[^{}]*\{question\}[^{}]*", value):
         raise ValueError("must be 'plain', 'one_word', 'stem' or own words that hold {question} once")
     return value
 
 
-Wording = Annotated[str, AfterValidator(_known_wording)]
+def _check_statement(template: Template, text: str) -> None:
+    found, needed = re.findall(r"{(.*?)}", text), _FIELDS[template]
+    if BLANK in text and not (text.endswith(BLANK) and text.count(BLANK) == 1):
+        raise ValueError(f"{template}: {BLANK} is where the model goes on, so it must be the end of the statement, found {text!r}")
+    allowed = [f"{{{name}}}" for name in needed]
+    if sorted(name for name in found if name != "blank") != sorted(needed):
+        raise ValueError(f"{template}: must hold {' and '.join(allowed)} once, and may end in {BLANK}, found {text!r}")
+
+
+Wording = Annotated[str | dict[Template, str], AfterValidator(_known_wording)]
 
 
 class Splits(Settings):
@@ -71,7 +93,11 @@ class DatasetSettings(Settings):
     wording: Wording = Field(
         "plain",
         description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word; 'stem' is an "
-        "unfinished sentence that the answer completes; own words hold {question}, such as '{question} Reply with one token.'",
+        "unfinished sentence that the answer completes; own words hold {question}, such as '{question} Reply with one token.'; or "
+        "a text for each template, with {place}, {object}, or {relation} and {reference}; a statement may end in {blank}",
+    )
+    asked_slots: Annotated[tuple[Literal[0, 1, 2], ...], Field(min_length=1)] = Field(
+        (0, 1, 2), description="slots whose objects are asked for; [0, 2] are the outer two"
     )
     seed: Count = 0
 
@@ -96,4 +122,9 @@ class DatasetSettings(Settings):
             raise ValueError("pairs.last_token: its pictures are drawn; of photographs the language pairs serve, leave it out")
         if not set(TEMPLATES) & set(self.templates):
             raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))
+        if not set(self.asked_slots) & {0, 2}:
+            raise ValueError("asked_slots: must hold 0 or 2, whose objects every experiment exchanges")
+        missing = [template for template in self.templates if isinstance(self.wording, dict) and template not in self.wording]
+        if missing:
+            raise ValueError(f"wording: has no text for the template {missing[0]}; give one for each of templates")
         return self

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from vlm_spatial.scenes.palette import COLOURS, PLAIN_BACKGROUNDS
-from vlm_spatial.scenes.sources.drawn import Drawn, DrawnSettings
+from vlm_spatial.scenes.palette import COLOURS, PALETTES, PLAIN_BACKGROUNDS, written
+from vlm_spatial.scenes.sources.drawn import Drawn, DrawnSettings, Palette
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,7 @@ class SquaresSettings(DrawnSettings):
     """Coloured squares on a plain background."""
 
     kind: Literal["squares"]
+    palette: Palette = "standard"
 
 
 class Squares(Drawn):
@@ -31,8 +32,16 @@ class Squares(Drawn):
     def words(self) -> tuple[str, ...]:
         return tuple(COLOURS)
 
+    def object_words(self, settings: DrawnSettings) -> tuple[str, ...]:
+        assert isinstance(settings, SquaresSettings)
+        return tuple(PALETTES[settings.palette])
+
     def backgrounds(self) -> tuple[str, ...]:
         return tuple(PLAIN_BACKGROUNDS)
+
+    def look(self, word: str, settings: DrawnSettings) -> str:
+        assert isinstance(settings, SquaresSettings)
+        return written(PALETTES[settings.palette][word])
 
     def phrase(self, word: str) -> str:
         return f"{word} square"
@@ -43,4 +52,4 @@ class Squares(Drawn):
         return Image.new("RGB", (scene.width, scene.height), PLAIN_BACKGROUNDS[scene.background])
 
     def draw_content(self, image: Image.Image, content: Content, box: tuple[int, int, int, int]) -> None:
-        image.paste(COLOURS[content.look], box)
+        image.paste(content.look, box)

@@ -22,7 +22,7 @@ from vlm_spatial.scenes.sources.registry import source_of
 from vlm_spatial.scenes.sources.source import PlannedDataset
 from vlm_spatial.scenes.tables import pairs_table, questions_table
 from vlm_spatial.tokens import AXES, Axis, SceneTokens, TokenGrid, matched_blocks, scene_tokens
-from vlm_spatial.workflow.preflight import check_outside
+from vlm_spatial.workflow.preflight import _about, check_outside
 
 pytestmark = pytest.mark.unit
 
@@ -250,6 +250,18 @@ def test_counts_that_leave_triples_out_are_refused_before_any_job() -> None:
         "mine.yaml: datasets.mine.scenes: 6 contents make 120 ordered triples, and train, validation and test add up to 130; every triple "
         "must be in one of them"
     )
+
+
+def test_a_folder_of_too_few_pictures_is_refused(tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "mine", ["orange", "apple", "pot", "bell"])
+    values = {"kind": "objects", "pictures": str(folder), "pairs": {"language": 10}}
+    settings = {"datasets": {"mine": values}, "models": {"m": {"checkpoint": str(tmp_path), "datasets": ["mine"]}}}
+    config = Config.model_validate(settings)
+    with pytest.raises(UserError, match=r"datasets\.mine\.pairs\.language: takes 6 different contents, and the dataset has 4"):
+        source_of("objects").check(config.datasets["mine"], lambda key: _about(Source("mine.yaml"), f"datasets.mine.{key}"))
+    (folder / "hat.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"pictures: .*hat\.png: is not a readable image"):
+        source_of("objects").check(config.datasets["mine"], lambda key: _about(Source("mine.yaml"), f"datasets.mine.{key}"))
 
 
 def test_named_layouts_are_those_published() -> None:

@@ -142,11 +142,15 @@ class Drawn(Source[DrawnSettings]):
     def check(self, settings: DrawnSettings, about: About) -> None:
         with about("scenes"):
             every_triple(self.object_words(settings), settings)
-        needed = 6 if settings.pairs.language else 3
         count = len(self.object_words(settings))
-        if count < needed:
-            with about("pairs.language" if settings.pairs.language else "kind"):
-                raise UserError(f"its two pictures share nothing, which takes {needed} contents, and the dataset has {count}")
+        for key, needed, wanted in (
+            ("pairs.language", 6, settings.pairs.language),
+            ("pairs.last_token", 5, settings.pairs.last_token),
+            ("items", 3, True),
+        ):
+            if wanted and count < needed:
+                with about(key):
+                    raise UserError(f"takes {needed} different contents, and the dataset has {count}; give more, or ask for none")
 
     def plan(self, settings: DrawnSettings, seed: int, boxes: Path | None = None) -> PlannedDataset:
         """See :meth:`Source.plan`."""

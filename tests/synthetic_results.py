@@ -245,6 +245,7 @@ def strip_map(scenes: pl.DataFrame, planted: Planted) -> pl.DataFrame:
                         "predicted": predicted,
                         "probability": [0.9 if s == predicted else 0.05 for s in range(3)],
                         "token_set": "object" if inside else "rim",
+                        "kind": "logistic",
                     }
                 )
     return pl.DataFrame(rows)

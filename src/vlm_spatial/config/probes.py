@@ -15,5 +15,9 @@ class ProbesSettings(Settings):
         description="inverse regularisation strengths C tried on the validation split",
     )
     token_sets: tuple[Literal["object", "strip", "rim", "background", "all"], ...] = ("object", "strip", "rim", "background", "all")
+    published_sites: tuple[str, ...] = Field(
+        (),
+        description="sites with a probe of the published recipe, too (connector): raw activations, 200 steps of AdamW, nothing chosen",
+    )
     bootstrap: PositiveCount = 1000
     strip_map_scenes: PositiveCount = Field(24, description="test scenes an axis whose strip map is kept")

@@ -16,7 +16,8 @@ CONTROLS = {
     "position": "control: place of the cell only",
     "other_scene": "control: same cells of other scenes",
 }
-SERIES = [*SETS, *CONTROLS.values(), BLANK]
+PUBLISHED = "published recipe"
+SERIES = [*SETS, *CONTROLS.values(), BLANK, PUBLISHED]
 
 
 _COLUMNS = {name: name for name in ("variant", "trained_on", "axis", "site", "token_set", "condition", "estimate", "low", "high", "n")} | {
@@ -37,7 +38,7 @@ def rows(tables: Tables) -> pl.DataFrame:
         .then(pl.col("token_set"))
         .when(of_blank)
         .then(pl.lit(BLANK))
-        .otherwise(pl.col("condition").replace(CONTROLS)),
+        .otherwise(pl.col("condition").replace(CONTROLS | {"published": PUBLISHED})),
         control_for=pl.when(of_probe).then(pl.lit(EVERY)).otherwise(pl.col("token_set")),
     )
     return with_sites(_at_every_site(shown)).select(_ORDER)
@@ -54,7 +55,8 @@ def caption(shown: pl.DataFrame) -> str:
     return (
         "Accuracy with which a linear probe, trained on object tokens of the training split, reads the slot off held-out "
         "tokens of each set, by site; "
-        f"grey and dashed lines are its controls; {counts(shown, 'scenes')}. {INTERVAL} from a bootstrap that resamples whole "
+        f"grey and dashed lines are its controls, and the published recipe; {counts(shown, 'scenes')}. "
+        f"{INTERVAL} from a bootstrap that resamples whole "
         f"scenes; the dashed rule is chance. "
         "In layout-decorrelated scenes the slot is not the absolute position."
     )

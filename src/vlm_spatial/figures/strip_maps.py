@@ -50,7 +50,10 @@ def rows(tables: Tables, scenes: Sequence[str]) -> pl.DataFrame:
     table = tables.get("strip_map")
     if table is None or table.is_empty():
         return pl.DataFrame()
-    chosen = table.filter(pl.col("scene_id").is_in(list(scenes)) & pl.col("site").is_in(sites_shown(table["site"].unique().to_list())))
+    chosen = table.filter(
+        pl.col("kind") == "logistic",
+        pl.col("scene_id").is_in(list(scenes)) & pl.col("site").is_in(sites_shown(table["site"].unique().to_list())),
+    )
     return chosen.select(
         "scene_id", "axis", "site", "row", "col", "slot", "predicted", "token_set", confidence=pl.col("probability").list.max()
     )

@@ -7,7 +7,7 @@ from vlm_spatial.statistics import Interval, mean_of_independent
 
 PIXEL_SITE, CELL_SITE = "pixels", "cell"
 """Sites of the controls that look at no activation: at the pixels, or at the place of the cell alone."""
-KINDS = ("logistic", "shuffled", "control_task", "pixels", "position", "other_scene")
+KINDS = ("logistic", "shuffled", "control_task", "pixels", "position", "other_scene", "published")
 OVERLAPS = ("between_axes", "between_training", "between_datasets", "content")
 _METHOD = "bootstrap over scenes, made by the probes stage; both axes: mean of independent estimates"
 

@@ -22,6 +22,7 @@ from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot, why_inconclusi
 from vlm_spatial.probes.geometry_table import GeometryTable
 from vlm_spatial.probes.layout import TRAINED_ON, Activations, Features, Group, TokensOf, cell_counts, group, word_numbers
 from vlm_spatial.probes.probe import Probe
+from vlm_spatial.probes.published import fit_published
 from vlm_spatial.probes.reading import BATCH, answers
 from vlm_spatial.probes.scores import CELL_SITE, PIXEL_SITE, Table, score_groups
 from vlm_spatial.probes.strips import STRIP_MAP, strip_map_rows
@@ -29,7 +30,7 @@ from vlm_spatial.progress import progress
 from vlm_spatial.tokens import AXES, SLOTS, Axis, TokenGrid, TokenSet
 
 SCORED_ON = ("main", "decorrelated", "mirror", "single")
-_MAPPED = ("main", "logistic")
+_MAPPED = (("main", "logistic"), ("main", "published"))
 
 
 class ProbedDataset(TokensOf, Images, Protocol):
@@ -93,7 +94,7 @@ def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
     axes = [_labelled(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
-    run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed))
+    run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed), seed)
     needed = [scene for labelled in axes for g in labelled.groups.values() for scene in g.scene_ids]
     pixels = PixelFeatures(dataset, store.grid, needed)
     for labelled in axes:
@@ -137,6 +138,7 @@ class _Run:
     settings: ProbesSettings
     table: Table
     geometry: GeometryTable
+    seed: int
     saved: dict[str, dict[tuple[str, str], Probe]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
     inconclusive: dict[str, dict[str, str]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
     maps: list[pl.DataFrame] = field(default_factory=list)
@@ -146,22 +148,25 @@ class _Run:
         blank = self._blank(labelled, site)
         trained = [self._train(self.store, labelled, site, variant, controls=True) for variant in labelled.trained_on()]
         for t in trained:
-            if t.reason:
+            if "logistic" not in t.probes:
+                assert t.reason is not None
                 self.inconclusive[t.trained_on][f"{labelled.axis}/{site}"] = t.reason
             else:
                 self.saved[t.trained_on][labelled.axis, site] = t.probes["logistic"].with_shuffled(t.probes["shuffled"])
         for scored_on, scenes in labelled.tested():
-            predicted, probability = self._predict(self.store, site, scenes, trained)
+            predicted, probabilities = self._predict(self.store, site, scenes, trained)
             self._score(labelled, site, trained, predicted, scored_on, scenes)
-            if probability is not None and scored_on != "single":
-                self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid)
+            for (_, kind), probability in probabilities.items() if scored_on != "single" else ():
+                if kind == "logistic":
+                    self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid)
                 if scored_on == "main":
-                    self.maps.append(strip_map_rows(scenes, self.settings.strip_map_scenes, probability, self.grid, labelled.axis, site))
+                    kept = self.settings.strip_map_scenes
+                    self.maps.append(strip_map_rows(scenes, kept, probability, self.grid, labelled.axis, site, kind))
         if blank is not None:
             self._score_blank(labelled, site, trained, blank)
             self.cells(labelled, site, blank)
         for t in trained:
-            if t.probes:
+            if "logistic" in t.probes:
                 self.geometry.slot_subspace(labelled.axis, site, t.trained_on, t.probes["logistic"])
 
     def cells(self, labelled: _Labelled, site: str, features: Float[np.ndarray, "tokens features"]) -> None:
@@ -190,8 +195,12 @@ class _Run:
         train = self._rows(features, site, scenes)
         validation = self._rows(features, site, labelled.groups[trained_on, "validation"])
         reason = why_inconclusive(train, validation)
+        beside = {}
+        if controls and trained_on == "main" and site in self.settings.published_sites and why_inconclusive(train, train) is None:
+            # Nothing is chosen, so it needs no validation; before ours, which standardises the features in place.
+            beside["published"] = fit_published(train.x, train.targets, np.random.default_rng([self.seed, AXES.index(labelled.axis)]))
         if reason:
-            return _Trained(trained_on, reason=reason)
+            return _Trained(trained_on, beside, reason)
         extra = {}
         if controls:
             extra["shuffled"] = one_hot(scenes.at_objects(labelled.shuffled[trained_on]), SLOTS)
@@ -199,7 +208,7 @@ class _Run:
                 extra["control_task"] = one_hot(scenes.at_objects(control_labels_at_objects(scenes, labelled.control)), SLOTS)
         if controls and trained_on == "main":
             self.geometry.content(labelled.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
-        return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra))
+        return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra) | beside)
 
     def _words(self, scenes: Group) -> Int[np.ndarray, " rows"]:
         return scenes.at_objects(np.take_along_axis(scenes.words, np.maximum(scenes.objects, 0).astype(int), axis=1))
@@ -217,8 +226,8 @@ class _Run:
 
     def _predict(
         self, features: Features, site: str, scenes: Group, trained: Sequence[_Trained]
-    ) -> tuple[dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]], Float[np.ndarray, "scenes tokens slots"] | None]:
-        """Predicted slots of all probes by ``(trained_on, kind)``, and the probabilities of the one that is mapped."""
+    ) -> tuple[dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]], dict[tuple[str, str], Float[np.ndarray, "scenes tokens slots"]]]:
+        """Predicted slots of all probes by ``(trained_on, kind)``, and the probabilities of those that are mapped."""
         probes = {(t.trained_on, kind): probe for t in trained for kind, probe in t.probes.items()}
         return answers(features, site, scenes, probes, mapped=_MAPPED)
 
@@ -233,10 +242,10 @@ class _Run:
         kinds: Sequence[str] = ("logistic", "centroid", "difference", "shuffled", "control_task"),
     ) -> None:
         for t in trained:
-            for kind in kinds:
+            for kind in (*kinds, *(("published",) if "published" in t.probes else ())):
                 names = self._names(labelled, site, kind, t.trained_on, scored_on, t.probes.get(kind))
                 labels: Callable[[TokenSet], np.ndarray] | None = None
-                reason = t.reason
+                reason = None if kind in t.probes else t.reason
                 if kind == "control_task":
                     if labelled.control is None:
                         reason = reason or f"fewer than {SLOTS} answer words"
@@ -257,7 +266,7 @@ class _Run:
                 predicted = None if probe is None else np.broadcast_to(probe.predict(blank), scenes.strips.shape)
                 names = self._names(labelled, site, kind, t.trained_on, "blank", probe)
                 self.table.add(score_groups(predicted, scenes, labelled.token_sets, SLOTS, reason=t.reason, **names))
-        if trained[0].probes:
+        if "logistic" in trained[0].probes:
             self.geometry.strip_index(labelled.axis, site, "blank", trained[0].probes["logistic"].predict_proba(blank)[None], self.grid)
 
     def _blank(self, labelled: _Labelled, site: str) -> Float[np.ndarray, "tokens features"] | None:

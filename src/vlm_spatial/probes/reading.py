@@ -1,6 +1,6 @@
 """Many probes read over the scenes of a group, each scene read once."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -17,13 +17,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def answers(
-    features: Features, site: str, scenes: Group, probes: Mapping[Key, Probe], mapped: Key | None = None
-) -> tuple[dict[Key, Int[np.ndarray, "scenes tokens"]], Float[np.ndarray, "scenes tokens slots"] | None]:
-    """Predicted slot of every token by each of ``probes`` (of one site), and the probabilities that ``mapped``, one of them, gives."""
+    features: Features, site: str, scenes: Group, probes: Mapping[Key, Probe], mapped: Collection[Key] = ()
+) -> tuple[dict[Key, Int[np.ndarray, "scenes tokens"]], dict[Key, Float[np.ndarray, "scenes tokens slots"]]]:
+    """Predicted slot of every token by each of ``probes`` (of one site), and the probabilities that the ``mapped`` ones give."""
     predicted = {key: np.zeros(scenes.strips.shape, dtype=np.int8) for key in probes}
     if not probes:
-        return predicted, None
-    probability = np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32) if mapped in probes else None
+        return predicted, {}
+    probability = {key: np.zeros((*scenes.strips.shape, SLOTS), dtype=np.float32) for key in probes if key in mapped}
     read, start = StackedProbes(list(probes.values())), 0
     for ids, values in features.batches(site, scenes.scene_ids, BATCH):
         rows = slice(start, start + len(ids))
@@ -31,7 +31,7 @@ def answers(
         named = scores.argmax(axis=-1)
         for number, key in enumerate(probes):
             predicted[key][rows] = named[..., number]
-            if probability is not None and key == mapped:
-                probability[rows] = softmax(scores[..., number, :])
+            if key in probability:
+                probability[key][rows] = softmax(scores[..., number, :])
         start += len(ids)
     return predicted, probability

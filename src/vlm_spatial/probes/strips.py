@@ -14,6 +14,7 @@ STRIP_MAP: dict[str, Any] = {
     **dict.fromkeys(("token", "row", "col", "slot", "predicted"), pl.Int32),
     "probability": pl.List(pl.Float32),
     "token_set": pl.String,
+    "kind": pl.String,
 }
 
 
@@ -43,8 +44,9 @@ def strip_map_rows(
     grid: TokenGrid,
     axis: Axis,
     site: str,
+    kind: str,
 ) -> pl.DataFrame:
-    """Rows of strip_map.parquet for the first ``kept`` of ``scenes``."""
+    """Rows of strip_map.parquet for the first ``kept`` of ``scenes``, as a probe of ``kind`` reads them."""
     count = min(kept, scenes.size)
     shown = probability[:count].astype(np.float32)
     token = np.arange(grid.size)
@@ -65,6 +67,7 @@ def strip_map_rows(
             "predicted": shown.argmax(axis=-1).ravel().astype(np.int32),
             "probability": shown.reshape(-1, shown.shape[-1]).tolist(),
             "token_set": np.where(scenes.objects[:count].ravel() >= 0, "object", "rim"),
+            "kind": [kind] * (count * grid.size),
         },
         schema=STRIP_MAP,
     )

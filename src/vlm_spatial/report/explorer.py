@@ -117,7 +117,7 @@ def _maps(table: pl.DataFrame | None, scenes: Sequence[str]) -> dict[str, dict[s
     found: dict[str, dict[str, dict[str, str]]] = {}
     if table is None or table.is_empty():
         return found
-    chosen = table.filter(pl.col("scene_id").is_in(list(scenes))).sort("scene_id", "site", "token")
+    chosen = table.filter(pl.col("kind") == "logistic", pl.col("scene_id").is_in(list(scenes))).sort("scene_id", "site", "token")
     for (scene_id, site), part in chosen.partition_by("scene_id", "site", as_dict=True).items():
         confident = part["probability"].list.max().to_list()
         found.setdefault(str(scene_id), {})[str(site)] = {"slot": digits(part["predicted"].to_list()), "sure": levels(confident)}

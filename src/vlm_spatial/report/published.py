@@ -29,7 +29,7 @@ _OURS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
         "probes",
         {
             "measure": "accuracy",
-            "condition": "logistic",
+            "condition": "published",
             "site": "connector",
             "token_set": "object",
             "trained_on": "main",

@@ -19,6 +19,9 @@ RULE = "which third of the canvas the object is in"
 def followed(table: pl.DataFrame) -> tuple[list[str], dict[str, Bool[np.ndarray, "pairs sites"]]]:
     """The included pairs, and whether each answer follows the slot (``ordering``) or the place (``absolute``), site by site."""
     chosen = table.filter(pl.col("included"), experiment="displaced", condition=INTACT, token_set="object")
+    if chosen.is_empty():
+        # Older releases of polars turn a table without columns into no array.
+        return [], dict.fromkeys(("ordering", "absolute"), np.zeros((0, 0), dtype=bool))
     wide = chosen.select("pair_id", "site", "outcome").pivot("site", index="pair_id", values="outcome")
     whole = wide.drop_nulls().sort("pair_id")
     answers = whole.drop("pair_id").to_numpy()

@@ -30,6 +30,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.workflow.snakemake_internals import config_files
 
 # The whole configuration is one of three: what a workflow gives that uses this one as a module, the files of --configfile, or the default.
+given = []
 if config and not HERE.samefile(workflow.basedir):
     CONFIG_FILES = Source("config of the module")
 else:

@@ -30,7 +30,7 @@ def validated_plan():
         # Not again in each job that is submitted.
         if is_main():
             check_outside(found, CONFIG_FILES)
-        return Plan(found)
+        return Plan(found, given)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
 

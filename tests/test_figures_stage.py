@@ -72,6 +72,7 @@ def test_every_figure_says_its_field_term_and_how_to_read_it(finished: Job) -> N
     assert TERMS.keys() == {*(figure.name for figure in FIGURES), strip_maps.NAME}
     assert "Interchange intervention (activation patching) on visual tokens" in page
     assert "make run" in page
+    assert "--configfile" not in page
 
 
 def test_figures_are_grouped_by_question_and_claims_lead_to_them(finished: Job) -> None:

@@ -92,6 +92,16 @@ def test_settings_are_plain_builtins_with_sorted_keys():
             check(plan.settings(stage, tuple(names.values())))
 
 
+def test_the_report_is_told_which_files_were_given_and_nothing_of_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    config = load_config(REPOSITORY / "presets" / "natural.yaml")
+    for given in (Path("presets/natural.yaml"), REPOSITORY / "presets" / "natural.yaml"):
+        assert Plan(config, [given]).settings("figures", ())["config_files"] == ["presets/natural.yaml"]
+    assert Plan(config, [Path("/elsewhere/mine.yaml")]).settings("figures", ())["config_files"] == ["/elsewhere/mine.yaml"]
+    for files in ([], [Path("workflow_config.yaml")]):
+        assert "config_files" not in Plan(config, files).settings("figures", ())
+
+
 def test_gpu_stages_ask_for_one_and_the_others_for_none():
     assert {name: rule.gpus for name, rule in rules().items()} == {name: int(stage.device == "gpu") for name, stage in STAGES.items()}
 

@@ -26,7 +26,7 @@ def why(
     from vlm_spatial.workflow.planning import Plan
     from vlm_spatial.workflow.staleness import Existing
 
-    found = Existing(Plan(load_config(config)))
+    found = Existing(Plan(load_config(config), [config]))
     existing = dict(found.results())
     if result is not None and result not in existing:
         raise UserError(f"{result}: no such result of {config}; there are {', '.join(map(str, existing)) or 'none yet'}")

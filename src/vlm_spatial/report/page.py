@@ -109,6 +109,7 @@ def page(
         compute=provenance.compute(results),
         commit=provenance.commit(),
         warnings=provenance.warnings(results),
+        config_files=job_settings.get("config_files", []),
         config=provenance.configuration(results, job_settings),
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script=_script(),

@@ -4,7 +4,8 @@ Settings (one dict of plain builtins)::
 
     {"figures": {...the config's figures section...},
      "models": {name: {"datasets": [...], "checkpoint": str, "mechanism": str | None}},
-     "datasets": {name: {...}}, "seed": int}
+     "datasets": {name: {...}}, "seed": int,
+     "config_files": [str, ...]}                          the files of --configfile, if any were given
 
 Inputs, by name; a name's parts are joined by ``:``. Scenes and measures are needed, everything else may be missing (the report says
 which file was not there)::

@@ -1,6 +1,6 @@
 """From the configuration to the jobs of each stage, their settings and their paths. Knows nothing of Snakemake."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from vlm_spatial.scenes.sources.registry import dataset_files
 from vlm_spatial.stages.registry import SCOPES, STAGES, Stage
 from vlm_spatial.workflow.code_identity import CONTENT_CACHE, external_content
 
+DEFAULT_FILE = "workflow_config.yaml"
 # What of a dataset cannot matter to a model that samples its own training scenes.
 _NOT_FOR_TRAINING = frozenset({"scenes", "variants", "pairs", "seed"})
 
@@ -20,11 +21,22 @@ LOADING = frozenset(
 )
 
 
-class Plan:
-    """The settings of every job that ``config`` asks for; each is one dict of plain builtins with sorted keys."""
+def _from_here(path: Path) -> str:
+    """A path as one types it in the working folder, however it was given."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
-    def __init__(self, config: Config) -> None:
+
+class Plan:
+    """The settings of every job that ``config`` asks for; each is one dict of plain builtins with sorted keys.
+
+    Args:
+        files: that the configuration comes from, for the command that the report shows; the default file needs no naming.
+    """
+
+    def __init__(self, config: Config, files: Sequence[Path] = ()) -> None:
         self.config = config
+        self.files = [name for name in map(_from_here, files) if name != DEFAULT_FILE]
         self.results = Path(config.results)
 
     def scenes(self, dataset: str) -> dict[str, Any]:
@@ -78,6 +90,7 @@ class Plan:
                 "models": models,
                 "datasets": {name: plain(dataset) for name, dataset in self.config.datasets.items()},
                 "seed": self.config.seed,
+                **({"config_files": self.files} if self.files else {}),
             }
         )
 

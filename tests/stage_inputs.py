@@ -41,9 +41,10 @@ def make_reader(folder: Path, family: str) -> Path:
 
 
 def job(checkpoint: Path, scenes_folder: Path, out: Path, output: str, stage: dict[str, Any], **inputs: Path) -> Job:
-    """One model stage on the CPU; its output is ``<out>/<output>.parquet``."""
+    """One model stage on the CPU; its output is ``<out>/<output>.parquet`` (amplification has another, ``items``)."""
     settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": stage}
-    return Job(settings, {"scenes": scenes_folder, **inputs}, {output: out / f"{output}.parquet"})
+    outputs = {name: out / f"{name}.parquet" for name in (output, "items")}
+    return Job(settings, {"scenes": scenes_folder, **inputs}, outputs)
 
 
 def make_store(checkpoint: Path, scenes_folder: Path, out: Path) -> dict[str, Path]:

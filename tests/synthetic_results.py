@@ -549,6 +549,7 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "ablation_accuracy": ablation_accuracy(questions, planted),
         "ablation_check": ablation_check(),
         "amplification": amplification(answered, planted),
+        "amplification_items": pl.DataFrame(schema={"item": pl.String}),
     }
 
 

@@ -39,13 +39,26 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
         scenes = generator.permutation(group["scene_id"].unique().sort().to_numpy())
         a_scene = group.height / len(scenes)
         parts.append(group.filter(pl.col("scene_id").is_in(list(scenes[: max(1, round(limit / a_scene))]))))
-    drawn = pl.concat(parts)
+    return _posed(_with_certainty(pl.concat(parts)), dataset)
+
+
+def item_questions(behaviour: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """Relations of two objects that are asked in both orders of the options, as :func:`sample_questions` gives them, and ``item``.
+
+    An item is a scene and the object asked about: its two questions differ in the order only.
+    """
+    twice = dataset.questions.filter(pl.col("option_order").is_not_null(), variant="photo", template="relation_to_object")
+    rows = behaviour.filter(pl.col("question_id").is_in(twice["question_id"].implode()))
+    posed = _posed(_with_certainty(rows), dataset)
+    return posed.with_columns(item=pl.format("{}/{}", "scene_id", "slot"))
+
+
+def _with_certainty(drawn: pl.DataFrame) -> pl.DataFrame:
     certainty = [answered(*row) for row in drawn.select("log_probabilities", "candidates", "answer").iter_rows()]
-    known = drawn.rename({"correct": "correct_before"}).with_columns(
+    return drawn.rename({"correct": "correct_before"}).with_columns(
         confidence_before=pl.Series([one.confidence for one in certainty], dtype=pl.Float64),
         brier_before=pl.Series([one.brier for one in certainty], dtype=pl.Float64),
     )
-    return _posed(known, dataset)
 
 
 def questions_of(swept: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:

@@ -44,6 +44,8 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "present_before": pl.Boolean,
     "present": pl.Boolean,
 }
+ITEMS_SCHEMA = {"item": pl.String, **SCHEMA}
+"""Columns of ``amplification_items.parquet``: an item is a scene and the object asked about, in both orders of the options."""
 
 
 def score(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequence[Setting], what: str) -> pl.DataFrame:

@@ -29,5 +29,11 @@ class AmplificationSettings(Settings):
     control_alphas: tuple[float, ...] = Field(
         (4.0,), description="alphas at which the label-free form's controls run at every site, beside the one that validation chooses there"
     )
+    item_alphas: tuple[float, ...] = Field(
+        (),
+        description="two-object items asked in both orders (COCO-spatial): the published correction by two probe columns, at these alphas "
+        "(published: 0 to 15); none: leave it out",
+    )
+    item_random_draws: PositiveCount = Field(5, description="random columns that move every token as far: its controls")
     questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, probe_scores, recovery
+from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, items, probe_scores, recovery
 
 
 def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
@@ -41,6 +41,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             displaced.order_accuracy(tables),
             flips.dominances(tables.get("conflict")),
             flips.ablated_accuracies(tables.get("ablation_accuracy"), tables.get("behaviour")),
+            items.items(tables.get("amplification_items")),
             corrections.sweep(amplified),
             corrections.by_group(amplified),
             corrections.choices_carried(amplified, transfer),

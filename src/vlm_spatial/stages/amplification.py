@@ -3,12 +3,14 @@
 import numpy as np
 import polars as pl
 
-from vlm_spatial.amplification.questions import sample_questions
-from vlm_spatial.amplification.scoring import SCHEMA, score
+from vlm_spatial.amplification.columns import item_probes, item_settings
+from vlm_spatial.amplification.questions import item_questions, sample_questions
+from vlm_spatial.amplification.scoring import ITEMS_SCHEMA, SCHEMA, score
 from vlm_spatial.amplification.settings import Fit, slots_of_scenes, visual_sites, with_probes
 from vlm_spatial.amplification.sweep import Setting, Sweep
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.files import read_parquet, write_parquet
+from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.measures.amplification import choose
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.saved import load_probes
@@ -21,14 +23,16 @@ def amplification(job: Job) -> None:
     settings = section(job, AmplificationSettings)
     adapter = load_adapter(**job.settings["model"])
     probes = load_probes(job.inputs["probes"])
+    dataset, sweep = Dataset.open(job.inputs["scenes"]), Sweep(adapter, memory_gb=settings.memory_gb)
+    behaviour = read_parquet(job.inputs["behaviour"])
+    write_parquet(amplified_items(sweep, dataset, behaviour, settings, job.settings["seed"]), job.outputs["items"])
     sites = with_probes(visual_sites(adapter, settings.sites), probes)
     if not sites:
         write_parquet(pl.DataFrame(schema=SCHEMA), job.outputs["table"])
         return
-    dataset = Dataset.open(job.inputs["scenes"])
-    asked = sample_questions(read_parquet(job.inputs["behaviour"]), dataset, settings.questions, job.settings["seed"])
+    asked = sample_questions(behaviour, dataset, settings.questions, job.settings["seed"])
 
-    sweep, slots_of = Sweep(adapter, memory_gb=settings.memory_gb), slots_of_scenes(dataset, adapter)
+    slots_of = slots_of_scenes(dataset, adapter)
     fits = [Fit.of(probes, site, adapter) for site in sites]
     main = [
         setting
@@ -60,6 +64,19 @@ def amplification(job: Job) -> None:
             controls += fit.random_directions(subspaces[fit.site], best["oracle"][1], slots_of)
     tables.append(score(sweep, dataset, asked.filter(split="test"), controls, "amplification, test controls"))
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
+
+
+def amplified_items(sweep: Sweep, dataset: Dataset, behaviour: pl.DataFrame, settings: AmplificationSettings, seed: int) -> pl.DataFrame:
+    """``amplification_items.parquet``: every two-object item under the published correction and its controls; empty if none are asked."""
+    asked = item_questions(behaviour, dataset) if settings.item_alphas else pl.DataFrame()
+    if asked.is_empty():
+        return pl.DataFrame(schema=ITEMS_SCHEMA)
+    probes = item_probes(sweep.adapter, dataset, asked, seed)
+    features = sweep.adapter.site_shape(CONNECTOR)[1]
+    made = item_settings(probes, features, settings.item_alphas, settings.item_random_draws, seed)
+    swept = score(sweep, dataset, asked.filter(pl.col("axis").is_in(list(probes))), made, "amplification, items")
+    items = asked.select("question_id", "item")
+    return swept.join(items, on="question_id", how="left", maintain_order="left").select(list(ITEMS_SCHEMA))
 
 
 if __name__ == "__main__":

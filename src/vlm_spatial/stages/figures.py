@@ -22,6 +22,7 @@ which file was not there)::
     ablation_accuracy:{model}:{dataset}=ablation_accuracy.parquet
     ablation_check:{model}:{dataset}=ablation_check.parquet
     amplification:{model}:{dataset}=amplification.parquet
+    amplification_items:{model}:{dataset}=amplification_items.parquet
     generalisation:{model}=generalisation.parquet       of models of several datasets
     between_datasets:{model}=between_datasets.parquet
     transfer:{model}=transfer.parquet

@@ -25,7 +25,7 @@ def amplification(job: Job) -> None:
     probes = load_probes(job.inputs["probes"])
     dataset, sweep = Dataset.open(job.inputs["scenes"]), Sweep(adapter, memory_gb=settings.memory_gb)
     behaviour = read_parquet(job.inputs["behaviour"])
-    write_parquet(amplified_items(sweep, dataset, behaviour, settings, job.settings["seed"]), job.outputs["items"])
+    write_parquet(amplified_items(sweep, dataset, behaviour, settings, job.settings["seed"]), job.outputs["of_items"])
     sites = with_probes(visual_sites(adapter, settings.sites), probes)
     if not sites:
         write_parquet(pl.DataFrame(schema=SCHEMA), job.outputs["table"])

@@ -203,7 +203,7 @@ _EXPERIMENTS = (
     Stage(
         "amplification",
         "model and dataset",
-        _files(_ON_DATASET, table="amplification.parquet", items="amplification_items.parquet"),
+        _files(_ON_DATASET, table="amplification.parquet", of_items="amplification_items.parquet"),
         {**_SCENES, "probes": "probes.probes", "behaviour": "behaviour.behaviour"},
         device="gpu",
         settings=AmplificationSettings,

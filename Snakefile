@@ -62,6 +62,7 @@ include: "rules/probes.smk"
 include: "rules/generalisation.smk"
 include: "rules/interchange.smk"
 include: "rules/conflict.smk"
+include: "rules/routes.smk"
 include: "rules/ablation.smk"
 include: "rules/amplification.smk"
 include: "rules/transfer.smk"
@@ -75,6 +76,9 @@ rule all:
         # Boxes and organisms are made where something needs them.
         [
             str(path)
-            for stage in ("scenes", *of_scope("model and dataset", "model", "all"))
+            for stage in (
+                "scenes",
+                *of_scope("model and dataset", "model", "all", optional=True),
+            )
             for path, _ in plan.results_of(stage)
         ],

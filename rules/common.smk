@@ -118,6 +118,7 @@ def params(stage, also=()):
                 ":".join([name, *(f"{{{part}}}" for part in SCOPES[of.scope])])
                 + f"={RESULTS}/{of.outputs[key].path}"
                 for name, (of, key) in STAGES[stage].sources.items()
+                if plan.jobs(of.name)
             ]
         else:
             named = [

@@ -308,6 +308,53 @@ def conflict(planted: Planted) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+ROUTES = {
+    "image_to_question": 0.5,
+    "image_to_answer": 0.1,
+    "image_to_both": 0.8,
+    "question_to_answer": 0.7,
+    "object_to_question": 0.4,
+    "object_to_answer": 0.0,
+}
+"""Share of answers that are lost with a route closed in all layers; in a window the half of it, with the control closed none."""
+
+
+def routes() -> pl.DataFrame:
+    """Attention knockout: the first included pairs lose their answers."""
+    rows = []
+    for route, rate in ROUTES.items():
+        control = "random" if route.startswith("object") else "half"
+        for keys, first, last, share in (("all", 0, LANGUAGE - 1, rate), (control, 0, LANGUAGE - 1, 0.0), ("all", 2, 3, rate / 2)):
+            for axis in AXES:
+                for index in range(PAIRS):
+                    lost = index < round(share * (PAIRS - SET_ASIDE))
+                    rows.append(
+                        {
+                            "pair_id": f"vision-{axis}-{index:05d}",
+                            "experiment": "knockout",
+                            "axis": axis,
+                            "template": "slot_to_object",
+                            "condition": "intact",
+                            "route": route,
+                            "keys": keys,
+                            "form": "renormalised",
+                            "layer_from": first,
+                            "layer_to": last,
+                            "all_layers": last - first == LANGUAGE - 1,
+                            "included": index < PAIRS - SET_ASIDE,
+                            "outcome": "flip" if lost else "stay",
+                            "right_after": not lost,
+                            "relative_probability": -0.9 if lost else 0.0,
+                            "margin_clean": -3.0,
+                            "margin_source": 3.0,
+                            "margin": 3.0 if lost else -3.0,
+                            "candidate_mass_clean": 0.97,
+                            "candidate_mass": 0.3 if lost else 0.97,
+                        }
+                    )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
 def ablation_sweep(planted: Planted) -> pl.DataFrame:
     """The language sweep under each ablation."""
     rows = [row for condition in ("erasure", "neutral") for row in language(planted.ordering_ablated, condition)]
@@ -545,6 +592,7 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "geometry": geometry(planted),
         "interchange": interchange(planted),
         "conflict": conflict(planted),
+        "routes": routes(),
         "ablation_sweep": ablation_sweep(planted),
         "ablation_accuracy": ablation_accuracy(questions, planted),
         "ablation_check": ablation_check(),

@@ -46,7 +46,7 @@ CONFIG = {
 }
 
 # What a model of one dataset of drawn scenes has.
-STAGES = tuple(name for name in registry.STAGES if name not in ("boxes", *registry.of_scope("model")))
+STAGES = tuple(name for name, stage in registry.STAGES.items() if name != "boxes" and stage.scope != "model" and not stage.optional)
 # Jobs so small gain nothing from threads, and several at once get in each other's way.
 ONE_THREAD = ("--set-threads", *(f"{stage}=1" for stage in STAGES))
 

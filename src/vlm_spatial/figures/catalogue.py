@@ -14,6 +14,7 @@ from vlm_spatial.figures import (
     last_token,
     merge_effect,
     probe_scores,
+    routes,
     strip_indices,
     training,
 )
@@ -32,6 +33,8 @@ FIGURES: tuple[Figure, ...] = (
     last_token.FIGURE,
     displaced.FIGURE,
     dominance.FIGURE,
+    routes.DIAGRAM,
+    routes.BY_LAYER,
     ablated.FIGURE,
     amplification.FIGURE,
     amplification_detail.GROUPS,

@@ -8,7 +8,7 @@ import polars as pl
 
 from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
 from vlm_spatial.interventions.ordering import language_sweep
-from vlm_spatial.measures import amplification, behaviour, crosswise, displaced
+from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, routes
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
@@ -46,6 +46,33 @@ def _point(value: float, n: int = 0) -> Interval:
 
 def _minus(interval: Interval, value: float) -> Interval:
     return Interval(interval.estimate - value, interval.low - value, interval.high - value, interval.n)
+
+
+def route_needed(route: str) -> Callable[[Tables], Measured]:
+    def measure(tables: Tables) -> Measured:
+        closed, random = routes.lost(tables["routes"], route), routes.lost(tables["routes"], route, "random")
+        paired = closed.join(random.select("pair_id", control="lost"), on="pair_id", maintain_order="left")
+        if paired.is_empty():
+            return NOTHING
+        difference, p = clustered_mean((paired["lost"] - paired["control"]).to_numpy())
+        values = paired.select("axis", "template", value=pl.col("lost") - pl.col("control"))
+        found, control = (binomial(int(paired[name].sum()), paired.height) for name in ("lost", "control"))
+        return Measured(found, control, "as many random tokens closed", difference, p, values)
+
+    return measure
+
+
+def text_mediated_share(tables: Tables) -> Measured:
+    share, _, p, both = routes.text_mediated_share(tables["routes"])
+    values = both.select("axis", "template", value=pl.col("image_to_question") - pl.col("image_to_answer")) if both.height else None
+    return Measured(share, _point(0.5, both.height), "½", _minus(share, 0.5), p, values)
+
+
+def fallback(tables: Tables) -> Measured:
+    found, p, each = routes.fallback(tables["routes"])
+    if each.is_empty():
+        return NOTHING
+    return Measured(found, ZERO, "no more than the sum of each", found, p, each.select("axis", "template", "value"))
 
 
 def accuracy(tables: Tables) -> Measured:

@@ -43,6 +43,7 @@ class Claim:
         refutation: what would have refuted it.
         unit: how numbers are shown.
         counted: what ``n`` counts.
+        optional: whether it is left out where its table was not made, instead of being inconclusive.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Claim:
     measure: Callable[[Tables], Measured]
     unit: Literal["share", "change", "index", "layer"] = "share"
     counted: str = "pairs"
+    optional: bool = False
 
     def judge(self, found: Measured) -> Verdict:
         """The verdict before adjustment and before strata are looked at."""
@@ -176,6 +178,57 @@ CLAIMS: tuple[Claim, ...] = (
         counted="pairs that stay or move",
     ),
     Claim(
+        "object_to_question_needed",
+        "The question's tokens look at the object",
+        "routes",
+        "The question's tokens must attend to the tokens of the object asked about, in some language layer.",
+        "Fewer than 5 points more answers lost than with as many random tokens closed.",
+        f"answers lost when the question's tokens no longer attend to the object, in all layers, of pairs answered right; {_PAIRED}",
+        "as many random tokens closed, on the same pairs",
+        Rule(DROP_SMALLEST),
+        measured.route_needed("object_to_question"),
+        optional=True,
+    ),
+    Claim(
+        "object_to_answer_needed",
+        "The answer's tokens look at the object",
+        "routes",
+        "The tokens from which the answer is read must attend to the tokens of the object asked about, in some language layer.",
+        "Fewer than 5 points more answers lost than with as many random tokens closed.",
+        "answers lost when the chat template's last tokens no longer attend to the object, in all layers, of pairs answered right; "
+        f"{_PAIRED}",
+        "as many random tokens closed, on the same pairs",
+        Rule(DROP_SMALLEST),
+        measured.route_needed("object_to_answer"),
+        optional=True,
+    ),
+    Claim(
+        "text_mediated_share",
+        "Text passes the picture on",
+        "routes",
+        "More answers are lost when the question's tokens no longer see the image than when the answer's tokens no longer do.",
+        "More answers lost when the answer's tokens no longer see the image.",
+        "damage of closing image → question in all layers, as a share of that and of closing image → answer; Student over pairs; not given "
+        "where both damages together have a lower bound below 0.1",
+        "½",
+        Rule(0.0),
+        measured.text_mediated_share,
+        optional=True,
+    ),
+    Claim(
+        "fallback",
+        "Each route stands in for the other",
+        "routes",
+        "Closing the image for question and answer at once loses more answers than closing it for each, added up.",
+        "A surplus of less than 10 points.",
+        f"damage of closing both image routes in all layers, less the damages of closing each; {_STUDENT}",
+        "no surplus",
+        Rule(BACKUP_SMALLEST),
+        measured.fallback,
+        unit="change",
+        optional=True,
+    ),
+    Claim(
         "language_ordering_peak",
         "Language layers carry position codes",
         "interchange",
@@ -280,6 +333,8 @@ def judged(tables: Tables) -> pl.DataFrame:
     rows, of_strata = [], []
     for claim in CLAIMS:
         needed = tables.get(claim.needs)
+        if claim.optional and needed is None:
+            continue
         found = NOTHING if needed is None or needed.is_empty() else claim.measure(tables)
         parts = strata(found, claim.rule.smallest or APART_EFFECT) if isinstance(claim.rule, Rule) else None
         rows.append(_row(claim, found) | ({} if parts is None else {"strata_p": parts.p}))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, items, probe_scores, recovery
+from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, items, probe_scores, recovery, routes
 
 
 def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
@@ -40,6 +40,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             displaced.displaced_outcomes(tables.get("interchange")),
             displaced.order_accuracy(tables),
             flips.dominances(tables.get("conflict")),
+            routes.knockouts(tables.get("routes")),
             flips.ablated_accuracies(tables.get("ablation_accuracy"), tables.get("behaviour")),
             items.items(tables.get("amplification_items")),
             corrections.sweep(amplified),

@@ -55,6 +55,15 @@ TERMS: dict[str, Terms] = {
         "Interchange of token blocks at the connector: content code against sequence position",
         "+1: the vision code always decides. −1: the position always does.",
     ),
+    "routes": Terms(
+        "Attention knockout, all language layers",
+        "A thick line: without it the answer is lost. Image → question thick, image → answer thin: text passes the picture on. Both thin, "
+        "and many answers lost with both closed: each stands in for the other.",
+    ),
+    "routes_by_layer": Terms(
+        "Attention knockout, windows of layers",
+        "Where a curve is high, the route must be open there. At its random control: no such need.",
+    ),
     "ablation": Terms(
         "Concept erasure (LEACE) and neutral re-encoding, 2 × 2 with the ordering erased in the language model",
         "Losing both costs more than the sum of each: they stand in for each other. Less: both are needed at once.",
@@ -82,6 +91,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Which visual tokens carry the answer?": ("vision_flips", "crosswise"),
     "Vision's code or the token's place: which decides?": ("dominance",),
     "What does the language model add?": ("language_flips", "displaced", "last_token", "ablation"),
+    "How does the language model fetch the answer?": ("routes", "routes_by_layer"),
     "Does strengthening the signal correct errors?": (
         "amplification",
         "amplification_groups",
@@ -111,6 +121,10 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "language_ordering_peak": ClaimTerms("Interchange intervention, object tokens, best language layer", "language_flips"),
     "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),
     "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place", "displaced"),
+    "object_to_question_needed": ClaimTerms("Attention knockout, object tokens → question, all layers", "routes_by_layer"),
+    "object_to_answer_needed": ClaimTerms("Attention knockout, object tokens → answer, all layers", "routes_by_layer"),
+    "text_mediated_share": ClaimTerms("Attention knockout: share of the damage that is image → question", "routes"),
+    "fallback": ClaimTerms("Attention knockout: both image routes against the sum of each", "routes"),
     "ablation_drop": ClaimTerms("Ablation of the vision layout: accuracy lost", "ablation"),
     "backup_gain": ClaimTerms("Interchange intervention under ablation: ordering gained", "language_flips"),
     "errors_corrected": ClaimTerms("Activation steering, probe subspace: errors corrected", "amplification"),

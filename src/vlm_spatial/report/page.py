@@ -90,7 +90,8 @@ def page(
         models=models,
         model_names=[model.name for model in results.models],
         columns=[(model.name, dataset) for model in results.models for dataset in model.datasets],
-        claims=CLAIMS,
+        # Those of an experiment that is not run by default are there if it was.
+        claims=[claim for claim in CLAIMS if claim.name in {record["claim"] for record in records}],
         records={(r["model"], r["dataset"], r["claim"]): r for r in records},
         glyphs=GLYPHS,
         truth=truth,

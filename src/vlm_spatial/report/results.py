@@ -14,6 +14,7 @@ from vlm_spatial.stages import registry
 from vlm_spatial.workflow.provenance import Provenance, read_record
 
 TABLES = tuple(registry.tables("model and dataset"))
+ALWAYS = tuple(table for name in registry.of_scope("model and dataset") for table in registry.STAGES[name].tables)
 # Of a model with several datasets: what made them is shown; their numbers are in the measures.
 ACROSS = tuple(registry.tables("model"))
 
@@ -34,7 +35,7 @@ class Results:
 
     Attributes:
         tables: by (model, dataset), then by name; a table that was not made is absent.
-        missing: tables that no input names, as ``{model}/{dataset}/{table}``.
+        missing: tables that no input names and that are not of an optional stage, as ``{model}/{dataset}/{table}``.
         records: what made each input, by the input's name; results without a provenance record are left out.
         set_aside: by dataset, the files that could not be used, and why.
     """
@@ -86,7 +87,7 @@ def open_results(models: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, P
     for (model, dataset), there in tables.items():
         if "measures" not in there:
             raise UserError(f"input measures:{model}:{dataset}: is missing; give the table that the measures stage wrote")
-    missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in TABLES if table not in there)
+    missing = tuple(f"{model}/{dataset}/{table}" for (model, dataset), there in tables.items() for table in ALWAYS if table not in there)
     datasets = {dataset: Dataset.open(inputs[f"scenes:{dataset}"]) for dataset in wanted}
     records = {name: record for name, path in sorted(inputs.items()) if (record := read_record(path)) is not None}
     # Scenes that were not made by the stage (a hand-made dataset) have no such list.

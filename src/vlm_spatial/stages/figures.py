@@ -18,6 +18,7 @@ which file was not there)::
     geometry:{model}:{dataset}=geometry.parquet
     interchange:{model}:{dataset}=interchange.parquet
     conflict:{model}:{dataset}=conflict.parquet
+    routes:{model}:{dataset}=routes.parquet             where the stage is turned on
     ablation_sweep:{model}:{dataset}=ablation_sweep.parquet
     ablation_accuracy:{model}:{dataset}=ablation_accuracy.parquet
     ablation_check:{model}:{dataset}=ablation_check.parquet

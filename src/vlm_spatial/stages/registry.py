@@ -16,6 +16,7 @@ from vlm_spatial.config.conflict import ConflictSettings
 from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.config.probes import ProbesSettings
+from vlm_spatial.config.routes import RoutesSettings
 from vlm_spatial.config.settings import Settings
 
 Scope = Literal["dataset", "organism", "model and dataset", "model", "all"]
@@ -64,6 +65,7 @@ class Stage:
         settings: the model of its section in the configuration; None if it has no section of its own.
         section: the configuration's section that it goes by, if not the one called like the stage.
         only: whether there is a job for a dataset, judged by its section in the configuration.
+        optional: whether it is run only where its section says ``enabled``; without, its tables are not missed.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Stage:
     settings: type[Settings] | None = None
     section: str = ""
     only: Callable[[Any], bool] = lambda _: True
+    optional: bool = False
 
     @property
     def key(self) -> str:
@@ -193,6 +196,15 @@ _EXPERIMENTS = (
         settings=ConflictSettings,
     ),
     Stage(
+        "routes",
+        "model and dataset",
+        _files(_ON_DATASET, table="routes.parquet"),
+        _SCENES,
+        device="gpu",
+        settings=RoutesSettings,
+        optional=True,
+    ),
+    Stage(
         "ablation",
         "model and dataset",
         _files(_ON_DATASET, sweep="ablation_sweep.parquet", accuracy="ablation_accuracy.parquet", check="ablation_check.parquet"),
@@ -237,9 +249,9 @@ STAGES = {stage.name: stage for stage in (*_EXPERIMENTS, _MEASURES, _FIGURES)}
 """Every stage by name, each after those whose outputs it reads."""
 
 
-def of_scope(*scopes: Scope) -> tuple[str, ...]:
-    """Names of the stages that are run for one of ``scopes``."""
-    return tuple(stage.name for stage in STAGES.values() if stage.scope in scopes)
+def of_scope(*scopes: Scope, optional: bool = False) -> tuple[str, ...]:
+    """Names of the stages that are run for one of ``scopes``; with ``optional`` also those that a setting turns on."""
+    return tuple(stage.name for stage in STAGES.values() if stage.scope in scopes and (optional or not stage.optional))
 
 
 def tables(scope: Scope) -> dict[str, Output]:

@@ -111,9 +111,11 @@ class Plan:
     def jobs(self, stage: str, **given: str) -> list[dict[str, str]]:
         """The names that each job of ``stage`` is run for (such as its model and dataset), of jobs that have the names given.
 
-        A stage across datasets is for models of several.
+        A stage across datasets is for models of several. An optional one has jobs where its section says so.
         """
         config, registered = self.config, STAGES[stage]
+        if registered.optional and not getattr(config, registered.key).enabled:
+            return []
         models = {name: model for name, model in config.models.items() if given.get("model", name) == name}
         used = {dataset for model in models.values() for dataset in model.datasets} if "model" in given else set(config.datasets)
         datasets = [name for name in config.datasets if name in used and given.get("dataset", name) == name]

@@ -1,0 +1,74 @@
+"""Which positions of a prompt belong together: the image, the question's tokens behind it, the chat template's last ones, the last one.
+
+Positions are found by comparing prompts: what a prompt has in common with one that asks something else, from its start and from its end,
+is the chat template's. No tokenizer is asked how it works.
+"""
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.pairs_on_grid import Case
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import Positions
+from vlm_spatial.models.decoder import Layout
+from vlm_spatial.models.inputs import Begun, Prompt
+from vlm_spatial.tokens import SLOTS
+
+# Questions that begin and end otherwise than each other, so that no real one agrees with both.
+_OTHERS = ("0 x", "9 ;")
+
+
+def text_groups(adapter: Adapter, image: Image.Image, prompt: Prompt) -> dict[str, Positions]:
+    """``image``, ``question``, ``tail``, ``last`` and ``answer`` (the last two together) of one prompt.
+
+    ``image`` goes from the first cell's token to the last one's. ``question`` is all between it and ``tail``: the question's own tokens and
+    what a chat template writes between image and question, which could pass the image on as well. ``tail`` is what the template writes
+    behind the question, with the beginning of an answer, without the last token.
+
+    Raises:
+        UserError: if there is no question.
+    """
+    layout = Layout.of(adapter, image, prompt)
+    own = adapter.tokens(image, prompt)[0][0].numpy()
+    common = min(_common(own[::-1], _other(adapter, image, prompt, text)[::-1]) for text in _OTHERS)
+    # A template that writes nothing behind the question leaves its last token to answer.
+    end = layout.length - max(common, 1)
+    groups = {
+        "image": np.arange(layout.first, layout.end),
+        "question": np.arange(layout.end, end),
+        "tail": np.arange(end, layout.length - 1),
+        "last": np.array([layout.length - 1]),
+        "answer": np.arange(end, layout.length),
+    }
+    if not len(groups["question"]):
+        raise UserError(f"prompt {prompt!r}: token group 'question' has no token here, so no attention from it can be closed")
+    return groups
+
+
+def cell_groups(adapter: Adapter, image: Image.Image, prompt: Prompt, case: Case) -> dict[str, Positions]:
+    """Positions of cells: ``object``, ``strip``, ``rim`` of the slot asked about, ``reference`` (the object named), ``background``; and
+    ``strip.<slot>`` and ``objects``. A group without cells is left out.
+    """
+    cells = Layout.of(adapter, image, prompt).cells_at
+    asked, tokens = case.slots[0], case.tokens
+    groups = {name: cells[tokens.mask(name, [asked])] for name in ("object", "strip", "rim", "background")}  # type: ignore[arg-type]
+    if case.template == "relation_to_object" and len(tokens.objects) == SLOTS:
+        # A neighbour that is not exchanged itself: the middle one, or of the middle one the other outer one.
+        groups["reference"] = cells[tokens.objects[1 if asked != 1 else SLOTS - sum(case.slots)]]
+    groups |= {f"strip.{slot}": cells[strip] for slot, strip in enumerate(tokens.strips)}
+    groups["objects"] = cells[tokens.mask("object", range(len(tokens.objects)))]
+    return {name: group for name, group in groups.items() if len(group)}
+
+
+def _other(adapter: Adapter, image: Image.Image, prompt: Prompt, text: str) -> Int[np.ndarray, " positions"]:
+    other: Prompt = Begun(text, prompt.tokens) if isinstance(prompt, Begun) else text
+    return adapter.tokens(image, other)[0][0].numpy()
+
+
+def _common(first: Int[np.ndarray, " a"], second: Int[np.ndarray, " b"]) -> int:
+    """How many first entries are equal."""
+    length = min(len(first), len(second))
+    differing = np.flatnonzero(first[:length] != second[:length])
+    return int(differing[0]) if len(differing) else length

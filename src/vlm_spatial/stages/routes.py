@@ -1,0 +1,28 @@
+"""Stage: attention knockout between the image, the question and the answer; which route does the answer need?"""
+
+from vlm_spatial.config.routes import RoutesSettings
+from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.pairs_on_grid import read_cases
+from vlm_spatial.interventions.routes import check_routes, chosen_cases, closings, run_routes, windows
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.stage import Job, run_stage, section
+
+
+def routes(job: Job) -> None:
+    """Write ``routes.parquet``."""
+    settings = section(job, RoutesSettings)
+    dataset = Dataset.open(job.inputs["scenes"])
+    adapter = load_adapter(**job.settings["model"])
+    depth = len(adapter.language_blocks)
+    spans = windows(depth, settings.window, settings.every)
+    check_routes(adapter, spans)
+    cases = chosen_cases(read_cases(dataset, adapter, "vision"), settings.pairs)
+    plan = closings(settings.routes, spans, depth, controls=settings.controls)
+    engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
+    write_parquet(run_routes(engine, dataset, cases, plan, settings.standing, job.settings["seed"]), job.outputs["table"])
+
+
+if __name__ == "__main__":
+    run_stage("routes", routes)

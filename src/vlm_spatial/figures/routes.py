@@ -27,7 +27,7 @@ def _damages(tables: Tables) -> pl.DataFrame:
 
 def diagram_rows(tables: Tables) -> pl.DataFrame:
     """A row an edge of the diagram, with where it begins and ends, its label, and the name of one node."""
-    damages = _damages(tables).filter(pl.col("route").is_in(list(_EDGES)), site=ALL_LAYERS)
+    damages = _damages(tables).filter(pl.col("route").is_in(list(_EDGES)), site=ALL_LAYERS).drop("site")
     if damages.is_empty():
         return damages
     places = pl.DataFrame([{"route": name, "node": node, **_ends(name, node)} for name, node in _EDGES.items()])

@@ -45,6 +45,7 @@ CONTROL_LABELS = {
     "against": "Other dataset",
     "condition": "Condition",
     "form": "Code of",
+    "routes": "Routes",
 }
 
 Rows = Mapping[str, Mapping[str, pl.DataFrame]]

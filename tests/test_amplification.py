@@ -85,6 +85,11 @@ def test_oracle_adds_each_cells_own_direction() -> None:
     assert moved.tolist() == [[[0.0, 2.0]], [[2.0, 0.0]]]
 
 
+def test_oracle_leaves_padding_alone() -> None:
+    moved = Oracle(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([-1, 0, 1, -1]), 2.0)(torch.ones(4, 1, 2))
+    assert moved.tolist() == [[[1.0, 1.0]], [[3.0, 1.0]], [[1.0, 3.0]], [[1.0, 1.0]]]
+
+
 def test_slot_directions_sum_to_zero_and_stay_inside() -> None:
     generator = np.random.default_rng(1)
     basis = random_basis(2, 8, generator)

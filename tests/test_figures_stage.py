@@ -26,7 +26,7 @@ from vlm_spatial.measures import probe_scores
 from vlm_spatial.measures.claims import CLAIMS
 from vlm_spatial.measures.findings import findings
 from vlm_spatial.measures.rates import with_shares
-from vlm_spatial.report import packing, provenance
+from vlm_spatial.report import explorer, packing, provenance
 from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS
 from vlm_spatial.report.published import names, published
 from vlm_spatial.report.results import open_results
@@ -301,6 +301,29 @@ def test_share_column_and_site_order() -> None:
     assert found["low"].to_list()[1] is None
     sites = ["language.10", "language.2", "connector", "vision.3"]
     assert sorted(sites, key=site_order) == ["vision.3", "connector", "language.2", "language.10"]
+
+
+def test_padding_around_a_photograph_has_no_colour() -> None:
+    cells = [(row, col) for row in range(4) for col in range(4)]
+    table = pl.DataFrame(
+        {
+            **{
+                name: [text] * 16
+                for name, text in (("scene_id", "main-horizontal-test-00000"), ("axis", "horizontal"), ("site", "connector"))
+            },
+            "token": range(16),
+            "row": [row for row, _ in cells],
+            "col": [col for _, col in cells],
+            "slot": [None if row in (0, 3) else min(col, 2) for row, col in cells],
+            "predicted": [2] * 16,
+            "probability": [[0.1, 0.2, 0.7]] * 16,
+            "token_set": ["padding" if row in (0, 3) else "rim" for row, _ in cells],
+        }
+    )
+    shown = strip_maps.rows({"strip_map": table}, ["main-horizontal-test-00000"])
+    assert (shown["row"].to_list(), set(shown["rows"])) == ([1] * 4 + [2] * 4, {4})
+    maps = explorer.maps(table, ["main-horizontal-test-00000"])
+    assert maps["main-horizontal-test-00000"]["connector"]["slot"] == "." * 4 + "2" * 8 + "." * 4
 
 
 def test_sites_of_the_strip_map_figure() -> None:

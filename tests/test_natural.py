@@ -18,6 +18,7 @@ from natural_set import COLUMNS, write_natural_set
 from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.errors import UserError
+from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.scenes.annotations import Labelled
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.natural_choice import Chosen
@@ -109,6 +110,11 @@ def test_padding_is_in_no_token_set(coco: Dataset) -> None:
         assert np.array_equal(sets["strip"], tokens.inside)
         assert np.array_equal(sets["object"] ^ sets["background"], tokens.inside)
         assert (tokens.strips.sum(axis=0) == tokens.inside).all()
+        # No cell of padding has a slot, every other one that of its strip.
+        assert np.array_equal(tokens.strip_of_cell < 0, ~tokens.inside)
+        assert all(tokens.strips[strip, cell] for cell, strip in enumerate(tokens.strip_of_cell) if strip >= 0)
+        labelled = group(coco, coco.scenes.filter(scene_id=row["scene_id"]), grid, word_numbers(coco.scenes), 3)
+        assert np.array_equal(labelled.strips[0] < 0, ~tokens.inside)
         padded += bool(grey.any())
         assert (row["picture"] is None) == (not grey.any())
     assert padded > 5

@@ -52,6 +52,19 @@ def test_a_flat_map_has_no_index() -> None:
     assert np.isnan(strip_index(columns(1, 9), TokenGrid(1, 9), "horizontal"))
 
 
+def test_padding_does_not_count() -> None:
+    """A map on a larger canvas has the index of its picture, whatever surrounds it."""
+    generator = np.random.default_rng(2)
+    pictures = 0.5 * columns() + 0.5 * generator.dirichlet(np.ones(3), size=(2, GRID.size))
+    canvas, inside = generator.dirichlet(np.ones(3), size=(2, 9, 9)), np.zeros((2, 9, 9), dtype=bool)
+    for scene, top in enumerate((0, 2)):
+        canvas[scene, top : top + 6] = pictures[scene].reshape(6, 9, 3)
+        inside[scene, top : top + 6] = True
+    for axis in ("horizontal", "vertical"):
+        found = strip_index(canvas.reshape(2, 81, 3), TokenGrid(9, 9), axis, inside.reshape(2, 81))
+        assert found == pytest.approx(strip_index(pictures, GRID, axis))
+
+
 @given(st.integers(0, 10_000))
 def test_the_index_does_not_depend_on_which_slot_is_which(seed: int) -> None:
     generator = np.random.default_rng(seed)

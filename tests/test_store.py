@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from activation_stores import GRID, MODEL, PATCHES, bfloat16_values, description, written
 from vlm_spatial.activations.manifest import default_manifest_path
-from vlm_spatial.activations.pooling import REGIONS, cell_mean, patch_order, region_weights, rounded
+from vlm_spatial.activations.pooling import REGIONS, Region, cell_mean, patch_order, region_weights, rounded
 from vlm_spatial.activations.schema import FORMAT
 from vlm_spatial.activations.shards import ShardWriter, read_rows
 from vlm_spatial.activations.store import Store
@@ -476,6 +476,14 @@ def test_regions_of_a_scene_with_one_object():
     assert held[("object", 1)] >= 1
     assert held[("object", 0)] == held[("strip", 1)] == held[("rim", 1)] == 0
     assert held[("background", -1)] == GRID.size - held[("object", 1)]
+
+    # A picture of two objects on a larger canvas: padding is in no region.
+    weights = region_weights([(0, 40, 30, 60), (90, 40, 120, 60)], [0, 2], "horizontal", GRID, 120, 90, (0, 30, 120, 75))
+    padding = scene_tokens([(0, 40, 30, 60), (90, 40, 120, 60)], GRID, 120, 90, "horizontal", (0, 30, 120, 75)).padding
+    assert padding is not None
+    assert padding.any()
+    assert not weights[:, padding].any()
+    assert weights[REGIONS.index(Region("all", -1))].sum() == GRID.size - padding.sum()
 
 
 def test_polars_reads_the_scenes(fresh):

@@ -116,6 +116,11 @@ class SceneTokens:
         """Cells of the picture: all but padding."""
         return np.ones(self.grid.size, dtype=bool) if self.padding is None else ~self.padding
 
+    @property
+    def strip_of_cell(self) -> Int[np.ndarray, " tokens"]:
+        """Which of the strips each cell lies in, counted in slot order; -1 for padding."""
+        return np.where(self.inside, self.strips.argmax(axis=0), -1)
+
     def mask(self, token_set: TokenSet, slots: Sequence[int]) -> Bool[np.ndarray, " tokens"]:
         """Union of ``token_set`` over ``slots``. ``background`` (no object at all) and ``all`` ignore ``slots``."""
         chosen = list(slots)
@@ -150,11 +155,18 @@ def scene_tokens(
     """
     labels = strip_labels(boxes, grid, width, height, axis, bands)
     objects = np.stack([object_tokens(box, grid, width, height) for box in boxes])
-    inside = np.ones(grid.size, dtype=bool)
-    if picture is not None:
-        inside = (coverage(picture, grid, width, height) >= 0.5 - _TIE) | _union(objects)
+    inside = picture_tokens(objects, grid, width, height, picture)
     strips = np.stack([(labels == slot) & inside for slot in range(len(boxes))])
     return SceneTokens(grid, objects, strips, None if inside.all() else ~inside)
+
+
+def picture_tokens(
+    objects: Bool[np.ndarray, "objects tokens"], grid: TokenGrid, width: float, height: float, picture: Box | None
+) -> Bool[np.ndarray, " tokens"]:
+    """Cells that are no padding: at least half covered by ``picture``, or an object's; all where the picture fills the image."""
+    if picture is None:
+        return np.ones(grid.size, dtype=bool)
+    return (coverage(picture, grid, width, height) >= 0.5 - _TIE) | _union(objects)
 
 
 def matched_blocks(

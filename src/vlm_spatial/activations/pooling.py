@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.tokens import SLOTS, Axis, Box, TokenGrid, object_tokens, scene_tokens
+from vlm_spatial.tokens import SLOTS, Axis, Box, TokenGrid, object_tokens, picture_tokens, scene_tokens
 
 Array = TypeVar("Array", bound=Any)
 
@@ -104,7 +104,7 @@ def region_weights(
         if whole is not None:
             for token_set in ("strip", "rim"):
                 weights[REGIONS.index(Region(token_set, slot))] = whole.mask(token_set, [slot])
-    inside = np.ones(grid.size, dtype=bool) if whole is None else whole.inside
+    inside = picture_tokens(occupied[None], grid, width, height, picture)
     weights[REGIONS.index(Region("background", -1))] = ~occupied & inside
     weights[REGIONS.index(Region("all", -1))] = inside
     return weights

@@ -107,7 +107,7 @@ class Oracle:
 
     Attributes:
         directions: ``[slots, features]``, what one natural unit of each slot's signal is.
-        slots: ``[cells]``, the slot whose strip each cell lies in.
+        slots: ``[cells]``, the slot whose strip each cell lies in; cells of padding have -1, and stay as they are.
     """
 
     directions: Float[np.ndarray, "slots features"]
@@ -117,7 +117,8 @@ class Oracle:
     def __call__(self, values: Float[Tensor, "cells patches features"]) -> Float[Tensor, "cells patches features"]:
         if self.alpha == 0.0:
             return values
-        step = torch.as_tensor(self.directions[self.slots], dtype=values.dtype, device=values.device)
+        of_cells = np.where(self.slots[:, None] >= 0, self.directions[self.slots], 0.0)
+        step = torch.as_tensor(of_cells, dtype=values.dtype, device=values.device)
         return values + self.alpha * step[:, None, :]
 
 

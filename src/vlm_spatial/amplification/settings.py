@@ -27,7 +27,7 @@ from vlm_spatial.probes.saved import Probes
 from vlm_spatial.scenes.dataset import Dataset
 
 SlotsOf = Callable[[str], tuple[str, Int[np.ndarray, " cells"]]]
-"""Scene id → its axis, and the slot whose strip each cell lies in."""
+"""Scene id → its axis, and the slot whose strip each cell lies in (-1: padding)."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def slots_of_scenes(dataset: Dataset, adapter: Adapter) -> SlotsOf:
     # Asked anew for every setting of a scene.
     @functools.lru_cache(maxsize=1)
     def slots_of(scene_id: str) -> tuple[str, Int[np.ndarray, " cells"]]:
-        strips = dataset.tokens(scene_id, adapter.grid(*dataset.size(scene_id))).strips
-        return axis_of[scene_id], strips.argmax(axis=0)
+        tokens = dataset.tokens(scene_id, adapter.grid(*dataset.size(scene_id)))
+        return axis_of[scene_id], tokens.strip_of_cell
 
     return slots_of
 

@@ -46,16 +46,20 @@ def sites_shown(sites: Sequence[str]) -> list[str]:
 
 
 def rows(tables: Tables, scenes: Sequence[str]) -> pl.DataFrame:
-    """A row a cell of the chosen scenes and sites: place in the grid, predicted slot and its probability."""
+    """A row a cell of the chosen scenes and sites that is no padding: place in the grid, predicted slot and its probability."""
     table = tables.get("strip_map")
     if table is None or table.is_empty():
         return pl.DataFrame()
-    chosen = table.filter(
+    shown = table.filter(
         pl.col("kind") == "logistic",
         pl.col("scene_id").is_in(list(scenes)) & pl.col("site").is_in(sites_shown(table["site"].unique().to_list())),
     )
-    return chosen.select(
-        "scene_id", "axis", "site", "row", "col", "slot", "predicted", "token_set", confidence=pl.col("probability").list.max()
+    sides = {f"{side}s": pl.col(side).max().over("scene_id") + 1 for side in ("row", "col")}
+    # What surrounds a photograph on its canvas has no slot, and no wash of colour.
+    return (
+        shown.with_columns(**sides, confidence=pl.col("probability").list.max())
+        .filter(pl.col("slot").is_not_null())
+        .select("scene_id", "axis", "site", "row", "col", "rows", "cols", "slot", "predicted", "token_set", "confidence")
     )
 
 
@@ -92,12 +96,11 @@ def draw(cells: pl.DataFrame, dataset: Dataset) -> alt.VConcatChart | None:
 
 
 def _panel(cells: pl.DataFrame, shown: str, title: str) -> Layers:
-    rows, cols = (int(cells[side].to_numpy().max()) + 1 for side in ("row", "col"))
     placed = cells.with_columns(
-        x=pl.col("col") / cols,
-        x2=(pl.col("col") + 1) / cols,
-        y=1 - pl.col("row") / rows,
-        y2=1 - (pl.col("row") + 1) / rows,
+        x=pl.col("col") / pl.col("cols"),
+        x2=(pl.col("col") + 1) / pl.col("cols"),
+        y=1 - pl.col("row") / pl.col("rows"),
+        y2=1 - (pl.col("row") + 1) / pl.col("rows"),
         predicted="slot " + pl.col("predicted").cast(pl.String),
     ).select("x", "x2", "y", "y2", "predicted", "confidence")
     unit = alt.Scale(domain=[0, 1], nice=False)

@@ -158,7 +158,7 @@ class _Run:
             self._score(labelled, site, trained, predicted, scored_on, scenes)
             for (_, kind), probability in probabilities.items() if scored_on != "single" else ():
                 if kind == "logistic":
-                    self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid)
+                    self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid, scenes.inside)
                 if scored_on == "main":
                     kept = self.settings.strip_map_scenes
                     self.maps.append(strip_map_rows(scenes, kept, probability, self.grid, labelled.axis, site, kind))

@@ -25,8 +25,8 @@ def control_task(words: int, slots: int, generator: np.random.Generator) -> Int[
 
 
 def control_labels(scenes: Group, labels: Int[np.ndarray, " words"]) -> Int[np.ndarray, "scenes tokens"]:
-    """The control task's label of every cell: that of the word of the object in whose strip it lies."""
-    return np.take_along_axis(labels[scenes.words], scenes.strips.astype(int), axis=1)
+    """The control task's label of every cell: that of the word of the object in whose strip it lies; meaningless for padding."""
+    return np.take_along_axis(labels[scenes.words], np.maximum(scenes.strips, 0).astype(int), axis=1)
 
 
 def control_labels_at_objects(scenes: Group, labels: Int[np.ndarray, " words"]) -> Int[np.ndarray, "scenes tokens"]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.probes.geometry import Basis, compare, content_subspace
 from vlm_spatial.probes.probe import Probe
@@ -53,9 +53,17 @@ class GeometryTable:
             if len(ours) and len(theirs):
                 self._rows.append(_row("between_datasets", axis, subspace, site, name, ours, theirs))
 
-    def strip_index(self, axis: Axis, site: str, scored_on: str, maps: Float[np.ndarray, "scenes tokens slots"], grid: TokenGrid) -> None:
-        """Mean strip index of the main probe's maps of some scenes, those without variance left out."""
-        values = strip_index(maps.astype(np.float64), grid, axis)
+    def strip_index(
+        self,
+        axis: Axis,
+        site: str,
+        scored_on: str,
+        maps: Float[np.ndarray, "scenes tokens slots"],
+        grid: TokenGrid,
+        inside: Bool[np.ndarray, "scenes tokens"] | None = None,
+    ) -> None:
+        """Mean strip index of the main probe's maps of some scenes, those without variance left out; only cells ``inside`` count."""
+        values = strip_index(maps.astype(np.float64), grid, axis, inside)
         values = values[np.isfinite(values)]
         interval = bootstrap(len(values), lambda chosen: values[chosen].mean(-1), draws=self._draws, seed=self._seed)
         known = interval.n > 0

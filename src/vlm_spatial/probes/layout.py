@@ -47,7 +47,7 @@ class Group:
     """The scenes of one axis, variant and split, with a label for every token.
 
     Attributes:
-        strips: ``[scenes, tokens]``, slot of the strip the cell lies in.
+        strips: ``[scenes, tokens]``, slot of the strip the cell lies in, -1 for padding.
         objects: ``[scenes, tokens]``, slot of the object on the cell, -1 where there is none.
         inside: ``[scenes, tokens]``, cells that are no padding.
         words: ``[scenes, slots]``, number of the answer word of each slot's object.
@@ -97,7 +97,7 @@ def group(dataset: TokensOf, scenes: pl.DataFrame, grid: TokenGrid, words: dict[
     for index, (scene_id, names, places) in enumerate(scenes.select("scene_id", "objects", "slots").iter_rows()):
         tokens = dataset.tokens(scene_id, grid)
         slot = np.array(places)
-        strips[index] = slot[tokens.strips.argmax(axis=0)]
+        strips[index] = np.where(tokens.inside, slot[tokens.strip_of_cell], -1)
         objects[index] = np.where(tokens.objects.any(axis=0), slot[tokens.objects.argmax(axis=0)], -1)
         inside[index] = tokens.inside
         numbers[index, slot] = [words[name] for name in names]

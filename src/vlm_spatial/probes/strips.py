@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.probes.layout import Group
 from vlm_spatial.tokens import Axis, TokenGrid
@@ -18,22 +18,31 @@ STRIP_MAP: dict[str, Any] = {
 }
 
 
-def strip_index(maps: Float[np.ndarray, "*scenes tokens slots"], grid: TokenGrid, axis: Axis) -> Float[np.ndarray, "*scenes"]:
+def strip_index(
+    maps: Float[np.ndarray, "*scenes tokens slots"],
+    grid: TokenGrid,
+    axis: Axis,
+    inside: Bool[np.ndarray, "*scenes tokens"] | None = None,
+) -> Float[np.ndarray, "*scenes"]:
     """How strip-like a map of slot probabilities is: 1 for perfect strips across ``axis``, about 0 for noise.
 
     It is the share of the map's variance over cells that lies between lines (columns for the horizontal axis, rows for
     the vertical one), adjusted for the number of lines as in an analysis of variance (epsilon squared, Kelley 1935): ``1 - (within /
     (cells - lines)) / (total / (cells - 1))``, summed over the slots. Bands that run the other way give negative values.
-    ``nan`` for a map without variance, and for a grid with one cell a line.
+    ``nan`` for a map without variance, and for a grid with one cell a line. Cells that are not ``inside`` do not count.
     """
     table = maps.reshape(*maps.shape[:-2], grid.rows, grid.cols, maps.shape[-1])
-    lines, across = (grid.cols, -3) if axis == "horizontal" else (grid.rows, -2)
-    within = ((table - table.mean(axis=across, keepdims=True)) ** 2).sum(axis=(-3, -2, -1))
-    total = ((table - table.mean(axis=(-3, -2), keepdims=True)) ** 2).sum(axis=(-3, -2, -1))
-    if grid.size == lines:
-        return np.full(total.shape, np.nan)
-    flat = total <= 1e-12 * grid.size
-    adjusted = 1 - (within / (grid.size - lines)) / (np.where(flat, 1, total) / (grid.size - 1))
+    counted = np.ones(maps.shape[:-1], dtype=bool) if inside is None else inside
+    counted = counted.reshape(*table.shape[:-1], 1)
+    across = -3 if axis == "horizontal" else -2
+    of_line, cells = (counted.sum(axis=sides, keepdims=True) for sides in (across, (-3, -2)))
+    line_mean = (table * counted).sum(axis=across, keepdims=True) / np.maximum(of_line, 1)
+    mean = (table * counted).sum(axis=(-3, -2), keepdims=True) / np.maximum(cells, 1)
+    within = (counted * (table - line_mean) ** 2).sum(axis=(-3, -2, -1))
+    total = (counted * (table - mean) ** 2).sum(axis=(-3, -2, -1))
+    size, lines = cells[..., 0, 0, 0], (of_line > 0).sum(axis=(-3, -2, -1))
+    flat = (total <= 1e-12 * size) | (size <= lines)
+    adjusted = 1 - (within / np.maximum(size - lines, 1)) / (np.where(flat, 1, total) / np.maximum(size - 1, 1))
     return np.where(flat, np.nan, adjusted)
 
 
@@ -63,10 +72,10 @@ def strip_map_rows(
             "token": cells(token),
             "row": cells(token // grid.cols),
             "col": cells(token % grid.cols),
-            "slot": slot,
+            "slot": [None if place < 0 else place for place in slot.tolist()],
             "predicted": shown.argmax(axis=-1).ravel().astype(np.int32),
             "probability": shown.reshape(-1, shown.shape[-1]).tolist(),
-            "token_set": np.where(scenes.objects[:count].ravel() >= 0, "object", "rim"),
+            "token_set": np.where(slot < 0, "padding", np.where(scenes.objects[:count].ravel() >= 0, "object", "rim")),
             "kind": [kind] * (count * grid.size),
         },
         schema=STRIP_MAP,

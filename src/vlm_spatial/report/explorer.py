@@ -86,7 +86,7 @@ def _scene(dataset: Dataset, scene_id: str, grids: Sequence[TokenGrid | None], *
     for grid in sorted({(grid.rows, grid.cols) for grid in grids if grid is not None}):
         tokens = dataset.tokens(scene_id, TokenGrid(*grid))
         of_object = [-1 if not column.any() else int(column.argmax()) for column in tokens.objects.T]
-        sets[f"{grid[0]}x{grid[1]}"] = {"object": digits(of_object), "strip": digits(tokens.strips.argmax(axis=0).tolist())}
+        sets[f"{grid[0]}x{grid[1]}"] = {"object": digits(of_object), "strip": digits(tokens.strip_of_cell.tolist())}
     return {
         "id": scene_id,
         "axis": row["axis"],
@@ -106,13 +106,13 @@ def _model(
     tables = results.tables[model, dataset]
     return {
         "grid": None if grid is None else [grid.rows, grid.cols],
-        "maps": _maps(tables.get("strip_map"), scenes),
+        "maps": maps(tables.get("strip_map"), scenes),
         "answers": _answers(tables.get("behaviour"), results.datasets[dataset], scenes),
         "patched": _patched([tables.get(name) for name in ("interchange", "conflict")], [pair["id"] for pair in pairs]),
     }
 
 
-def _maps(table: pl.DataFrame | None, scenes: Sequence[str]) -> dict[str, dict[str, dict[str, str]]]:
+def maps(table: pl.DataFrame | None, scenes: Sequence[str]) -> dict[str, dict[str, dict[str, str]]]:
     """Scene → site → predicted slot and its probability at every cell."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     if table is None or table.is_empty():
@@ -120,7 +120,9 @@ def _maps(table: pl.DataFrame | None, scenes: Sequence[str]) -> dict[str, dict[s
     chosen = table.filter(pl.col("kind") == "logistic", pl.col("scene_id").is_in(list(scenes))).sort("scene_id", "site", "token")
     for (scene_id, site), part in chosen.partition_by("scene_id", "site", as_dict=True).items():
         confident = part["probability"].list.max().to_list()
-        found.setdefault(str(scene_id), {})[str(site)] = {"slot": digits(part["predicted"].to_list()), "sure": levels(confident)}
+        # What surrounds a photograph on its canvas belongs to no slot.
+        slots = part.select(pl.when(pl.col("slot").is_null()).then(-1).otherwise(pl.col("predicted")))["literal"].to_list()
+        found.setdefault(str(scene_id), {})[str(site)] = {"slot": digits(slots), "sure": levels(confident)}
     return {scene_id: dict(sorted(sites.items(), key=lambda item: site_order(item[0]))) for scene_id, sites in found.items()}
 
 

@@ -262,7 +262,6 @@ def check_units(images: Sequence[Annotated], sizes: dict[str, tuple[int, int]], 
     # x + width and y + height: what was written as width and height are then the far corner.
     corners = [(size, box) for size, box in boxes if box[0] < box[2] - box[0] <= size[0] + 1 and box[1] < box[3] - box[1] <= size[1] + 1]
     some = f"{len(outside)} of {len(boxes)} end outside"
-    some = f"{len(outside)} of {len(boxes)} end outside"
     if outside and len(boxes) >= _SURELY and len(corners) == len(boxes):
         raise UserError(f"{where}; {some}, so they look like left, top, right, bottom: subtract left and top")
     if len(outside) * 3 > len(boxes):

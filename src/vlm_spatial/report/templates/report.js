@@ -159,7 +159,7 @@
       const map = ofModel().maps[one.id]?.[site];
       for (let token = 0; token < rows * cols; token++) {
         const inObject = sets && sets.object[token] !== ".";
-        const bySet = { strip: sets?.strip[token], object: inObject ? sets.object[token] : ".", rim: inObject ? "." : sets?.strip[token], background: inObject ? "." : "b" };
+        const bySet = { strip: sets?.strip[token], object: inObject ? sets.object[token] : ".", rim: inObject ? "." : sets?.strip[token], background: inObject || sets?.strip[token] === "." ? "." : "b" };
         const slot = overlay === "map" ? map?.slot[token] : bySet[overlay];
         if (slot === undefined || slot === ".") continue;
         // A probability of one third is a guess: nearly clear.

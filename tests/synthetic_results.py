@@ -103,7 +103,7 @@ def write_scenes(folder: Path, *, train: int = 2, validation: int = 10, test: in
                         },
                     }
                 )
-    write_parquet(pl.DataFrame(scenes, schema_overrides={"mirrored_from": pl.String}), folder / "scenes.parquet")
+    write_parquet(pl.DataFrame(scenes, schema_overrides={"mirrored_from": pl.String, "photograph": pl.String}), folder / "scenes.parquet")
     write_parquet(pl.DataFrame(questions), folder / "questions.parquet")
     write_parquet(pl.DataFrame(pairs), folder / "pairs.parquet")
 
@@ -137,6 +137,7 @@ def _scene(folder: Path, scene_id: str, variant: str, split: str, axis: str, gen
         "box_source": "rendered",
         "box_quality": 1.0,
         "mirrored_from": None,
+        "photograph": None,
     }
 
 

@@ -1,7 +1,9 @@
 """How often the untouched model answers right, by template and slot; and what merging photos does to that."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from vlm_spatial.interventions.labels import CONTENT
@@ -25,20 +27,45 @@ def accuracy(table: pl.DataFrame) -> Interval:
     return replace(clustered_share(table["correct"].to_numpy(), scenes), n=len(set(scenes)))
 
 
-def chance(table: pl.DataFrame) -> float:
-    """Accuracy of a guess among the candidates, mean over questions.
+def guesses(table: pl.DataFrame) -> pl.Series:
+    """How often a guess among the candidates is right, question by question.
 
-    The object that a relation question names is never its answer, so one candidate less is left to guess from.
+    The object that a relation question refers to is never its answer, so one candidate less is left to guess from. Questions that name
+    their options leave it out themselves, and have two candidates.
     """
-    left = table["candidates"].list.len().cast(pl.Int64) - (table["template"] == "relation_to_object").cast(pl.Int64)
-    return float((1 / left).mean() or 0.0)  # type: ignore[arg-type]
+    candidates = table["candidates"].list.len().cast(pl.Int64)
+    return 1 / (candidates - ((table["template"] == "relation_to_object") & (candidates > 2)).cast(pl.Int64))
 
 
-def accuracies(table: pl.DataFrame | None) -> pl.DataFrame:
-    """``behaviour.parquet`` → a row a variant, axis, template and slot, test split."""
+def chance(table: pl.DataFrame) -> float:
+    """Accuracy of a guess among the candidates, mean over questions."""
+    return float(np.mean(guesses(table).to_numpy())) if table.height else 0.0
+
+
+def with_pictures(table: pl.DataFrame, scenes: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a table of questions with ``cluster``: the photograph shown, or the drawn scene; a mirror image is its original's.
+
+    Also ``mirrored_from``, and ``objects`` and ``slots`` of the scene.
+    """
+    known = scenes.select(
+        "scene_id",
+        "mirrored_from",
+        "objects",
+        "slots",
+        "photograph",
+        cluster=pl.coalesce("photograph", "mirrored_from", "scene_id"),
+    )
+    return table.join(known, on="scene_id", how="inner", maintain_order="left")
+
+
+def accuracies(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """``behaviour.parquet`` → a row a variant, axis, template and slot, test split; questions on one photograph are one cluster."""
+    table, scenes = tables.get("behaviour"), tables.get("scenes")
     if table is None or table.is_empty():
         return tidy([], "behaviour")
     test = table.filter(pl.col("split") == "test")
+    if scenes is not None:
+        test = with_pictures(test, scenes).with_columns(scene_id=pl.coalesce("photograph", "scene_id"))
     both = pl.concat([test, test.with_columns(axis=pl.lit(BOTH))])
     by_slot = pl.concat([both.with_columns(of=pl.lit(ALL_SLOTS)), both.with_columns(of="slot " + pl.col("slot").cast(pl.String))])
     rows = []

@@ -4,15 +4,28 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlm_spatial.measures import behaviour, claims, corrections, crosswise, displaced, flips, items, probe_scores, recovery, routes
+from vlm_spatial.measures import (
+    behaviour,
+    claims,
+    consistency,
+    corrections,
+    crosswise,
+    displaced,
+    flips,
+    items,
+    prior,
+    probe_scores,
+    recovery,
+    routes,
+)
 
 
 def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
     """``measures.parquet``: columns :data:`vlm_spatial.measures.table.SCHEMA`.
 
     Args:
-        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it. ``pairs`` and
-            ``scenes`` are the dataset's. Of a model with several datasets also ``generalisation``, ``between_datasets`` and ``transfer``,
+        tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it. ``pairs``,
+            ``questions`` and ``scenes`` are the dataset's. Of a model with several datasets also ``generalisation``, ``between_datasets`` and ``transfer``,
             whole.
         dataset: the dataset's name in those last three.
     """
@@ -26,8 +39,10 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
     return pl.concat(
         [
             claims.judged(tables),
-            behaviour.accuracies(tables.get("behaviour")),
+            behaviour.accuracies(tables),
             behaviour.merging(tables.get("behaviour")),
+            consistency.consistency(tables),
+            prior.beyond_prior(tables),
             probe_scores.probe_scores(tables.get("probes"), generalisation),
             probe_scores.strip_indices(geometry),
             probe_scores.overlaps(geometry),

@@ -57,6 +57,7 @@ def natural_scene(chosen: Chosen, kind: str, variant: Variant, number: int) -> S
         slots=(0, 1, 2) if len(boxes) == 3 else (0, 2),
         boxes=tuple(boxes),
         background=chosen.image,
+        photograph=chosen.image,
         seed=number,
         middle_reference=2 * (number % 2),
         vocabulary=tuple(map(content_named, chosen.absent)),

@@ -45,6 +45,7 @@ class Scene:
         named: whether questions name the objects that are meant, as in a picture that shows more.
         both_orders: whether every question is asked with its options in either order.
         picture: where the photograph lies on the canvas; what surrounds it is padding. None where it fills the canvas.
+        photograph: name of the one photograph shown, of which there may be several scenes; None for what is drawn or merged.
         flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
         grid: rows and columns of visual tokens that the picture is laid out for; None where any grid will do.
         bands: pixels along the axis where the strips meet; None for the midpoints between objects.
@@ -70,6 +71,7 @@ class Scene:
     named: bool = False
     both_orders: bool = False
     picture: Box | None = None
+    photograph: str | None = None
     width: int = CANVAS
     height: int = CANVAS
     grid: tuple[int, int] | None = None

@@ -36,6 +36,7 @@ SCENES_SCHEMA: Columns = {
     "picture": pl.List(pl.Float32),
     "grid": pl.List(pl.Int32),
     "bands": pl.List(pl.Float32),
+    "photograph": pl.String,
 }
 
 QUESTIONS_SCHEMA: Columns = {
@@ -94,6 +95,7 @@ def scenes_table(planned: Iterable[Planned]) -> pl.DataFrame:
             "picture": None if item.scene.picture is None else list(item.scene.picture),
             "grid": None if item.scene.grid is None else list(item.scene.grid),
             "bands": None if item.scene.bands is None else list(item.scene.bands),
+            "photograph": item.scene.photograph,
         }
         for item in planned
     ]

@@ -14,7 +14,7 @@ def measures(job: Job) -> None:
     """Every estimate, interval, control and verdict, computed once."""
     tables = {name: read_parquet(path) for name, path in job.inputs.items() if name not in ("scenes", "strip_map")}
     scenes = job.inputs["scenes"]
-    tables |= {name: read_parquet(scenes / f"{name}.parquet") for name in ("pairs", "scenes")}
+    tables |= {name: read_parquet(scenes / f"{name}.parquet") for name in ("pairs", "questions", "scenes")}
     write_parquet(measured(tables, scenes.name), job.outputs["table"])
 
 

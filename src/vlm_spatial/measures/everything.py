@@ -25,8 +25,8 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
 
     Args:
         tables: by name, as the stages write them; one that was not made is absent, and so are the measures that need it. ``pairs``,
-            ``questions`` and ``scenes`` are the dataset's. Of a model with several datasets also ``generalisation``, ``between_datasets`` and ``transfer``,
-            whole.
+            ``questions`` and ``scenes`` are the dataset's. Of a model with several datasets also ``generalisation``,
+            ``between_datasets`` and ``transfer``, whole.
         dataset: the dataset's name in those last three.
     """
     generalisation, between = tables.get("generalisation"), tables.get("between_datasets")

@@ -104,7 +104,7 @@ def write_scenes(folder: Path, *, train: int = 2, validation: int = 10, test: in
                     }
                 )
     write_parquet(pl.DataFrame(scenes, schema_overrides={"mirrored_from": pl.String, "photograph": pl.String}), folder / "scenes.parquet")
-    write_parquet(pl.DataFrame(questions), folder / "questions.parquet")
+    write_parquet(pl.DataFrame(questions, schema_overrides={"option_order": pl.Int32}), folder / "questions.parquet")
     write_parquet(pl.DataFrame(pairs), folder / "pairs.parquet")
 
 
@@ -154,6 +154,7 @@ def _questions(scene: dict) -> list[dict]:
             "template": "slot_to_object",
             "slot": slot,
             "prompt": _prompt(scene["axis"], slot),
+            "option_order": None,
             "answer": scene["objects"][slot],
             "candidates": list(scene["objects"]),
         }
@@ -171,7 +172,7 @@ def behaviour(questions: pl.DataFrame, planted: Planted) -> pl.DataFrame:
             predicted = row["answer"] if index < right else wrong
             rows.append(
                 {
-                    **{key: value for key, value in row.items() if key != "prompt"},
+                    **{key: value for key, value in row.items() if key not in ("prompt", "option_order")},
                     "predicted": predicted,
                     "correct": index < right,
                     "top1": predicted,

@@ -309,7 +309,12 @@ def test_padding_around_a_photograph_has_no_colour() -> None:
         {
             **{
                 name: [text] * 16
-                for name, text in (("scene_id", "main-horizontal-test-00000"), ("axis", "horizontal"), ("site", "connector"))
+                for name, text in (
+                    ("scene_id", "main-horizontal-test-00000"),
+                    ("axis", "horizontal"),
+                    ("site", "connector"),
+                    ("kind", "logistic"),
+                )
             },
             "token": range(16),
             "row": [row for row, _ in cells],

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from benchmarks.amplification import PROMPTS, full_passes, settings_of, swept
 from benchmarks.measure import Unsupported, counted, device_named, environment, operations, rounds_of, write
-from benchmarks.midsize import SIDES, SIZES, MidSize, midsize_adapter, side_of
+from benchmarks.midsize import SIZES, MidSize, midsize_adapter, side_of
 from benchmarks.patch_sweep import OURS, REFERENCE, TOLERANCE, VLM_LENS
 from benchmarks.peers import Traced, TransformerLens, missing
 from PIL import Image
 
 from vlm_spatial.amplification.sweep import Setting
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.families import NAMES
 
 TOKENS = [1, 2, 3]
 
@@ -84,7 +85,7 @@ def compare(adapter: Adapter, side: int, images: int, draws: int, rounds: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=sorted(SIDES), default="qwen2_vl")
+    parser.add_argument("--family", choices=NAMES, default="qwen2_vl")
     parser.add_argument("--size", choices=sorted(SIZES), default="mid")
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--draws", type=int, default=1, help="random subspaces a site")

@@ -1,7 +1,7 @@
 """Random models of any size with the canvas and grid of the published ones: 16 × 16 visual tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +14,6 @@ from vlm_spatial.models.organisms.checkpoint import new_checkpoint, word_tokeniz
 from vlm_spatial.models.recipe import Size
 from vlm_spatial.models.values import ModelIdentity
 
-# Image side in pixels for a patch side of 8 and 16 × 16 visual tokens, as published models have for a 448-pixel canvas.
-SIDES = {"gemma3": 512, "qwen2_vl": 256, "qwen2_5_vl": 256}
 WORDS = ["which object is on the left right middle top bottom of ?", "red green blue yellow square circle"]
 
 
@@ -26,7 +24,7 @@ class MidSize:
 
     Attributes:
         text_mlp_width: of the language model's MLP; three times ``text_width`` if None.
-        grid: visual tokens along one side (the two Qwen families only).
+        grid: visual tokens along one side.
     """
 
     text_layers: int = 16
@@ -48,38 +46,35 @@ SIZES = {"quick": QUICK, "mid": MidSize(), "7b": SEVEN_B}
 
 def side_of(family: str, size: MidSize) -> int:
     """Pixels along one side of an image that gives the model's grid."""
-    return SIDES[family] * size.grid // 16
+    # Gemma-3 averages 4 × 4 patches of 8 pixels to a token.
+    return (32 if family == "gemma3" else 16) * size.grid
 
 
 def midsize_adapter(
     family: str, size: MidSize, device: torch.device | str = "cpu", dtype: str = "float32", words: Sequence[str] = WORDS
 ) -> Adapter:
     """A model of ``size`` with random weights, made on ``device``; its tokenizer knows ``words``."""
-    side = side_of(family, size)
-    with TemporaryDirectory() as scratch:
-        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, words), device="cpu").processor
     kind = family_named(family)
+    seen = Size(image_side=16 * size.grid, initializer_range=0.02)
+    with TemporaryDirectory() as scratch:
+        processor = load_adapter(new_checkpoint(Path(scratch) / family, family, words, size=seen), device="cpu").processor
     given = {name: value for name, value in vars(size).items() if name not in ("text_mlp_width", "grid")}
     # Without memory: only its configuration is wanted.
     with torch.device("meta"):
-        config = kind.recipe.model(word_tokenizer(words, kind.recipe), Size(**given, initializer_range=0.02)).config
+        config = kind.recipe.model(word_tokenizer(words, kind.recipe), replace(seen, **given)).config
     if size.text_mlp_width is not None:
         config.text_config.intermediate_size = size.text_mlp_width
     if family == "gemma3":
-        # 64 × 64 patches, averaged 4 × 4 to a token, as in Gemma-3-4B; sliding layers five to one.
+        # 64 × 64 patches for 16 × 16 tokens, as in Gemma-3-4B; sliding layers five to one.
+        side = side_of(family, size)
         config.vision_config.image_size = side
-        config.mm_tokens_per_image = processor.image_seq_length = 256
         config.text_config.sliding_window = 1024
         config.text_config.layer_types = [
             "full_attention" if layer % 6 == 5 else "sliding_attention" for layer in range(config.text_config.num_hidden_layers)
         ]
         processor.image_processor.size = {"height": side, "width": side}
-        tokenizer = processor.tokenizer
-        processor.full_image_sequence = f"\n\n{tokenizer.boi_token}{tokenizer.image_token * 256}{tokenizer.eoi_token}\n\n"
-    else:
-        processor.image_processor.size = {"shortest_edge": 256, "longest_edge": side * side}
     torch.manual_seed(0)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = kind.attention
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(getattr(torch, dtype))

@@ -56,6 +56,8 @@ def main() -> None:
         figure(found, ROOT / "docs" / "images" / "benchmarks.svg")
         parts.append("![How much longer the peers take, and how our cost grows](images/benchmarks.svg)\n")
     for name, title in TITLES.items():
+        if name == "extraction" and "patch_sweep_families" in found:
+            parts += ["## Patch sweep, every family\n", families(found["patch_sweep_families"])]
         if name in found:
             parts += [f"## {title}\n", comparison(found[name])]
     if "scenes" in found:
@@ -106,6 +108,37 @@ def comparison(result: dict[str, Any]) -> str:
             "scaled to all."
         )
     lines += ["", *(f"- {with_version(name, result)}: {why}" for name, why in result["unsupported"].items())]
+    return "\n".join(lines) + "\n"
+
+
+SEES = {"causal": "earlier tokens", "image": "its image, too", "prompt": "the whole prompt"}
+
+
+def families(result: dict[str, Any]) -> str:
+    """One row a family."""
+    patches = next(iter(result["families"].values()))["patches"]
+    lines = [
+        f"{patches} patches of a pair, 256 visual tokens, {result['size']['text_layers']} language blocks, random weights: "
+        "`python -m benchmarks.families`. The last columns say how many times as long plain hooks take, and how many times as many "
+        "operations they make, a count that is the same on every machine. What the engine makes is needed: positions that no patch "
+        "reaches are left out already. Visual tokens that see the whole prompt leave nothing out. Marks between rows of cells "
+        "have seen the clean image, so that less follows the source run.\n",
+        where(result),
+        "| family | a visual token sees | vision, of a pass | ours, s | plain hooks, s | × time | × operations | difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in result["families"].items():
+        cells = [
+            name,
+            SEES[one["reach"]],
+            f"{one['vision_share_of_one_run']:.0%}",
+            _spread(one["processor_seconds"]),
+            _spread(one["processor_seconds_plain"]),
+            f"**{one['times_slower']:.1f}**",
+            f"**{one['times_more_operations']:.1f}**",
+            f"{one['difference']:.0e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

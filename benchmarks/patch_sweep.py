@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.measure import Unsupported, counted, device_named, environment, operations, rounds_of, scaled, wait_for, write
-from benchmarks.midsize import SIDES, SIZES, MidSize, midsize_adapter, side_of
+from benchmarks.midsize import SIZES, MidSize, midsize_adapter, side_of
 from benchmarks.peers import TransformerLens, batched_sweep, missing, nnsight_sweep, plain_sweep, pyvene_sweep
 from PIL import Image
 
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Patch, Run
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.families import NAMES
 from vlm_spatial.tokens import Axis, TokenGrid, TokenSet, scene_tokens
 
 TOKEN_SETS: tuple[TokenSet, ...] = ("object", "strip", "background", "all")
@@ -102,15 +103,14 @@ def peer_sweeps(adapter: Adapter, pairs: list[PairRuns]) -> tuple[dict[str, Swee
     return sweeps, reasons
 
 
-def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int) -> dict[str, Any]:
-    """Everything about one model; see the module's own description."""
+def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int, peers: bool = True) -> dict[str, Any]:
+    """Everything about one model; see the module's own description. Without ``peers``: plain hooks only, one by one."""
     runs, patches = pairs_of(pairs, side_of(adapter.family, size)), patches_of(adapter, pairs, size.grid)
-    sweeps, reasons = peer_sweeps(adapter, runs)
-    sweeps = {
-        REFERENCE: lambda some: plain_sweep(adapter, runs, some),
-        BATCHED: lambda some: batched_sweep(adapter, runs, some),
-        **sweeps,
-    }
+    sweeps: dict[str, Sweep] = {REFERENCE: lambda some: plain_sweep(adapter, runs, some)}
+    reasons: dict[str, str] = {}
+    if peers:
+        others, reasons = peer_sweeps(adapter, runs)
+        sweeps |= {BATCHED: lambda some: batched_sweep(adapter, runs, some), **others}
 
     def part(number: int) -> list[int]:
         return list(range(number % share, len(patches), share))
@@ -165,7 +165,7 @@ def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=sorted(SIDES), default="qwen2_vl")
+    parser.add_argument("--family", choices=NAMES, default="qwen2_vl")
     parser.add_argument("--size", choices=sorted(SIZES), default="mid")
     parser.add_argument("--vision-layers", type=int, help="other than the size's own, which is 8 for mid")
     parser.add_argument("--pairs", type=int, default=2)

@@ -13,13 +13,14 @@ PLAN: dict[str, tuple[list[str], list[str]]] = {
     # Arguments at default size, arguments of a quick try.
     "patch_sweep": (["--family", "qwen2_vl"], ["--family", "qwen2_vl", "--size", "quick", "--pairs", "1"]),
     "patch_sweep gemma3": (["--family", "gemma3", "--vision-layers", "4"], ["--family", "gemma3", "--size", "quick", "--pairs", "1"]),
+    "families": ([], ["--quick"]),
     "compare_extraction": ([], ["--scenes", "70"]),
     "compare_probes": ([], ["--sites", "1", "--scenes", "200", "--features", "64"]),
     "compare_amplification": ([], ["--size", "quick"]),
     "compare_scenes": ([], ["--scenes", "60"]),
     "scaling": ([], ["--quick"]),
 }
-ON_CPU_ONLY = ("compare_probes", "compare_scenes")
+ON_CPU_ONLY = ("compare_probes", "compare_scenes", "families")
 
 
 def main() -> None:

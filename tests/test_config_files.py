@@ -42,7 +42,7 @@ def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("old", "new", "line", "key"),
     [
-        ("family: gemma3", "family: llava", 7, "organisms.small.family"),
+        ("family: gemma3", "family: pixtral", 7, "organisms.small.family"),
         ("organism: small", "organism: large", 10, "models.small.organism"),
         ("- v1.5", "- v1.6", 11, "models.small.datasets"),
         ("- v1.5", "- 1.5", 13, "models.small.datasets.1"),

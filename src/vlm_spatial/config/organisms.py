@@ -12,7 +12,7 @@ Mechanism = Literal["natural", "vision", "language", "strip", "object", "faint",
 class OrganismSettings(Settings):
     """One entry of ``organisms``: a small VLM that the workflow trains itself."""
 
-    family: Literal["gemma3", "qwen2_vl"] = "gemma3"
+    family: Literal["gemma3", "qwen2_vl", "llava", "internvl"] = "gemma3"
     mechanism: Mechanism = "natural"
     datasets: tuple[Name, ...] = ("squares",)
     steps: PositiveCount = 1200

@@ -1,5 +1,6 @@
 """What a family says about checkpoints that this workflow makes: tiny random ones for tests, and organisms to be trained."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 IMAGE_SIDE = 96
-"""Pixels along one side of the images that new checkpoints see."""
+"""Pixels along one side of the images that new checkpoints see, unless another side is asked for: 6 × 6 visual tokens."""
 PATCH_SIDE = 8
 MERGE_SIDE = 2
 """Patches along one side of a visual token, where the family merges any."""
-GRID_SIDE = IMAGE_SIDE // (PATCH_SIDE * MERGE_SIDE)
-"""New checkpoints have 6 × 6 visual tokens an image."""
+
+
+_POSITION_FACTOR = 4.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Size:
         sliding_window: reach of sliding layers, in tokens, in families that have them.
         initializer_range: standard deviation of the language model's first weights. The default is large, so that
             even an untrained model's outputs depend clearly on its inputs.
+        image_side: pixels along one side of the images that it sees; 16 for each visual token.
     """
 
     text_layers: int = 3
@@ -38,6 +41,12 @@ class Size:
     rope_theta: float = 10_000.0
     sliding_window: int = 24
     initializer_range: float = 0.2
+    image_side: int = IMAGE_SIDE
+
+    @property
+    def grid_side(self) -> int:
+        """Visual tokens along one side of an image."""
+        return self.image_side // (PATCH_SIDE * MERGE_SIDE)
 
 
 TINY = Size()
@@ -83,6 +92,10 @@ class Teaching:
         return 1.0 if share < self.captions_only else self.captions_later
 
 
+CAUSAL_TEACHING = Teaching(questions=6, apart=True, by_errors=True, captions_only=0.3, captions_later=0.1, decay_from=0.5)
+"""Where visual tokens see earlier positions only."""
+
+
 @dataclass(frozen=True)
 class OrganismRecipe:
     """How organisms of a family are made.
@@ -103,8 +116,8 @@ class Recipe:
     Attributes:
         special: its special tokens, by the name that transformers' tokenizers have for them.
         template: chat template without what is never seen here (tools, video, system turns).
-        model: makes a model with random weights for a tokenizer; every image has ``GRID_SIDE`` × ``GRID_SIDE`` visual tokens.
-        processor_files: contents of the processor's configuration files, by name, as published checkpoints have them.
+        model: makes a model with random weights for a tokenizer; every image has ``grid_side`` × ``grid_side`` visual tokens.
+        processor_files: contents of the processor's configuration files for a size, by name, as published checkpoints have them.
         places: regular expression for names of the parameters by which a vision encoder knows places or mixes patches.
         organism: None where organisms of the family cannot be trained.
     """
@@ -113,7 +126,7 @@ class Recipe:
     turns: Turns
     template: str
     model: Callable[[PreTrainedTokenizerFast, Size], PreTrainedModel]
-    processor_files: Callable[[], dict[str, Any]]
+    processor_files: Callable[[Size], dict[str, Any]]
     places: str
     organism: OrganismRecipe | None = None
 
@@ -143,7 +156,7 @@ def vision_settings(kind: str, size: Size, patch: int = PATCH_SIDE) -> dict[str,
         "intermediate_size": 3 * size.vision_width,
         "num_hidden_layers": size.vision_layers,
         "num_attention_heads": size.vision_heads,
-        "image_size": IMAGE_SIDE,
+        "image_size": size.image_side,
         "patch_size": patch,
     }
 
@@ -199,11 +212,19 @@ def redraw(*modules: nn.Module) -> None:
                 parameter.normal_(std=0.1)
 
 
-def square_image(kind: str, mean: float = 0.5, **more: Any) -> dict[str, Any]:
+@torch.no_grad()
+def louder_places(adapter: Any, seed: int) -> None:  # noqa: ARG001 - nothing is random
+    """Position embeddings of a vision encoder as loud as its patches, so that a place is read from the first step."""
+    for name, parameter in adapter.model.named_parameters():
+        if re.search(r"position_embeddings?(\.weight)?$", name):
+            parameter.mul_(_POSITION_FACTOR)
+
+
+def square_image(kind: str, side: int, mean: float = 0.5, **more: Any) -> dict[str, Any]:
     """Configuration of an image processor that makes every image one square, as published checkpoints write it."""
     return {
         "image_processor_type": kind,
-        "size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        "size": {"height": side, "width": side},
         "image_mean": [mean] * 3,
         "image_std": [0.5] * 3,
         "do_resize": True,

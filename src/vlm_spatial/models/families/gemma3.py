@@ -19,8 +19,6 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.recipe import (
-    GRID_SIDE,
-    IMAGE_SIDE,
     OrganismRecipe,
     Recipe,
     Size,
@@ -74,7 +72,7 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
                 "rope_parameters": {"sliding_attention": rope, "full_attention": rope},
             },
             vision_config=vision_settings("siglip_vision_model", size) | {"vision_use_head": False},
-            mm_tokens_per_image=GRID_SIDE**2,
+            mm_tokens_per_image=size.grid_side**2,
             boi_token_index=tokenizer.boi_token_id,
             eoi_token_index=tokenizer.eoi_token_id,
             image_token_index=tokenizer.image_token_id,
@@ -85,11 +83,11 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
     return model
 
 
-def _processor_files() -> dict[str, Any]:
+def _processor_files(size: Size) -> dict[str, Any]:
     image = {
         "image_processor_type": "Gemma3ImageProcessor",
         "processor_class": "Gemma3Processor",
-        "size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        "size": {"height": size.image_side, "width": size.image_side},
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
         "do_resize": True,
@@ -101,7 +99,7 @@ def _processor_files() -> dict[str, Any]:
     }
     return {
         "preprocessor_config.json": image,
-        "processor_config.json": {"processor_class": "Gemma3Processor", "image_seq_length": GRID_SIDE**2},
+        "processor_config.json": {"processor_class": "Gemma3Processor", "image_seq_length": size.grid_side**2},
     }
 
 

@@ -11,15 +11,16 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.recipe import (
+    CAUSAL_TEACHING,
     CHAT_SPECIAL,
-    GRID_SIDE,
-    IMAGE_SIDE,
     MERGE_SIDE,
     PATCH_SIDE,
+    OrganismRecipe,
     Recipe,
     Size,
     Turns,
     chat_template,
+    louder_places,
     redraw,
     square_image,
     text_settings,
@@ -31,14 +32,14 @@ from vlm_spatial.tokens import TokenGrid
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:
-    sides = {"image_size": [IMAGE_SIDE] * 2, "patch_size": [PATCH_SIDE] * 2}
+    sides = {"image_size": [size.image_side] * 2, "patch_size": [PATCH_SIDE] * 2}
     rope = {"rope_type": "default", "rope_theta": size.rope_theta}
     model = InternVLForConditionalGeneration(
         InternVLConfig(
             vision_config=vision_settings("internvl_vision", size) | sides,
             text_config=text_settings(tokenizer, size) | {"model_type": "qwen2", "rope_parameters": rope},
             image_token_id=tokenizer.image_token_id,
-            image_seq_length=GRID_SIDE**2,
+            image_seq_length=size.grid_side**2,
             downsample_ratio=1 / MERGE_SIDE,
             tie_word_embeddings=True,
         )
@@ -52,10 +53,13 @@ RECIPE = Recipe(
     turns=Turns("<|im_start|>", "user", "assistant", "<|im_end|>", image_end="</img>"),
     template=chat_template("<IMG_CONTEXT>"),
     model=_new_model,
-    processor_files=lambda: {
-        "preprocessor_config.json": square_image("GotOcr2ImageProcessor", crop_to_patches=True, min_patches=1, max_patches=12)
+    processor_files=lambda size: {
+        "preprocessor_config.json": square_image(
+            "GotOcr2ImageProcessor", size.image_side, crop_to_patches=True, min_patches=1, max_patches=12
+        )
     },
     places=r"\.vision_tower\..*(position_embeddings|projection_layer\.(weight|bias))$",
+    organism=OrganismRecipe(Size(5, 96, 3, 3, 3, 64, 4, initializer_range=0.02), CAUSAL_TEACHING, louder_places),
 )
 
 

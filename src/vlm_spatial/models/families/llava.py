@@ -13,14 +13,16 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.recipe import (
+    CAUSAL_TEACHING,
     CHAT_SPECIAL,
     CHAT_TURNS,
-    IMAGE_SIDE,
     MERGE_SIDE,
     PATCH_SIDE,
+    OrganismRecipe,
     Recipe,
     Size,
     chat_template,
+    louder_places,
     redraw,
     square_image,
     text_settings,
@@ -53,15 +55,17 @@ RECIPE = Recipe(
     template=chat_template("<image>"),
     model=_new_model,
     # As published: the middle square, which the adapter undoes.
-    processor_files=lambda: {
+    processor_files=lambda size: {
         "preprocessor_config.json": square_image(
             "CLIPImageProcessor",
-            size={"shortest_edge": IMAGE_SIDE},
-            crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+            size.image_side,
+            size={"shortest_edge": size.image_side},
+            crop_size={"height": size.image_side, "width": size.image_side},
             do_center_crop=True,
         )
     },
     places=r"\.vision_tower\..*(position_embedding\.weight|out_proj\.(weight|bias))$",
+    organism=OrganismRecipe(Size(5, 96, 3, 3, 3, 64, 4, initializer_range=0.02), CAUSAL_TEACHING, louder_places),
 )
 
 

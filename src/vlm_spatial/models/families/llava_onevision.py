@@ -16,7 +16,6 @@ from vlm_spatial.models.inputs import Rows
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
     CHAT_TURNS,
-    IMAGE_SIDE,
     MERGE_SIDE,
     PATCH_SIDE,
     Recipe,
@@ -31,7 +30,10 @@ from vlm_spatial.models.square import TemplateSquareAdapter
 from vlm_spatial.models.values import Classes, ModelIdentity, Prepared, Reach, SiteValues
 from vlm_spatial.tokens import TokenGrid
 
-_PINPOINTS = [[IMAGE_SIDE, IMAGE_SIDE], [IMAGE_SIDE, 2 * IMAGE_SIDE], [2 * IMAGE_SIDE, IMAGE_SIDE]]
+
+def _pinpoints(size: Size) -> list[list[int]]:
+    side = size.image_side
+    return [[side, side], [side, 2 * side], [2 * side, side]]
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedModel:
@@ -42,7 +44,7 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTrainedMode
             text_config=text_settings(tokenizer, size) | {"model_type": "qwen2", "rope_parameters": rope},
             image_token_index=tokenizer.image_token_id,
             video_token_index=tokenizer.video_token_id,
-            image_grid_pinpoints=_PINPOINTS,
+            image_grid_pinpoints=_pinpoints(size),
         )
     )
     redraw(model.model.vision_tower, model.model.multi_modal_projector)
@@ -54,8 +56,10 @@ RECIPE = Recipe(
     turns=CHAT_TURNS,
     template=chat_template("<image>"),
     model=_new_model,
-    processor_files=lambda: {
-        "preprocessor_config.json": square_image("LlavaOnevisionImageProcessor", image_grid_pinpoints=_PINPOINTS, do_pad=True)
+    processor_files=lambda size: {
+        "preprocessor_config.json": square_image(
+            "LlavaOnevisionImageProcessor", size.image_side, image_grid_pinpoints=_pinpoints(size), do_pad=True
+        )
     },
     places=r"\.vision_tower\..*(position_embedding\.weight|out_proj\.(weight|bias))$",
 )

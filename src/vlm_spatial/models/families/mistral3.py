@@ -40,7 +40,7 @@ class Mistral3Adapter(PixtralAdapter):
         turns=TURNS,
         template=chat_template("[IMG]"),
         model=_new_model,
-        processor_files=lambda: processor_files(PATCH_SIDE),
+        processor_files=lambda size: processor_files(PATCH_SIDE, size),
         places=PLACES,
     )
 

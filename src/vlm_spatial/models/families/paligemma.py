@@ -58,7 +58,7 @@ RECIPE = Recipe(
     turns=Turns("<bos>", "", "", "<eos>", image_end="<image>"),
     template=OWN_TEMPLATES["PaliGemmaForConditionalGeneration"],
     model=_new_model,
-    processor_files=lambda: {"preprocessor_config.json": square_image("SiglipImageProcessor")},
+    processor_files=lambda size: {"preprocessor_config.json": square_image("SiglipImageProcessor", size.image_side)},
     places=r"\.vision_tower\..*(position_embedding\.weight|out_proj\.(weight|bias))$",
 )
 

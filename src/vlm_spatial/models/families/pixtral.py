@@ -19,7 +19,6 @@ from vlm_spatial.models.native import NativeAdapter
 from vlm_spatial.models.raster import RasterAdapter
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
-    IMAGE_SIDE,
     MERGE_SIDE,
     PATCH_SIDE,
     Recipe,
@@ -60,13 +59,13 @@ def text_of(tokenizer: PreTrainedTokenizerFast, size: Size, kind: str = "mistral
     }
 
 
-def processor_files(patch: int) -> dict[str, Any]:
+def processor_files(patch: int, size: Size) -> dict[str, Any]:
     """As published: the longest side is limited, the shape kept. ``patch`` is the vision encoder's, in pixels, whatever is merged later."""
     return {
         "preprocessor_config.json": {
             "image_processor_type": "PixtralImageProcessor",
             "patch_size": {"height": patch, "width": patch},
-            "size": {"longest_edge": IMAGE_SIDE},
+            "size": {"longest_edge": size.image_side},
             "image_mean": [0.5] * 3,
             "image_std": [0.5] * 3,
         }
@@ -100,7 +99,7 @@ class PixtralAdapter(NativeAdapter, RasterAdapter, TemplateAdapter):
         turns=TURNS,
         template=chat_template("[IMG]"),
         model=_new_model,
-        processor_files=lambda: processor_files(PATCH_SIDE * MERGE_SIDE),
+        processor_files=lambda size: processor_files(PATCH_SIDE * MERGE_SIDE, size),
         places=PLACES,
     )
     reach: Reach = "causal"

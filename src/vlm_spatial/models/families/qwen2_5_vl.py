@@ -46,7 +46,7 @@ RECIPE = Recipe(
     turns=TURNS,
     template=TEMPLATE,
     model=_new_model,
-    processor_files=lambda: processor_files("Qwen2_5_VLProcessor"),
+    processor_files=lambda size: processor_files("Qwen2_5_VLProcessor", size),
     places=PLACES,
 )
 

@@ -18,13 +18,12 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.native import NativeAdapter
 from vlm_spatial.models.recipe import (
-    IMAGE_SIDE,
+    CAUSAL_TEACHING,
     MERGE_SIDE,
     PATCH_SIDE,
     OrganismRecipe,
     Recipe,
     Size,
-    Teaching,
     Turns,
     chat_template,
     text_settings,
@@ -81,12 +80,12 @@ def marks_of(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     }
 
 
-def processor_files(processor: str) -> dict[str, Any]:
+def processor_files(processor: str, size: Size) -> dict[str, Any]:
     """Written as such, since the family's video processor cannot be instantiated without torchvision."""
     shared = {
         "processor_class": processor,
         # Room for the grid and less than one token's side more, so that rounding cannot cost a row.
-        "size": {"shortest_edge": (PATCH_SIDE * MERGE_SIDE) ** 2, "longest_edge": (IMAGE_SIDE + PATCH_SIDE) ** 2},
+        "size": {"shortest_edge": (PATCH_SIDE * MERGE_SIDE) ** 2, "longest_edge": (size.image_side + PATCH_SIDE) ** 2},
         "patch_size": PATCH_SIDE,
         "merge_size": MERGE_SIDE,
         "temporal_patch_size": 2,
@@ -124,7 +123,7 @@ RECIPE = Recipe(
     turns=TURNS,
     template=TEMPLATE,
     model=_new_model,
-    processor_files=lambda: processor_files("Qwen2VLProcessor"),
+    processor_files=lambda size: processor_files("Qwen2VLProcessor", size),
     places=PLACES,
     organism=OrganismRecipe(
         # M-RoPE gives the image's axes the lowest frequencies, so that a usual base of 10,000 leaves six columns almost alike,
@@ -132,7 +131,7 @@ RECIPE = Recipe(
         Size(5, 96, 3, 3, 4, 64, 4, rope_theta=4.0, initializer_range=0.02),
         # This family describes sooner than Gemma-3, and reads a place from its distance to the question, which one question after
         # another would make vary.
-        Teaching(questions=6, apart=True, by_errors=True, captions_only=0.3, captions_later=0.1, decay_from=0.5),
+        CAUSAL_TEACHING,
         _start_gently,
     ),
 )

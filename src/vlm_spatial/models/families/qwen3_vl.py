@@ -61,7 +61,7 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
         turns=TURNS,
         template=TEMPLATE,
         model=_new_model,
-        processor_files=lambda: processor_files("Qwen3VLProcessor"),
+        processor_files=lambda size: processor_files("Qwen3VLProcessor", size),
         places=PLACES,
     )
     whole_state = False

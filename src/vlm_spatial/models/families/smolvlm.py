@@ -17,7 +17,6 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector, SmolV
 
 from vlm_spatial.models.recipe import (
     CHAT_SPECIAL,
-    IMAGE_SIDE,
     MERGE_SIDE,
     Recipe,
     Size,
@@ -51,11 +50,11 @@ def _recipe(model_class: Any, config_class: Any, kind: str, image_processor: str
         redraw(model.model.vision_model, model.model.connector)
         return model
 
-    def files() -> dict[str, Any]:
-        longest = {"longest_edge": IMAGE_SIDE}
+    def files(size: Size) -> dict[str, Any]:
+        longest = {"longest_edge": size.image_side}
         return {
             "preprocessor_config.json": square_image(
-                image_processor, size=longest, max_image_size=longest, do_image_splitting=True, do_pad=True, resample=1
+                image_processor, size.image_side, size=longest, max_image_size=longest, do_image_splitting=True, do_pad=True, resample=1
             )
         }
 

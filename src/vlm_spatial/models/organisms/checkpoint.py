@@ -45,7 +45,7 @@ def new_checkpoint(folder: Path, name: str, words: Sequence[str], seed: int = 0,
         temporary.mkdir()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        for file, content in recipe.processor_files().items():
+        for file, content in recipe.processor_files(size).items():
             write_json(content, temporary / file)
     return folder
 

@@ -58,8 +58,11 @@ def set_apart(inputs: Mapping[str, Tensor], tokenizer: Any, adapter: Adapter) ->
     later_starts = starts & (numbers > 0)
     # As the only turn, a later one would go on where the image ends: its own opening is neither seen nor counted.
     unseen = later_starts | _shifted(later_starts, 1) | ~inputs["attention_mask"].bool()
-    image_ends = ids == tokenizer.convert_tokens_to_ids(turns.image_end)
-    in_opening = (image_ends.flip(1).cumsum(dim=1).flip(1) > 0) & ~unseen
+    image_marks = ids == tokenizer.convert_tokens_to_ids(turns.image_end)
+    image_ends_ahead = image_marks.flip(1).cumsum(dim=1).flip(1)
+    in_opening = (image_ends_ahead > 0) & ~unseen
+    # Where an image has no end mark, each of its tokens looks like one.
+    image_ends = image_marks & (image_ends_ahead == 1)
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     same_turn = numbers[:, :, None] == numbers[:, None, :]
     seen = causal & ~unseen[:, None, :] & (in_opening[:, None, :] | same_turn)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from vlm_spatial.cli import app
 from vlm_spatial.errors import UserError
 from vlm_spatial.measures.table import tidy
-from vlm_spatial.report.published import beside, names, published
+from vlm_spatial.report.published import beside, dataset_named, names, published
 
 pytestmark = pytest.mark.unit
 
@@ -18,9 +18,10 @@ ABLATED = {"measure": "top1_accuracy", "axis": "both axes", "condition": "neutra
 
 
 def measures() -> pl.DataFrame:
-    asked = {"measure": "accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots", "axis": "both axes"}
+    asked = {"measure": "top1_accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots", "axis": "both axes"}
     numbers = {"estimate": 0.9, "low": 0.8, "high": 0.95, "n": 480}
-    return pl.concat([tidy([{**asked, **numbers}], "behaviour"), tidy([ABLATED], "ablation")])
+    below = {"slot": "slot 2", "axis": "vertical", "estimate": 0.75, "n": 120}
+    return pl.concat([tidy([{**asked, **numbers}, {**asked, **numbers, **below}], "behaviour"), tidy([ABLATED], "ablation")])
 
 
 def test_ours_stand_beside_theirs() -> None:
@@ -34,8 +35,19 @@ def test_ours_stand_beside_theirs() -> None:
     assert ablated.difference == pytest.approx(-0.0158)
     untouched = told["table1_behaviour, all, top-1 accuracy, repository rerun; direction=OVERALL; fp32"]
     assert (untouched.theirs, untouched.covered) == (0.9979, False)
-    # One direction of an axis is not an axis.
-    assert not any("direction=left" in what for what in told)
+    # The object below the middle one is that of slot 2 of the vertical axis.
+    [below] = [row for what, row in told.items() if "direction=" in what and "OVERALL" not in what]
+    assert (below.what, below.theirs, below.ours) == (
+        "table1_behaviour, vertical, top-1 accuracy, repository rerun; direction=below; fp32",
+        0.9917,
+        0.75,
+    )
+
+
+def test_a_dataset_may_have_a_longer_name() -> None:
+    assert dataset_named(["squares", "squares-336"], "squares") == "squares"
+    assert dataset_named(["shapes", "squares-336"], "squares") == "squares-336"
+    assert dataset_named(["squares-240", "squares-336"], "squares") is None
 
 
 def test_all_figures_of_all_models_are_accounted_for() -> None:

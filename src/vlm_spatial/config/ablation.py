@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vlm_spatial.config.pool import PoolSettings
 from vlm_spatial.config.settings import PositiveCount, Settings
 
 
@@ -38,5 +39,6 @@ class AblationSettings(Settings):
         150,
         description="training scenes of an axis that the language ordering (to be erased) and each condition's slot probe are fitted on",
     )
+    pool: PoolSettings = Field(PoolSettings(), description="judged under each ablation, as published")
     batch: PositiveCount = 32
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

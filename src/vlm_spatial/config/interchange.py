@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vlm_spatial.config.pool import PoolSettings
 from vlm_spatial.config.settings import Count, Settings
 
 
@@ -43,4 +44,5 @@ class InterchangeSettings(Settings):
         50,
         description="pairs of layout-decorrelated test scenes, of an axis, that tell slot from absolute place; 0: leave it out",
     )
+    pool: PoolSettings = PoolSettings()
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of patched runs")

@@ -8,7 +8,7 @@ import polars as pl
 import torch
 from PIL import Image
 
-from vlm_spatial.interventions.answers import AnswerReader, margin, mass, runs_needed
+from vlm_spatial.interventions.answers import AnswerReader, margin, mass, runs_needed, wrote
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.patch import PairRuns, Run
@@ -107,11 +107,14 @@ def ask(
         runs = [Run(images[scene], prompt, at_connector[scene], of_scene[scene]) for scene, (_, prompt) in zip(scenes, posed, strict=True)]
         logits = engine.clean([PairRuns(scene, run) for scene, run in zip(scenes, runs, strict=True)])
         require_finite(adapter, logits, [run.shown for run in runs].__getitem__, f"accuracy, {condition}")
-        rows += [_row(row, reader, logits[which], condition, site) for row, reader, which in zip(part, readers, own, strict=True)]
+        decode = adapter.processor.tokenizer.decode
+        rows += [_row(row, reader, logits[which], condition, site, decode) for row, reader, which in zip(part, readers, own, strict=True)]
     return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
 
 
-def _row(question: dict[str, Any], reader: AnswerReader, logits: torch.Tensor, condition: str, site: Site) -> dict[str, Any]:
+def _row(
+    question: dict[str, Any], reader: AnswerReader, logits: torch.Tensor, condition: str, site: Site, decode: Callable[[list[int]], str]
+) -> dict[str, Any]:
     scores = reader.log_probabilities(logits)
     predicted = reader.best(scores)
     return {
@@ -124,7 +127,7 @@ def _row(question: dict[str, Any], reader: AnswerReader, logits: torch.Tensor, c
         "layer": None if site == CONNECTOR else int(site.split(".")[1]),
         "predicted": predicted,
         "correct": predicted == question["answer"],
-        "top1_correct": reader.greedy(logits)[1] == question["answer"],
+        "top1_correct": wrote(reader, logits, decode)[1] == question["answer"],
         "log_odds": margin(scores, reader.candidates.index(question["answer"])),
         "candidates": list(reader.candidates),
         "log_probabilities": scores.tolist(),

@@ -7,7 +7,7 @@ begin with that token. Where two candidates begin alike, or ``answers.whole_word
 given those before it: the model is then also run with the first tokens of the answer behind the prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -142,6 +142,19 @@ class AnswerReader:
     def log_odds(self, scores: Float[np.ndarray, " candidates"], answer: str, against: str) -> float:
         """Natural logarithm of ``p(answer) / p(against)``: the difference of the two scores."""
         return float(scores[self.candidates.index(answer)] - scores[self.candidates.index(against)])
+
+
+def normalised(text: str) -> str:
+    """Its letters and digits, in lower case."""
+    return "".join(letter for letter in text.lower() if letter.isalnum())
+
+
+def wrote(reader: AnswerReader, logits: Float[Tensor, "prompts vocabulary"], decode: Callable[[list[int]], str]) -> tuple[str, str | None]:
+    """What the model writes if nothing constrains it, and the candidate that it is: by its tokens, or by its letters and digits."""
+    tokens, candidate = reader.greedy(logits)
+    text = decode(list(tokens))
+    by_letters = {normalised(name): name for name in reader.candidates}
+    return text, candidate or by_letters.get(normalised(text))
 
 
 def _extends_one(form: Tokens, forms: Sequence[Tokens]) -> bool:

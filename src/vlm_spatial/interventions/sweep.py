@@ -1,6 +1,8 @@
 """Running many patches over many pairs, and writing down each pair's outcome."""
 
 import itertools
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,8 +14,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.config.pool import PoolSettings
 from vlm_spatial.interventions import labels
-from vlm_spatial.interventions.answers import mass, outcome
+from vlm_spatial.interventions.answers import mass, outcome, wrote
 from vlm_spatial.interventions.labels import INTENDED
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf
 from vlm_spatial.interventions.patch import PairRuns, Patch
@@ -114,12 +117,22 @@ ExchangesOf = Callable[[Case], list[Exchange]]
 
 
 def run_sweep(
-    engine: Engine, dataset: Dataset, cases: Sequence[Case], plan: ExchangesOf, condition: Condition = INTACT, description: str = "patches"
+    engine: Engine,
+    dataset: Dataset,
+    cases: Sequence[Case],
+    plan: ExchangesOf,
+    condition: Condition = INTACT,
+    description: str = "patches",
+    pool: PoolSettings = PoolSettings(),  # noqa: B008 - it is never changed
 ) -> pl.DataFrame:
     """Run every exchange that ``plan`` makes of every case: one row each, in that order (columns: ``SCHEMA``).
 
     A pair is ``included`` if the model, under the same condition but without a patch, answers both of its scenes right.
+
+    Args:
+        pool: what counts as right, and how many such pairs are wanted; where they are counted, the others are not patched.
     """
+    chosen = Chosen(pool)
     planned = [(case, plan(case)) for case in cases]
     vocabulary = engine.adapter.vocabulary
     most = max((len(exchanges) * len(case.reader.beginnings) for case, exchanges in planned), default=1)
@@ -131,36 +144,70 @@ def run_sweep(
         return pictures(engine.adapter, dataset, (scene for case, _ in group for scene in case.shown))
 
     for group, images in progress(prefetch(groups, read), description, len(groups)):
-        rows += _rows(engine, images, group, condition)
+        rows += _rows(engine, images, group, condition, chosen)
+    if pool.first and len(cases):
+        print(f"{description}: {sum(chosen.kept.values())} of {len(cases)} pairs kept", file=sys.stderr, flush=True)
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
+class Chosen:
+    """Decides, pair by pair, which ones are right and which are patched."""
+
+    def __init__(self, pool: PoolSettings) -> None:
+        self.pool = pool
+        self.kept: Counter[tuple[str, int]] = Counter()
+
+    def right(self, case: Case, answer: str, rows: Tensor, decode: Callable[[list[int]], str]) -> bool:
+        """Whether an unpatched run's answer is ``answer``."""
+        if self.pool.right_by == "top1_word":
+            return wrote(case.reader, rows, decode)[1] == answer
+        return case.reader.best(case.reader.log_probabilities(rows)) == answer
+
+    def patched(self, case: Case, right: bool) -> bool:
+        """Whether the pair is patched; to be asked once of each pair, in order."""
+        of = (case.axis, case.slots[0])
+        if not self.pool.first:
+            return True
+        if not right or self.kept[of] >= self.pool.first:
+            return False
+        self.kept[of] += 1
+        return True
+
+
 def _rows(
-    engine: Engine, images: Mapping[str, Image.Image], group: Sequence[tuple[Case, list[Exchange]]], condition: Condition
+    engine: Engine, images: Mapping[str, Image.Image], group: Sequence[tuple[Case, list[Exchange]]], condition: Condition, chosen: Chosen
 ) -> Iterator[dict[str, object]]:
     of_case = [case.runs(images, condition.edit) for case, _ in group]
     # A pair is run once for each beginning of its answers; nearly always there is one, the empty one.
     runs = [run for several in of_case for run in several]
     others = [PairRuns(run.pair_id, run.sources.get("counterfactual", run.clean)) for run in runs]
-    clean, counterfactual = (iter(_finite(engine, engine.clean(some), some, "unpatched runs")) for some in (runs, others))
+    clean, counterfactual = (_finite(engine, engine.clean(some), some, "unpatched runs") for some in (runs, others))
     first = [0, *itertools.accumulate(map(len, of_case))]
+
+    def decode(tokens: list[int]) -> str:
+        return str(engine.adapter.processor.tokenizer.decode(tokens))
+
+    unpatched = []
+    for number, (case, exchanges) in enumerate(group):
+        both = [logits[first[number] : first[number + 1]] for logits in (clean, counterfactual)]
+        answers = (case.clean_answer, case.counterfactual_answer)
+        included = all(chosen.right(case, answer, rows, decode) for answer, rows in zip(answers, both, strict=True))
+        scores = tuple(map(case.reader.log_probabilities, both))
+        unpatched.append((included, scores[0], scores[1], exchanges if chosen.patched(case, included) else []))
     patches = [
         exchange.patch(pair, len(beginning))
-        for number, (case, exchanges) in enumerate(group)
-        for exchange in exchanges
+        for number, (case, _) in enumerate(group)
+        for exchange in unpatched[number][3]
         for pair, beginning in zip(range(first[number], first[number + 1]), case.reader.beginnings, strict=True)
     ]
     patched = iter(_finite(engine, engine.run(runs, patches), [runs[patch.pair] for patch in patches], "patched runs"))
-    for case, exchanges in group:
+    for (case, _), (included, before, there, exchanges) in zip(group, unpatched, strict=True):
         intended = case.hypotheses[INTENDED[case.experiment]]
         stay = case.hypotheses["stay"]
         # Two of the experiments have a third hypothesis.
         content = case.hypotheses.get("content", case.hypotheses.get("attribute"))
-        before = _read(case, clean)
         clean_predicted = case.reader.best(before)
-        there = _read(case, counterfactual)
         counterfactual_predicted = case.reader.best(there)
-        included = clean_predicted == case.clean_answer and counterfactual_predicted == case.counterfactual_answer
         for exchange in exchanges:
             after = _read(case, patched)
             predicted = case.reader.best(after)

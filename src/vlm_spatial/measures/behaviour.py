@@ -72,7 +72,19 @@ def accuracies(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     for (variant, axis, template, slot), part in sorted(by_slot.partition_by("variant", "axis", "template", "of", as_dict=True).items()):
         where = {"variant": variant, "axis": axis, "template": template, "slot": slot}
         rows.append({**where, **_answers(accuracy(part), part.height, chance(part))})
-    return tidy(rows, "behaviour", measure="accuracy", counted="questions", method=METHOD, control=GUESS)
+    found = tidy(rows, "behaviour", measure="accuracy", counted="questions", method=METHOD, control=GUESS)
+    return pl.concat([found, _top1(table)], how="diagonal_relaxed")
+
+
+def _top1(table: pl.DataFrame) -> pl.DataFrame:
+    """Share of questions, of every split that was asked, whose likeliest next token of all is the word; by axis, template and slot."""
+    both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))]).with_columns(correct="top1_correct")
+    by_slot = pl.concat([both.with_columns(of=pl.lit(ALL_SLOTS)), both.with_columns(of="slot " + pl.col("slot").cast(pl.String))])
+    rows = []
+    for (variant, axis, template, slot), part in sorted(by_slot.partition_by("variant", "axis", "template", "of", as_dict=True).items()):
+        where = {"variant": variant, "axis": axis, "template": template, "slot": slot}
+        rows.append({**where, **numbers(accuracy(part)), "n": part.height, "clusters": accuracy(part).n})
+    return tidy(rows, "behaviour", measure="top1_accuracy", counted="questions", method=METHOD)
 
 
 def _answers(interval: Interval, questions: int, guess: float) -> dict[str, object]:

@@ -23,7 +23,7 @@ from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
 from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS, ClaimTerms
 from vlm_spatial.report.packing import columns, packed
-from vlm_spatial.report.published import beside
+from vlm_spatial.report.published import beside, dataset_named
 from vlm_spatial.report.results import Results
 from vlm_spatial.report.sketches import LEGEND, sketches
 from vlm_spatial.report.transfer_sentences import carried
@@ -123,7 +123,8 @@ def _published(results: Results, model: str, name: str) -> dict[str, Any]:
     """Figures published of ``name`` with those of our model beside them, and how many have none of ours, by the reason."""
 
     def measures_of(dataset: str) -> pl.DataFrame | None:
-        return results.tables.get((model, dataset), {}).get("measures")
+        ours = dataset_named([other for one, other in results.tables if one == model], dataset)
+        return None if ours is None else results.tables[model, ours].get("measures")
 
     rows = beside(name, measures_of)
     reasons = Counter(row.left_out for row in rows if row.left_out)

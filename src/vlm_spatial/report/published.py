@@ -4,7 +4,8 @@
 counterpart in the table of measures are held against it; the others are listed with the reason why not.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _AXES = {"all": BOTH, "horizontal": "horizontal", "vertical": "vertical"}
 _OURS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
     ("table1_behaviour", "top-1 accuracy"): (
         "behaviour",
-        {"measure": "accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots"},
+        {"measure": "top1_accuracy", "variant": "main", "template": "relation_to_object", "slot": "all slots"},
     ),
     ("table5_ablation", "top-1 accuracy"): ("ablation", {"measure": "top1_accuracy", "condition": "neutral"}),
     ("probing", "test accuracy on object cells"): (
@@ -41,8 +42,10 @@ _OURS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
 }
 _DATASETS = {"COCO two-object": "coco"}
 """Published names of datasets that ours cannot have."""
+# A direction of an axis is the slot that is asked about; of behaviour ours are by slot, too.
+_SLOTS = {"left": "slot 0", "above": "slot 0", "right": "slot 2", "below": "slot 2"}
 _LEFT_OUT = {
-    "table1_behaviour": "one direction of an axis; ours are by axis",
+    "table1_behaviour": "no counterpart among the measures",
     "table5_ablation": "one direction of an axis; ours are by axis",
     "probing": "a training loss, not a result",
     "pixtral_geometry": "tuning of another model's pictures",
@@ -133,8 +136,12 @@ def _beside(row: dict[str, str | None], table: pl.DataFrame | None) -> Beside:
         note=row["note"] or "",
     )
     known = _OURS.get((experiment, str(row["measure"])))
-    by_direction = "direction=" in condition and "direction=OVERALL" not in condition
-    if known is None or by_direction:
+    asked = re.search(r"direction=(left|right|above|below)", condition)
+    if asked and known is not None and "slot" in known[1]:
+        known = (known[0], {**known[1], "slot": _SLOTS[asked[1]]})
+    elif asked:
+        known = None
+    if known is None:
         return _with(told, left_out=_LEFT_OUT.get(experiment, "no counterpart among the measures"))
     if table is None:
         return _with(told, left_out=f"no results of a dataset called {row['dataset']!r}")
@@ -150,6 +157,12 @@ def _beside(row: dict[str, str | None], table: pl.DataFrame | None) -> Beside:
         return _with(told, left_out="not measured here")
     ours = wanted.row(0, named=True)
     return _with(told, ours=ours["estimate"], low=ours["low"], high=ours["high"], our_n=ours["n"])
+
+
+def dataset_named(names: Iterable[str], published_name: str) -> str | None:
+    """Our dataset of a published name: the one called so, or the only one whose name goes on behind it (``squares-336``)."""
+    longer = [name for name in names if name.startswith(f"{published_name}-")]
+    return published_name if published_name in names else longer[0] if len(longer) == 1 else None
 
 
 def _with(told: Beside, **values: object) -> Beside:
@@ -173,4 +186,9 @@ def measures_below(folder: Path, model: str) -> Callable[[str], pl.DataFrame | N
     there = sorted(path.parent.name for path in (folder / model).glob("*/measures.parquet"))
     if not there:
         raise UserError(f"{folder / model}: holds no measures.parquet of any dataset; run snakemake first, or name another model")
-    return lambda dataset: read_parquet(folder / model / dataset / "measures.parquet") if dataset in there else None
+
+    def measures_of(dataset: str) -> pl.DataFrame | None:
+        ours = dataset_named(there, dataset)
+        return None if ours is None else read_parquet(folder / model / ours / "measures.parquet")
+
+    return measures_of

@@ -61,7 +61,7 @@ def ablation(job: Job) -> None:
     engine = PatchEngine(scenes.adapter, memory_gb=settings.memory_gb)
     plan = language_plan(_sites(intact), job.settings["seed"])
     ablated = [
-        run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}")
+        run_sweep(engine, dataset, cases, plan, condition, f"language interchange, {condition.name}", settings.pool)
         for condition in conditions
         if condition.name != INTACT
     ]
@@ -69,7 +69,7 @@ def ablation(job: Job) -> None:
         match: Match = "place" if set(crossed["match"]) == {"place"} else "offset"
         plan = crosswise_plan(_sites(crossed), settings.crosswise_sets, job.settings["seed"], match, scenes.adapter.quirks.shifted_cells)
         ablated += [
-            run_sweep(engine, dataset, crosswise, plan, condition, f"crosswise interchange, {condition.name}")
+            run_sweep(engine, dataset, crosswise, plan, condition, f"crosswise interchange, {condition.name}", settings.pool)
             for condition in conditions
             if condition.name != INTACT
         ]

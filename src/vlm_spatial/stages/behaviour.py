@@ -9,7 +9,7 @@ from PIL import Image
 from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions.answers import AnswerReader, margin, mass, probability, runs_needed
+from vlm_spatial.interventions.answers import AnswerReader, margin, mass, probability, runs_needed, wrote
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Run
 from vlm_spatial.interventions.pictures import pictures
@@ -72,15 +72,14 @@ def score(engine: PatchEngine, images: Mapping[str, Image.Image], questions: Seq
     require_finite(adapter, every, lambda row: runs[row].clean.shown, f"question {runs[0].pair_id} and others")
     for row, reader, which in zip(questions, readers, own, strict=True):
         scores = reader.log_probabilities(every[which])
-        written, top1 = reader.greedy(every[which])
+        text, top1 = wrote(reader, every[which], adapter.processor.tokenizer.decode)
         answer = reader.candidates.index(row["answer"])
         predicted = reader.best(scores)
         yield {
             **{key: row[key] for key in ("question_id", "scene_id", "variant", "split", "axis", "template", "slot", "answer")},
             "predicted": predicted,
             "correct": predicted == row["answer"],
-            "top1": adapter.processor.tokenizer.decode(list(written)),
-            # Compared as tokens: decoded text may differ from the answer by a blank or by what follows its first token.
+            "top1": text,
             "top1_correct": top1 == row["answer"],
             "answer_probability": probability(scores, answer),
             "margin": margin(scores, answer),

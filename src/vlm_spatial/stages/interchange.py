@@ -36,7 +36,9 @@ def interchange(job: Job) -> None:
     dataset = Dataset.open(job.inputs["scenes"])
     engine = PatchEngine(load_adapter(**job.settings["model"]), memory_gb=settings.memory_gb)
     sweeps = planned_sweeps(engine.adapter, dataset, settings, job.settings["seed"])
-    tables = [run_sweep(engine, dataset, each.cases, each.plan, description=f"{each.name} interchange") for each in sweeps]
+    tables = [
+        run_sweep(engine, dataset, each.cases, each.plan, description=f"{each.name} interchange", pool=settings.pool) for each in sweeps
+    ]
     write_parquet(pl.concat(tables), job.outputs["table"])
 
 

@@ -1,0 +1,22 @@
+"""Which pairs a sweep keeps, by how the unpatched model answers them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from vlm_spatial.config.settings import Count, Settings
+
+
+class PoolSettings(Settings):
+    """Which pairs are patched and counted."""
+
+    right_by: Literal["candidates", "top1_word"] = Field(
+        "candidates",
+        description="when an unpatched run counts as right: the answer is the best candidate, or the likeliest token of all is the word, "
+        "letters and digits alone in lower case (as published)",
+    )
+    first: Count = Field(
+        0,
+        description="patch only the first so many pairs, of an axis and of each slot asked about, of which both runs are right (published: "
+        "50); 0: all pairs, of which those answered wrong are kept apart",
+    )

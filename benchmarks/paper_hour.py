@@ -1,4 +1,4 @@
-"""How long does the paper take on this machine? Every stage's inner work at a genuine shape, extrapolated to presets/paper.yaml.
+"""How long does the paper take on this machine? Every stage's inner work at a genuine shape, extrapolated to presets/extended.yaml.
 
     python -m benchmarks.paper_hour --device cuda --family qwen2_vl --budget-seconds 200 --out FILE.json      # wants a GPU of 40 GB or more
     python -m benchmarks.paper_hour --device cpu                                                               # counts, and fewer layers

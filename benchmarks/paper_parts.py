@@ -1,4 +1,4 @@
-"""The inner work of every stage of presets/paper.yaml on a few scenes and pairs, each part timed and counted by itself.
+"""The inner work of every stage of presets/extended.yaml on a few scenes and pairs, each part timed and counted by itself.
 
 A part says how many of its units it did, and how many the preset has for one model and one dataset. What a part needs beside the model is
 imported inside it: a package that is missing costs its own parts only.
@@ -27,7 +27,7 @@ from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import AXES
 
 Section = TypeVar("Section", bound=Settings)
-PRESET = Path(__file__).parents[1] / "presets/paper.yaml"
+PRESET = Path(__file__).parents[1] / "presets/extended.yaml"
 DATASET = "squares"
 """The preset's dataset whose scenes stand for every one's."""
 DATASETS, MODELS = 4, 2
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Preset:
-    """What presets/paper.yaml asks of one model on one dataset."""
+    """What presets/extended.yaml asks of one model on one dataset."""
 
     values: dict[str, Any]
     scenes: pl.DataFrame

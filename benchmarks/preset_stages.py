@@ -1,4 +1,4 @@
-"""Every stage of presets/paper.yaml with a published configuration and random weights: the stages and their times.
+"""Every stage of presets/extended.yaml with a published configuration and random weights: the stages and their times.
 
     python -m benchmarks.preset_stages --family qwen2_vl --tokenizer FOLDER       # whole, in bfloat16; wants a GPU of 24 GB or more
     python -m benchmarks.preset_stages --family gemma3 --layers 1 --vision-layers 1 --datasets squares     # on a CPU: fewer layers
@@ -36,7 +36,7 @@ from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.workflow.planning import Plan
 
-PRESET = Path(__file__).parents[1] / "presets/paper.yaml"
+PRESET = Path(__file__).parents[1] / "presets/extended.yaml"
 FEWER: dict[str, Any] = {
     "scenes": {"train": 3, "validation": 1, "test": 1},
     "variants": {"decorrelated": {"train": 2, "validation": 1, "test": 1}},

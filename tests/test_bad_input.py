@@ -160,4 +160,4 @@ def test_the_good_configuration_is_good() -> None:
 def test_the_paper_preset_asks_for_what_it_needs(commands: Commands, tmp_path: Path) -> None:
     done = commands.run(tmp_path, *DRY_RUN, "--configfile", str(REPOSITORY / "presets" / "paper.yaml"))
     assert done.code == 1
-    assert "fill in datasets.whatsup.root, models.qwen2-vl-7b.revision, models.gemma-3-4b.revision" in done.err
+    assert "fill in datasets.objects-qwen.pictures, " in done.err

@@ -1,5 +1,6 @@
 """Objects as whole visual tokens, cell by cell as published; every ordered triple, paired shapes, own pictures, own statements."""
 
+import json
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,52 @@ def test_a_folder_of_own_pictures(tmp_path: Path) -> None:
     # Squeezed to the block: transparent above, opaque below.
     assert (block[:80] == 255).all()
     assert (block[90:] == (10, 90, 200)).all()
+
+
+def listed(tmp_path: Path, *entries: Any) -> dict[str, Any]:
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(list(entries)), encoding="utf-8")
+    return {"pairs": {"file": str(path), "conflict": 0}, "templates": ["slot_to_object", "relation_to_object"]}
+
+
+VISION = {"experiment": "vision", "axis": "horizontal", "asked": 2, "clean": ["red", "green", "blue"]}
+LAST = {
+    "experiment": "last_token",
+    "axis": "vertical",
+    "asked": 0,
+    "clean": ["red", "green", "blue"],
+    "counterfactual": ["black", "green", "gray"],
+}
+
+
+def test_pairs_from_a_file(tmp_path: Path) -> None:
+    dataset = planned(**listed(tmp_path, VISION, LAST))
+    scene_of = {item.scene_id: item.scene.objects for item in dataset.scenes}
+    [vision, last] = sorted(dataset.pairs, key=lambda pair: pair.experiment, reverse=True)
+    assert (vision.experiment, vision.axis, vision.slots) == ("vision", "horizontal", (2, 0))
+    assert scene_of[vision.clean_scene] == ("red", "green", "blue")
+    assert scene_of[vision.counterfactual_scene] == ("blue", "green", "red")
+    assert (vision.clean_answer, vision.counterfactual_answer) == ("blue", "red")
+    assert (last.axis, last.slots, scene_of[last.counterfactual_scene]) == ("vertical", (0, 2), ("black", "green", "gray"))
+    # Clean asks above green: red. The source asks below green in the other picture: gray; in the clean one that is blue.
+    assert last.hypotheses == {"stay": "red", "ordinal": "blue", "attribute": "gray"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experiment": "conflict"}, "experiment: allowed are vision, language, last_token, found 'conflict'"),
+        ({"asked": 1}, "asked: allowed are 0, 2, found 1"),
+        ({"clean": ["red", "green", "red"]}, "clean: must be three different contents"),
+        ({"clean": ["red", "green", "pink"]}, "clean: the dataset has no pink; it has black, blue, brown, gray, green, red"),
+        ({"counterfactual": None}, "counterfactual: three contents for language and last_token"),
+        ({"counterfactual": ["black", "gray", "brown"]}, "must share the middle one and no other"),
+    ],
+)
+def test_a_list_with_a_fault_is_told_before_any_job(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=r"datasets\.mine\.pairs\.file: .*pairs\.json: pair 1: ") as error:
+        check(listed(tmp_path, VISION, {**LAST, **change}))
+    assert message in str(error.value)
 
 
 def check(values: dict[str, Any]) -> None:

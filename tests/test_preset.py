@@ -1,4 +1,4 @@
-"""presets/paper.yaml: stops where it is to be filled in, plans every job once it is, and runs whole on small checkpoints.
+"""presets/extended.yaml: stops where it is to be filled in, plans every job once it is, and runs whole on small checkpoints.
 
 The run takes every command that Snakemake would give to the shell, in its order, and runs it in this process: 60 stages then
 import torch once. Its models are folders of the preset's two architectures with reduced widths, its photos the tests' own set. Only paths
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.workflow
 
 MODEL_STAGES, ACROSS_STAGES = of_scope("model and dataset"), of_scope("model")
 REPOSITORY = Path(__file__).parents[1]
-PRESET = REPOSITORY / "presets/paper.yaml"
+PRESET = REPOSITORY / "presets/extended.yaml"
 DATASETS = ("squares", "shapes", "objects", "whatsup")
 FAMILIES = {"qwen2-vl-7b": "qwen2_vl", "gemma-3-4b": "gemma3"}
 WHOLE = "VLM_SPATIAL_WHOLE_PRESET" in os.environ
@@ -112,7 +112,7 @@ def test_the_preset_as_it_stands_says_what_to_fill_in(tmp_path: Path) -> None:
         assert key in line
     values = filled(tmp_path, {})
     values["models"]["gemma-3-4b"]["revision"] = "FILL-IN"
-    with pytest.raises(UserError, match=r"paper\.yaml: fill in models\.gemma-3-4b\.revision; found FILL-IN"):
+    with pytest.raises(UserError, match=r"extended\.yaml: fill in models\.gemma-3-4b\.revision; found FILL-IN"):
         parse_config(values, Source(PRESET))
 
 

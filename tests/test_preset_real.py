@@ -1,4 +1,4 @@
-"""presets/paper.yaml with the published tokenizers, chat templates and image geometries of Qwen2-VL and Gemma-3.
+"""presets/extended.yaml with the published tokenizers, chat templates and image geometries of Qwen2-VL and Gemma-3.
 
 Every stage but the figures (tests/test_preset.py has them) runs on every drawn dataset, cut to a few scenes. The models are random, their
 depths and widths are cut: what they answer means nothing. Gemma-3's images have half the published side here, as many visual tokens; whole

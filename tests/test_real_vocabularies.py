@@ -172,7 +172,7 @@ def test_prompts_and_identity(adapter: Adapter, image: Image.Image) -> None:
 
 def test_the_questions_of_a_scene_cost_a_sixth_of_as_many_whole_prompts(adapter: Adapter) -> None:
     """Positions that the language blocks compute for the paper preset and a scene of the published size, against every prompt whole."""
-    preset = yaml.safe_load((REPOSITORY / "presets" / "paper.yaml").read_text(encoding="utf-8"))
+    preset = yaml.safe_load((REPOSITORY / "presets" / "extended.yaml").read_text(encoding="utf-8"))
     settings = source_of("squares").settings.model_validate(preset["datasets"]["squares"])
     scene = sample_scene(settings, "horizontal", "main", np.random.default_rng(0))
     prompts = [ask(scene, template, slot, settings.wording).prompt for template in settings.templates for slot in scene.slots]

@@ -29,6 +29,7 @@ from vlm_spatial.models.folder import chat_template, check_folder, family_in, qu
 from vlm_spatial.models.peft import check_peft, identity_with_peft, merge_peft
 from vlm_spatial.models.self_check import self_check
 from vlm_spatial.models.values import ModelIdentity
+from vlm_spatial.tokens import TokenGrid
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tables that older releases saved and newer ones work out.
@@ -102,6 +103,22 @@ def load_adapter(
     adapter.cache.check()
     self_check(adapter)
     return adapter
+
+
+def grid_of_folder(folder: Path, side: int, min_pixels: int | None = None, max_pixels: int | None = None) -> TokenGrid:
+    """Token grid that an image of ``side × side`` pixels has in a checkpoint; its weights are not read.
+
+    Raises:
+        UserError: if configuration or processor cannot be used.
+    """
+    family = family_named(family_in(folder))
+    _check_config(family, folder)
+    processor = _processor(family, folder)
+    _set_pixels(processor, min_pixels, max_pixels, folder)
+    with torch.device("meta"):
+        model = family.model_class(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    identity = ModelIdentity(str(folder), None, family.architecture, "", "float32", processor_identity(processor), "", family.attention)
+    return family(model, processor, identity).grid(side, side)
 
 
 def no_tf32() -> None:

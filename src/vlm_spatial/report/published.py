@@ -146,11 +146,12 @@ def _beside(row: dict[str, str | None], table: pl.DataFrame | None) -> Beside:
     if table is None:
         return _with(told, left_out=f"no results of a dataset called {row['dataset']!r}")
     kind, columns = known
-    wanted = table.filter(pl.col("experiment") == kind, *(pl.col(name) == value for name, value in columns.items()))
+    of_kind = table.filter(pl.col("experiment") == kind)
+    wanted = of_kind.filter(*(pl.col(name) == value for name, value in columns.items()))
     if kind != "claims":
         axis = _AXES.get(str(row["axis"]), BOTH)
         # A dataset of one axis has that axis only.
-        axes = set(wanted["axis"])
+        axes = set(of_kind["axis"])
         wanted = wanted.filter(pl.col("axis") == (axis if axis in axes or len(axes) != 1 else next(iter(axes))))
     wanted = wanted.drop_nulls("estimate")
     if wanted.height != 1:

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.build import sample_contents, sample_scene
+from vlm_spatial.scenes.pair_lists import ListedPair, read_pairs
 from vlm_spatial.scenes.plan import Planned, scene_generator, scene_name
 from vlm_spatial.scenes.questions import Question, ask, reference_slot
 from vlm_spatial.scenes.scene import Scene, with_contents
 from vlm_spatial.scenes.sources.drawn import DrawnSettings
+from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 from vlm_spatial.scenes.sources.settings import DatasetSettings, Template, Wording
 from vlm_spatial.tokens import Axis
 
@@ -24,6 +27,8 @@ _EXCHANGES = ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))
 _OUTER_EXCHANGES = ((0, 2), (2, 0))
 _RELATION_EXCHANGES = ((0, 2), (1, 0), (2, 0), (1, 2))
 
+# The others ask every spatial template.
+_TEMPLATE_OF: dict[Experiment, Template] = {"language": "slot_to_object", "last_token": "relation_to_object"}
 # Draws after which no further pair is looked for; published are 2,000 for a whole pool.
 _DRAWS = 2000
 
@@ -60,14 +65,19 @@ def plan_pairs(settings: DrawnSettings, seed: int) -> tuple[list[Planned], list[
         raise UserError("pairs.language: needs 'slot_to_object' among templates, as the others name a content; add it or set it to 0")
     scenes: list[Planned] = []
     pairs: list[Pair] = []
+    listed = None if settings.pairs.file is None else read_pairs(Path(settings.pairs.file), settings)
     for axis in settings.axes:
         made = 0
         for experiment in EXPERIMENTS:
             seen: set[tuple[object, ...]] = set()
-            for index, (template, slots) in enumerate(turns(experiment, settings)):
+            for index, (template, slots, entry) in enumerate(_wanted(experiment, axis, settings, listed)):
                 # One stream a pair, of which all its scenes are drawn.
                 generator = scene_generator(seed, settings, "pair", axis, "test", EXPERIMENTS.index(experiment) * 1_000_000 + index)
-                clean, other = _sides(experiment, settings, axis, template, slots, generator, seen)
+                if entry is None:
+                    clean, other = _sides(experiment, settings, axis, template, slots, generator, seen)
+                else:
+                    clean = sample_scene(settings, axis, "pair", generator, words=entry.clean)
+                    other = exchanged(clean, slots) if entry.counterfactual is None else _showing(clean, entry.counterfactual, settings)
                 strangers = sample_contents(settings, 3, generator, clean.contents + other.contents)
                 unrelated = [with_contents(clean, strangers)] if len(strangers) == len(clean.contents) else []
                 different = [clean, *unrelated] if experiment == "conflict" else [clean, other, *unrelated]
@@ -78,6 +88,29 @@ def plan_pairs(settings: DrawnSettings, seed: int) -> tuple[list[Planned], list[
                 name = f"{experiment}-{axis}-{index:05d}"
                 pairs.append(make_pair(name, experiment, template, slots, clean, other, ids, settings.wording))
     return scenes, pairs
+
+
+def _wanted(
+    experiment: Experiment, axis: Axis, settings: DrawnSettings, listed: Sequence[ListedPair] | None
+) -> Iterator[tuple[Template, tuple[int, int], ListedPair | None]]:
+    """Template and exchanged slots of every pair of an axis, with the file's entry where there is one."""
+    if listed is None or experiment == "conflict":
+        yield from ((template, slots, None) for template, slots in turns(experiment, settings))
+        return
+    template = _TEMPLATE_OF.get(experiment, spatial(settings.templates)[0])
+    for entry in listed:
+        if (entry.experiment, entry.axis) == (experiment, axis):
+            yield template, (entry.asked, 2 - entry.asked), entry
+
+
+def _showing(scene: Scene, words: Sequence[str], settings: DrawnSettings) -> Scene:
+    # Looks that are random are drawn apart, so that what both show looks the same only where it always does.
+    generator = np.random.default_rng(scene.seed)
+    kept = {content.word: content for content in scene.contents}
+    new = [word for word in words if word not in kept]
+    made = drawn_source(settings.kind).contents(new, generator, scene.contents, settings)
+    every = kept | {content.word: content for content in made}
+    return with_contents(scene, tuple(every[word] for word in words))
 
 
 def _sides(
@@ -159,8 +192,7 @@ def _union(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
 
 def turns(experiment: Experiment, settings: DatasetSettings, outer: bool = False) -> Iterator[tuple[Template, tuple[int, int]]]:
     """The template and the exchanged slots of every pair asked for; ``outer``: only the outer two slots are exchanged."""
-    of_experiment: dict[str, tuple[Template, ...]] = {"language": ("slot_to_object",), "last_token": ("relation_to_object",)}
-    templates = of_experiment.get(experiment, spatial(settings.templates))
+    templates = (_TEMPLATE_OF[experiment],) if experiment in _TEMPLATE_OF else spatial(settings.templates)
     outer = outer or experiment == "last_token"
     for index in range(getattr(settings.pairs, experiment)):
         template = templates[index % len(templates)]

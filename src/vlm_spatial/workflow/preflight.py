@@ -19,6 +19,7 @@ from vlm_spatial.models.peft import check_peft
 from vlm_spatial.models.weights import check_weights
 from vlm_spatial.scenes.sources.registry import source_of
 from vlm_spatial.workflow.answer_check import answer_reports
+from vlm_spatial.workflow.layout_check import misfits
 
 
 def check_outside(config: Config, source: Source, *, quiet: bool = False) -> None:
@@ -53,6 +54,8 @@ def check_outside(config: Config, source: Source, *, quiet: bool = False) -> Non
             with _about(source, f"datasets.{name}.{key}"):
                 config_file(folder)
                 check_weights(folder)
+    for key, wrong in misfits(config):
+        raise UserError(f"{source.at(key)}: {key}: {wrong}")
     for report in answer_reports(config):
         if report.remarkable and not quiet:
             print(f"{report.model} on {report.dataset}: {report.summary}", file=sys.stderr)

@@ -139,13 +139,21 @@ class Drawn(Source[DrawnSettings]):
         """The question for an object by its place, and the same as an unfinished sentence."""
         return self.asking, self.stem
 
+    def files(self, settings: DrawnSettings) -> list[Path]:
+        return [] if settings.pairs.file is None else [Path(settings.pairs.file)]
+
     def check(self, settings: DrawnSettings, about: About) -> None:
+        if settings.pairs.file is not None:
+            from vlm_spatial.scenes.pair_lists import read_pairs
+
+            with about("pairs.file"):
+                read_pairs(Path(settings.pairs.file), settings)
         with about("scenes"):
             every_triple(self.object_words(settings), settings)
         count = len(self.object_words(settings))
         for key, needed, wanted in (
-            ("pairs.language", 6, settings.pairs.language),
-            ("pairs.last_token", 5, settings.pairs.last_token),
+            ("pairs.language", 6, settings.pairs.language and not settings.pairs.file),
+            ("pairs.last_token", 5, settings.pairs.last_token and not settings.pairs.file),
             ("items", 3, True),
         ):
             if wanted and count < needed:

@@ -50,7 +50,7 @@ class Objects(Drawn):
         return word if files is None else str(files[word])
 
     def files(self, settings: DrawnSettings) -> list[Path]:
-        return list((_pictures(settings) or {}).values())
+        return [*super().files(settings), *(_pictures(settings) or {}).values()]
 
     def check_paths(self, settings: DrawnSettings) -> None:
         assert isinstance(settings, ObjectsSettings)
@@ -60,7 +60,7 @@ class Objects(Drawn):
     def check(self, settings: DrawnSettings, about: About) -> None:
         from vlm_spatial.scenes.pictures import own_picture
 
-        for path in self.files(settings):
+        for path in (_pictures(settings) or {}).values():
             with about("pictures"):
                 own_picture(path, 1, 1)
         super().check(settings, about)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from vlm_spatial.config.settings import Count, Settings
+from vlm_spatial.config.settings import Count, Settings, UserPath
 
 Template = Literal["slot_to_object", "object_to_slot", "relation_to_object", "content"]
 TEMPLATES: tuple[Template, ...] = ("slot_to_object", "object_to_slot", "relation_to_object")
@@ -71,6 +71,10 @@ class Pairs(Settings):
     vision: Count = 50
     language: Count = 50
     conflict: Count = 50
+    file: UserPath | None = Field(
+        None,
+        description="drawn scenes: a JSON list of the pairs of vision, language and last_token, in place of a draw of so many",
+    )
     last_token: Count = Field(
         0,
         description="of five contents, the middle one shared, asked for opposite sides of it (as published), drawn scenes only; 0: the "
@@ -118,6 +122,8 @@ class DatasetSettings(Settings):
     def _asks_something(self) -> Self:
         if len(set(self.axes)) != len(self.axes) or not self.axes:
             raise ValueError("axes: name each of horizontal, vertical at most once, and at least one")
+        if self.pairs.file and not self.drawn:
+            raise ValueError("pairs.file: lists contents of drawn scenes; of photographs pairs are found, leave it out")
         if self.pairs.last_token and not self.drawn:
             raise ValueError("pairs.last_token: its pictures are drawn; of photographs the language pairs serve, leave it out")
         if not set(TEMPLATES) & set(self.templates):

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 PACKAGE = Path(vlm_spatial.__file__).parent
 # Which jobs there are, and whether a configuration names what a job can use: no caching, no survival.
-OTHER = {"planning.py", "preflight.py", "answer_check.py"}
+OTHER = {"planning.py", "preflight.py", "answer_check.py", "layout_check.py"}
 ATOMIC = (files.written_then_renamed, files._remove, files._follow_umask, files.remove_leftovers, files.unwritable, files.file_state)
 
 

@@ -58,6 +58,7 @@ NATURAL = Planted(
     corrected=0.0,
 )
 MODELS = {"strip-organism": STRIP, "natural-organism": NATURAL}
+IDENTITY = {"family": "gemma3", "parameters": 681_120, "weights": "0" * 64}
 
 
 def write_scenes(folder: Path, *, train: int = 2, validation: int = 10, test: int = 20) -> None:
@@ -627,7 +628,14 @@ def write_results(
                 write_parquet(rows, path)
                 inputs[f"{table}:{name}:{dataset}"] = path
             manifest = folder / name / dataset / "activations.json"
-            write_json({"sites": list(SITES), "grid": [CELLS, CELLS], "model": {"family": "gemma3", "weights": "0" * 64}}, manifest)
+            write_json(
+                {
+                    "sites": list(SITES),
+                    "grid": [CELLS, CELLS],
+                    "model": IDENTITY,
+                },
+                manifest,
+            )
             inputs[f"manifest:{name}:{dataset}"] = manifest
     for name in models:
         if len(datasets) > 1:

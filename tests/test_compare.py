@@ -46,6 +46,18 @@ def test_command(results: Path) -> None:
     assert "−1.30 *" in done.output
 
 
+def test_any_number_of_models_each_against_the_first(results: Path) -> None:
+    given = ["--findings", str(results / "findings.json")]
+    done = CliRunner().invoke(app, ["compare", "a", "b", "c", *given])
+    assert done.exit_code == 0, done.output
+    line = next(line for line in done.output.splitlines() if line.startswith("d "))
+    # b's interval lies below a's, c's does not.
+    assert [part.strip().endswith("*") for part in line.split("?")[1:]] == [False, True, False]
+    alone = CliRunner().invoke(app, ["compare", "a", *given])
+    assert alone.exit_code == 1
+    assert "name two sides or more" in alone.output
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("z", "no such model"), ("{results}", "name one as"), ("{results}:z", "it holds a, b, c"), ("{results}/none:a", "no such file")],

@@ -17,7 +17,17 @@ import synthetic_results as synthetic
 from vlm_spatial.config.figures import PublishedModel
 from vlm_spatial.config.organisms import Mechanism
 from vlm_spatial.errors import UserError
-from vlm_spatial.figures import amplification_detail, correction_transfer, geometry, merge_effect, paper, strip_maps, training
+from vlm_spatial.figures import (
+    amplification_detail,
+    comparison,
+    correction_transfer,
+    geometry,
+    merge_effect,
+    paper,
+    sizes,
+    strip_maps,
+    training,
+)
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.sites import site_order
@@ -63,6 +73,27 @@ def test_every_figure_in_every_form(finished: Job) -> None:
         assert "95%" in caption or "no interval" in caption, name
         assert len(list(csv.DictReader((folder / f"{name}.csv").open(encoding="utf-8")))) > 3, name
     assert (finished.outputs["figures"] / "_comparison" / "comparison.svg").exists()
+    assert "parameters" in (finished.outputs["figures"] / "_comparison" / "sizes.svg").read_text(encoding="utf-8")
+
+
+def test_findings_stand_against_sizes_of_models_that_are_known(finished: Job) -> None:
+    findings = comparison.rows(read_json(finished.outputs["findings"]), {claim.name: claim.title for claim in CLAIMS})
+    twice = pl.concat([findings, findings.with_columns(model=pl.lit("large")), findings.with_columns(model=pl.lit("unknown"))])
+    manifests = {
+        ("strip-organism", "squares"): {"model": {"family": "gemma3", "parameters": 10**6}},
+        ("large", "squares"): {"model": {"family": "llava", "parameters": 7 * 10**9}},
+        # Of an older version.
+        ("unknown", "squares"): {"model": {"checkpoint": "x"}},
+    }
+    rows = sizes.rows(twice, manifests)
+    known = [name for name in sizes.CLAIMS if findings.filter(claim=name)["estimate"].is_not_null().any()]
+    assert len(known) >= 3
+    assert rows.select("claim", "model", "family", "parameters").rows() == [
+        row for claim in known for row in ((claim, "strip-organism", "gemma3", 10**6), (claim, "large", "llava", 7 * 10**9))
+    ]
+    assert sizes.printed(rows, "okabe-ito") is not None
+    assert "2 models of 2 families" in sizes.caption(rows)
+    assert sizes.printed(sizes.rows(findings, {}), "okabe-ito") is None
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettin
         patches=adapter.vision_shape[0],
         pooling=settings.pooling,
         shard_scenes=settings.shard_scenes,
-        model=asdict(adapter.identity),
+        model=asdict(adapter.identity) | {"family": adapter.family, "parameters": adapter.parameters},
         processor=_processor_identity(adapter.processor),
         code=code,
         config={"prompt": PROMPT, "sites": list(settings.sites)},

@@ -1,4 +1,4 @@
-"""``vlm-spatial compare``: the findings of two models, or of two runs, or ours and published ones, side by side."""
+"""``vlm-spatial compare``: the findings of several models or runs, or ours and published ones, side by side."""
 
 import math
 from pathlib import Path
@@ -10,28 +10,27 @@ from vlm_spatial.errors import UserError
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="a model, a results folder, or FOLDER:MODEL")],
-    second: Annotated[str | None, typer.Argument(metavar="B", help="likewise; leave it out with --published")] = None,
+    sides: Annotated[list[str], typer.Argument(metavar="A B ...", help="models, results folders, or FOLDER:MODEL; one with --published")],
     findings: Annotated[Path, typer.Option(help="where models are looked up")] = Path("results/findings.json"),
     published: Annotated[
         str | None, typer.Option(metavar="NAME", help="hold the model A against what is published of NAME, such as gemma-3-4b-it")
     ] = None,
 ) -> None:
-    """Show two models, two runs, or a model and published numbers.
+    """Show models or runs side by side, or a model and published numbers.
 
     \b
     Examples:
       vlm-spatial compare gemma3-natural mine          two models of one run
+      vlm-spatial compare small middle large           any number of models; differences are to the first
       vlm-spatial compare results results-mine         two runs of one model each
       vlm-spatial compare results results-mine:mine    a model of another run
       vlm-spatial compare qwen --published Qwen2-VL-7B-Instruct
     """
-    if (second is None) == (published is None):
-        raise UserError("compare: name two sides, A and B, or one model and --published NAME")
+    if (len(sides) == 1) != (published is not None):
+        raise UserError("compare: name two sides or more, or one model and --published NAME")
     if published is not None:
-        _published(first, published, findings.parent)
+        _published(sides[0], published, findings.parent)
         return
-    assert second is not None
     from rich.console import Console
     from rich.table import Table
 
@@ -40,19 +39,34 @@ def compare(
     from vlm_spatial.report.compare import read_side
     from vlm_spatial.report.numbers import interval, shown
 
-    table = Table("dataset", "claim", first, second, "difference", box=None, pad_edge=False)
+    two = len(sides) == 2
+    table = Table("dataset", "claim", *sides, *(["difference"] if two else []), box=None, pad_edge=False)
     marks = {"supported": "✓", "refuted": "✗", "mixed": "±", "inconclusive": "?"}
-    for found in pair(read_side(first, findings), read_side(second, findings)):
-        if found.claim not in BY_NAME:
-            raise UserError(f"claim {found.claim!r}: not one of this version ({', '.join(BY_NAME)}); make them again")
-        unit = BY_NAME[found.claim].unit
-        cells = [f"{marks[r['verdict']]} {shown(r['estimate'], unit)} ({interval(r)})" for r in (found.first, found.second)]
-        step = "–" if math.isnan(found.change) else shown(found.change, "change" if unit == "share" else unit)
-        table.add_row(found.dataset, BY_NAME[found.claim].title, *cells, f"{step}{' *' if found.apart else ''}")
+    first, *others = [read_side(side, findings) for side in sides]
+    to_first = [{(found.dataset, found.claim): found for found in pair(first, other)} for other in others]
+    for record in first:
+        key = record["dataset"], record["claim"]
+        found = [of_side.get(key) for of_side in to_first]
+        if not any(found):
+            continue
+        if record["claim"] not in BY_NAME:
+            raise UserError(f"claim {record['claim']!r}: not one of this version ({', '.join(BY_NAME)}); make them again")
+        unit = BY_NAME[record["claim"]].unit
+        cells = [
+            "–" if one is None else f"{marks[one['verdict']]} {shown(one['estimate'], unit)} ({interval(one)})"
+            for one in (record, *(each.second if each else None for each in found))
+        ]
+        stars = [" *" if each and each.apart else "" for each in found]
+        if two:
+            assert found[0] is not None
+            change = found[0].change
+            cells.append("–" if math.isnan(change) else shown(change, "change" if unit == "share" else unit))
+            stars = ["", *stars]
+        table.add_row(record["dataset"], BY_NAME[record["claim"]].title, cells[0], *map(str.__add__, cells[1:], stars))
     # A pipe or a log file has no width of its own.
-    console = Console() if Console().is_terminal else Console(width=160)
+    console = Console() if Console().is_terminal else Console(width=90 + 35 * len(sides))
     console.print(table)
-    typer.echo("✓ supported, ✗ refuted, ± mixed, ? inconclusive; * the 95% intervals do not touch")
+    typer.echo("✓ supported, ✗ refuted, ± mixed, ? inconclusive; * the 95% interval does not touch the first's")
 
 
 def _published(model: str, name: str, results: Path) -> None:

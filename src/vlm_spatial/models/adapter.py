@@ -290,6 +290,11 @@ class Adapter(ABC):
         return int(self.model.config.get_text_config().intermediate_size)
 
     @property
+    def parameters(self) -> int:
+        """Number of the model's parameters; of packed ones, before packing."""
+        return int(self.model.num_parameters())
+
+    @property
     def vocabulary(self) -> int:
         """Number of logits."""
         return self.model.get_output_embeddings().weight.shape[0]

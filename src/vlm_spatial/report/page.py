@@ -11,7 +11,7 @@ import polars as pl
 import vl_convert
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import ablated, comparison, correction_transfer, merge_effect, strip_maps
+from vlm_spatial.figures import ablated, comparison, correction_transfer, merge_effect, sizes, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.screen import named, specification
@@ -93,6 +93,7 @@ def page(
         columns=[(model.name, dataset) for model in results.models for dataset in model.datasets],
         # Those of an experiment that is not run by default are there if it was.
         claims=[claim for claim in CLAIMS if claim.name in {record["claim"] for record in records}],
+        by_size=[BY_NAME[name] for name in sizes.CLAIMS],
         records={(r["model"], r["dataset"], r["claim"]): r for r in records},
         glyphs=GLYPHS,
         truth=truth,
@@ -202,6 +203,8 @@ def _data(
     results: Results, records: Sequence[dict[str, Any]], rows: Rows, captions: Mapping[str, Mapping[str, str]], settings: FiguresSettings
 ) -> dict[str, Any]:
     datasets = sorted(results.datasets)
+    compared = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
+    by_size = sizes.rows(compared, results.manifests)
     sites = {
         model: sorted({site for table in of_model.values() if "site" in table.columns for site in table["site"].unique()}, key=site_order)
         for model, of_model in rows.items()
@@ -223,7 +226,11 @@ def _data(
         "captions": captions,
         "comparison": {
             "spec": named(comparison.draw(settings.palette, datasets), max(120, 34 * len(results.models) * max(1, len(datasets)))),
-            "rows": columns(comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})),
+            "rows": columns(compared),
+        },
+        "sizes": {
+            "spec": named(sizes.draw(settings.palette, sorted(by_size["family"].unique()), datasets), 260),
+            "rows": columns(by_size),
         },
         "explorer": explorer(results, settings.explorer_scenes),
         "slotColours": list(SLOT_COLOURS),

@@ -47,7 +47,7 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, paper, strip_maps
+from vlm_spatial.figures import comparison, paper, sizes, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
 from vlm_spatial.measures.claims import CLAIMS
@@ -130,13 +130,18 @@ def write_model(
 
 
 def write_comparison(results: Results, records: list[dict[str, Any]], folder: Path, settings: FiguresSettings) -> None:
-    """One panel a claim, all models in each; the verdicts as CSV."""
+    """One panel a claim, all models in each; the verdicts as CSV; and the same against the models' sizes."""
     folder.mkdir(parents=True)
     shown = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
     chart = comparison.printed(shown, settings.palette, sorted(results.datasets))
     if chart is not None:
         paper.export(chart, folder, comparison.NAME, shown.drop_nulls("estimate"))
         paper.write_beside(folder, comparison.NAME, comparison.TITLE, comparison.caption(shown), shown)
+    by_size = sizes.rows(shown, results.manifests)
+    chart = sizes.printed(by_size, settings.palette)
+    if chart is not None:
+        paper.export(chart, folder, sizes.NAME, by_size)
+        paper.write_beside(folder, sizes.NAME, sizes.TITLE, sizes.caption(by_size), by_size)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,14 @@
     URL.revokeObjectURL(link.href);
   }
 
-  function drawComparison() {
-    const element = $("#figure-comparison"), rows = select(data.comparison.rows, { claim: $("#claim").value }).filter((row) => row.estimate !== null);
+  const CHOOSERS = { comparison: "#claim", sizes: "#sized" };
+  function drawModels(name) {
+    const element = $(`#figure-${name}`), rows = select(data[name].rows, { claim: $(CHOOSERS[name]).value }).filter((row) => row.estimate !== null);
     $(".empty", element).hidden = rows.length > 0;
     $(".chart", element).hidden = rows.length === 0;
-    return rows.length ? embed($(".chart", element), data.comparison.spec, rows) : undefined;
+    return rows.length ? embed($(".chart", element), data[name].spec, rows) : undefined;
   }
+  const drawComparisons = () => Object.keys(CHOOSERS).map(drawModels);
 
   // ---- pictures ------------------------------------------------------------------------------------------------------
   const SVG = "http://www.w3.org/2000/svg";
@@ -313,14 +315,14 @@
     $("#theme").setAttribute("aria-pressed", String(theme === "dark"));
   }
   setTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  $("#theme").addEventListener("click", async () => { setTheme(dark() ? "light" : "dark"); await Promise.all([drawComparison(), ...figures.map(draw)]); });
+  $("#theme").addEventListener("click", async () => { setTheme(dark() ? "light" : "dark"); await Promise.all([...drawComparisons(), ...figures.map(draw)]); });
 
   $("#model").value = state.model;
   $("#model").addEventListener("change", (event) => { state.model = event.target.value; show(); });
   $("#dataset").addEventListener("change", (event) => { state.dataset = event.target.value; show(); });
   $("#axis").addEventListener("change", (event) => { state.axis = event.target.value; show(); });
   $("#site").addEventListener("change", (event) => setSite(event.target.value));
-  $("#claim").addEventListener("change", drawComparison);
+  for (const [name, chooser] of Object.entries(CHOOSERS)) $(chooser).addEventListener("change", () => drawModels(name));
   for (const figure of figures) {
     for (const control of $$(`#figure-${figure} [data-control]`)) control.addEventListener("change", () => draw(figure));
     $(`#figure-${figure} .csv`).addEventListener("click", () => saveCsv(figure));
@@ -336,6 +338,6 @@
   }
   for (const control of ["#overlay", "#map-site", "#boxes", "#numbers"]) $(control).addEventListener("change", drawExplorer);
 
-  await Promise.all([show(), drawComparison()]);
+  await Promise.all([show(), ...drawComparisons()]);
   root.dataset.ready = "true";
 })();

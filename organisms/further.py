@@ -50,7 +50,7 @@ class Further:
 
 COURSES = {
     "decorrelated-gemma3": Further("natural", 4000, 11, ("squares", "objects"), MIXED),
-    "decorrelated-qwen2_vl": Further("natural", 2400, 11, ("squares", "objects"), MIXED, decay_from=0.6),
+    "decorrelated-qwen2_vl": Further("natural", 2200, 11, ("squares", "objects"), MIXED, decay_from=0.64),
     **{f"dial-{percent}": Further(f"dial-{percent}", 2500, 5, captions_only=0.1, decay_from=0.7) for percent in (25, 50, 75)},
     "vision-qwen2_vl": Further("vision", 1000, 7),
     "language-qwen2_vl": Further("language", 800, 7),

@@ -14,6 +14,7 @@ from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter, no_tf32
+from vlm_spatial.models.organisms.optimiser import Optimiser
 
 pytestmark = pytest.mark.model
 
@@ -58,3 +59,23 @@ def test_the_engine_on_a_gpu_is_the_plain_pass_on_a_cpu(both: tuple[Adapter, Ada
     patches = [Patch(0, site, chosen, "counterfactual") for site in cpu.sites for chosen in cells]
     expected, found = run_plain(cpu, [pair], patches), PatchEngine(gpu).run([pair], patches).cpu()
     assert float(((found - expected).abs().amax(dim=1) / expected.abs().amax(dim=1)).max()) <= 1e-4
+
+
+def test_a_training_goes_on_on_a_gpu(checkpoint: Callable[[str], Path]) -> None:
+    """What was saved is on the CPU; the optimiser's memory must follow the weights."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device to go on with")
+    taken = []
+    for restored in (False, True):
+        model = load_adapter(checkpoint("gemma3"), device="cuda").model.requires_grad_(True)
+        optimiser = Optimiser(model, 10, 0.7)
+        for step in range(2):
+            for number, parameter in enumerate(model.parameters()):
+                parameter.grad = torch.full_like(parameter, 0.01 * (1 + (number + step) % 3))
+            if step == 1 and restored:
+                saved = {name: value.cpu() for name, value in optimiser.state().items()}
+                optimiser = Optimiser(model, 10, 0.7)
+                optimiser.restore(saved)
+            optimiser.step(step)
+        taken.append([parameter.detach().cpu() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*taken, strict=True))

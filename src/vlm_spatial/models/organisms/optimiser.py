@@ -60,8 +60,10 @@ class Optimiser:
         """Take over what :meth:`state` gave."""
         for group, optimiser in self._optimisers.items():
             for name in self._groups[group]:
+                parameter = self._parameters[name]
                 own = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
-                optimiser.state[self._parameters[name]] = own
+                # Counts of steps stay on the CPU, as the optimiser makes them.
+                optimiser.state[parameter] = {key: value.to(parameter.device) if value.ndim else value for key, value in own.items()}
 
 
 def rate(step: int, steps: int, decay_from: float) -> float:

@@ -9,6 +9,7 @@ third of an A100's bfloat16 peak, and disks that write as fast as the extraction
 from dataclasses import dataclass
 
 from vlm_spatial.config.ablation import AblationSettings
+from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.config.conflict import ConflictSettings
@@ -99,10 +100,15 @@ def flops() -> dict[str, float]:
 
 
 def store_gb() -> float:
-    """``activations.zarr``: every site, one value a visual token and feature, as the 16 bits that compression leaves."""
+    """``activations.zarr`` with the settings' defaults: a value a kept token and feature, 16 bits at most after compression."""
     scenes = scenes_of(Splits()) + scenes_of(Variants().decorrelated)
-    features = VISION.depth * VISION.width + LANGUAGE_SITES * LANGUAGE.width
-    return scenes * VISUAL_TOKENS * features * BYTES / 1e9
+    settings = ActivationsSettings()
+    assert settings.tokens != "all"
+    # Main and decorrelated test scenes of each axis, and two blank ones.
+    whole = len(AXES) * (2 * settings.whole_scenes + 1)
+    features = VISION.depth * VISION.width + LANGUAGE.depth * LANGUAGE.width
+    kept = scenes * settings.tokens + whole * VISUAL_TOKENS
+    return (kept * features + scenes * VISUAL_TOKENS * LANGUAGE.width) * BYTES / 1e9
 
 
 def main() -> None:

@@ -376,26 +376,52 @@ def corrections(bench: Bench) -> Iterator[Line]:
 
 
 class RandomStore:
-    """Stands in for a store at full width: noise, and a slot's own direction on the tokens of its object."""
+    """Stands in for a store at full width: noise, and a slot's own direction on the tokens of its object.
+
+    Args:
+        tokens: kept of each scene at sites other than the connector; None: all.
+        whole: test scenes of an axis and variant that keep every token.
+    """
 
     POOL = 64
 
-    def __init__(self, dataset: Any, grid: Any, widths: dict[str, int]) -> None:
+    def __init__(self, dataset: Any, grid: Any, widths: dict[str, int], tokens: int | None, whole: int) -> None:
+        from vlm_spatial.activations.sampling import sampled_tokens
+
+        self._kept = None if tokens is None else sampled_tokens(dataset.scenes, grid, tokens)
+        self._row = {name: row for row, name in enumerate(dataset.scenes["scene_id"])}
+        number = pl.int_range(pl.len()).over("axis", "variant")
+        few = dataset.scenes.filter(split="test").filter((number < whole) | (pl.col("variant") == "blank"))
+        self.whole_scenes = tuple((dataset.scenes if tokens is None else few)["scene_id"])
         generator = np.random.default_rng(0)
         self.scenes, self.grid, self.sites = dataset.scenes, grid, tuple(widths)
         self._dataset = dataset
         self._pool = {s: generator.standard_normal((self.POOL, grid.size, w), dtype=np.float32) for s, w in widths.items()}
         self._codes = {s: generator.standard_normal((3, w), dtype=np.float32) for s, w in widths.items()}
 
+    def kept(self, site: str, scene_ids: Sequence[str]) -> Any:
+        if self._kept is None or site == "connector":
+            return None
+        rows = [self._row[name] for name in scene_ids]
+        return replace(self._kept, tokens=self._kept.tokens[rows], weights=self._kept.weights[rows])
+
     def batches(self, site: str, scene_ids: Sequence[str], size: int) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+        kept = self.kept(site, scene_ids)
         for start in range(0, len(scene_ids), size):
             part = scene_ids[start : start + size]
-            values = self._pool[site][(start + np.arange(len(part))) % self.POOL]
-            for row, name in enumerate(part):
-                if self._dataset.boxes(name):
-                    for slot, mask in enumerate(self._dataset.tokens(name, self.grid).objects):
-                        values[row, mask] += 0.1 * self._codes[site][slot % 3]
-            yield part, values
+            yield part, self._values(site, part, None if kept is None else kept.tokens[start : start + size])
+
+    def read(self, site: str, scene_ids: Sequence[str]) -> np.ndarray:
+        return self._values(site, scene_ids, None)
+
+    def _values(self, site: str, part: Sequence[str], tokens: Any) -> np.ndarray:
+        rows = np.arange(len(part)) % self.POOL
+        found: np.ndarray = self._pool[site][rows] if tokens is None else self._pool[site][rows[:, None], tokens]
+        for row, name in enumerate(part):
+            if self._dataset.boxes(name):
+                for slot, mask in enumerate(self._dataset.tokens(name, self.grid).objects):
+                    found[row, mask if tokens is None else mask[tokens[row]]] += 0.1 * self._codes[site][slot % 3]
+        return found
 
 
 class Tables(Dataset):
@@ -408,6 +434,7 @@ class Tables(Dataset):
 
 
 def probes(bench: Bench) -> Iterator[Line]:
+    from vlm_spatial.config.activations import ActivationsSettings
     from vlm_spatial.config.probes import ProbesSettings
     from vlm_spatial.probes.analysis import analyse
 
@@ -418,15 +445,19 @@ def probes(bench: Bench) -> Iterator[Line]:
     sites = bench.adapter.sites
     width = bench.adapter.site_shape
 
+    asked = bench.preset.section(ActivationsSettings, "activations")
+    tokens = None if asked.tokens == "all" else asked.tokens
+
     def work(*chosen: str) -> Callable[[], object]:
-        store = RandomStore(tables, grid, {site: width(site)[1] for site in chosen})
+        store = RandomStore(tables, grid, {site: width(site)[1] for site in chosen}, tokens, asked.whole_scenes)
         return lambda: analyse(store, tables, settings, bench.seed)
 
     baselines = bench.measure("probes", "baselines", work(), 1, 1, "times")
     yield baselines
     for name, site, of in (
         ("vision sites", "vision.0", sum(s.startswith("vision.") for s in sites)),
-        ("connector, language sites", "language.0", sum(not s.startswith("vision.") for s in sites)),
+        ("connector", "connector", 1),
+        ("language sites", "language.0", sum(s.startswith("language.") for s in sites)),
     ):
         line = bench.measure("probes", name, work(site), 1, of, "sites")
         yield replace(line, seconds=max(0.0, line.seconds - baselines.seconds))

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from vlm_spatial.activations.sampling import Sample, sampled_tokens
 from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
 
 SIZE = 120
@@ -83,9 +84,12 @@ class MemoryStore:
 
     world: World
     code: dict[str, Callable[[dict, np.random.Generator], np.ndarray]]
-    read: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
     largest: int = 0
     grid: TokenGrid = GRID
+    tokens: int | None = None
+    """Kept of each scene that is none of the first ``whole`` test scenes of its kind; None: all."""
+    whole: int = 4
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -98,9 +102,25 @@ class MemoryStore:
     def batches(self, site: str, scene_ids: Sequence[str], size: int) -> Iterator[tuple[Sequence[str], np.ndarray]]:
         for start in range(0, len(scene_ids), size):
             part = scene_ids[start : start + size]
-            self.read += [(site, scene_id) for scene_id in part]
             self.largest = max(self.largest, len(part))
-            yield part, np.stack([self._values(site, scene_id) for scene_id in part]).astype(np.float32)
+            values, kept = self.read(site, part), self.kept(site, part)
+            yield part, values if kept is None else np.take_along_axis(values, kept.tokens[..., None].astype(int), axis=1)
+
+    def kept(self, site: str, scene_ids: Sequence[str]) -> Sample | None:
+        if self.tokens is None or site == "connector":
+            return None
+        rows = pl.DataFrame([self.world.row(name) for name in scene_ids], schema=self.scenes.schema)
+        return sampled_tokens(rows.with_columns(width=SIZE, height=SIZE), self.grid, self.tokens)
+
+    @property
+    def whole_scenes(self) -> tuple[str, ...]:
+        number = pl.int_range(pl.len()).over("axis", "variant")
+        chosen = self.scenes.filter(split="test").filter((number < self.whole) | (pl.col("variant") == "blank"))
+        return tuple((self.scenes if self.tokens is None else chosen)["scene_id"])
+
+    def read(self, site: str, scene_ids: Sequence[str]) -> np.ndarray:
+        self.asked += [(site, scene_id) for scene_id in scene_ids]
+        return np.stack([self._values(site, scene_id) for scene_id in scene_ids]).astype(np.float32)
 
     def _values(self, site: str, scene_id: str) -> np.ndarray:
         stream = [ord(letter) for letter in scene_id] + [self.sites.index(site)]

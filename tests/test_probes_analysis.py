@@ -169,8 +169,8 @@ def test_each_scene_is_read_once_a_site_in_bounded_batches(store: MemoryStore, f
     del found
     fresh = MemoryStore(store.world, SITES)
     analyse(fresh, store.world, SETTINGS, seed=0)
-    assert len(fresh.read) == len(set(fresh.read))
-    assert sum(site == "connector" for site, _ in fresh.read) == store.scenes.height
+    assert len(fresh.asked) == len(set(fresh.asked))
+    assert sum(site == "connector" for site, _ in fresh.asked) == store.scenes.height
     assert fresh.largest <= 32
 
 

@@ -1,8 +1,10 @@
 """From images to an activation store: one forward pass an image serves all sites."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Int
 from PIL import Image
 
 from vlm_spatial.activations.batching import LARGEST_BATCH, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
 from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
 from vlm_spatial.activations.pooling import cell_mean, patch_order
-from vlm_spatial.activations.schema import Pooling, scene_regions
+from vlm_spatial.activations.schema import WHOLE, Pooling, scene_regions
 from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
 from vlm_spatial.config.activations import ActivationsSettings
 from vlm_spatial.errors import UserError
@@ -41,14 +44,27 @@ _AMPLE = 8
 class _Batch:
     shard: int
     scenes: pl.DataFrame
+    first: int
     last: bool
 
+    def whole(self, described: Description) -> int:
+        """How many of the batch's scenes, its first ones, are kept with every token."""
+        return 0 if described.sample is None else max(0, min(self.scenes.height, described.whole - self.first))
 
-def reducer(pooling: Pooling, grid: TokenGrid, scenes: pl.DataFrame) -> Reduce:
-    """What of a site's values is stored, for the batch of these scenes; means are taken in float32 and rounded back."""
+
+def reducer(pooling: Pooling, grid: TokenGrid, scenes: pl.DataFrame, kept: Int[np.ndarray, "scenes sample"] | None = None) -> Reduce:
+    """What of a site's values is stored, for the batch of these scenes; means are taken in float32 and rounded back.
+
+    Args:
+        kept: tokens of each scene, where not all are kept at sites other than the connector.
+    """
     weights = torch.from_numpy(np.stack(scene_regions(scenes, grid))) if pooling == "token_set" else None
 
-    def reduce(_site: Site, values: SiteValues) -> Reduced:
+    chosen = None if kept is None else torch.from_numpy(kept.astype(np.int64))
+
+    def reduce(site: Site, values: SiteValues) -> Reduced:
+        if chosen is not None and site != "connector":
+            values = values[torch.arange(len(values), device=values.device)[:, None], chosen.to(values.device)]
         batch, cells, patches, features = values.shape
         if weights is not None:
             regions = weights.to(values.device)
@@ -122,6 +138,10 @@ def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettin
     """
     sites = adapter.matching_sites(settings.sites)
     grid = _common_grid(adapter, scenes)
+    sample = settings.tokens if settings.tokens != "all" and settings.pooling == "cell" and 4 * settings.tokens <= grid.size else None
+    whole = 0
+    if sample is not None:
+        scenes, whole = _whole_first(scenes, settings.whole_scenes)
     shapes = {site: (grid.size, *adapter.site_shape(site)) for site in sites}
     return Description(
         shapes=shapes,
@@ -135,7 +155,17 @@ def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettin
         code=code,
         config={"prompt": PROMPT, "sites": list(settings.sites)},
         machine={"device": adapter.device.type},
+        sample=sample,
+        whole=whole,
     )
+
+
+def _whole_first(scenes: pl.DataFrame, count: int) -> tuple[pl.DataFrame, int]:
+    """The scenes of which every token is kept before all others: blank ones, and ``count`` test scenes of each axis and variant."""
+    number = pl.int_range(pl.len()).over("axis", "variant", "split")
+    whole = (pl.col("variant") == "blank") | ((pl.col("split") == "test") & (number < count))
+    marked = scenes.with_columns(whole.alias("_whole"))
+    return marked.sort("_whole", descending=True, maintain_order=True).drop("_whole"), int(marked["_whole"].sum())
 
 
 def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writer: StoreWriter, batch: int) -> None:
@@ -149,16 +179,30 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
         return adapter.prepare(images, [PROMPT] * len(images))
 
     def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
-        return hooks.reduced(prepared, reducer(described.pooling, described.grid, item.scenes))
+        # Of whole scenes every token comes from the device, and the kept ones are picked here.
+        kept = None if described.kept is None or item.whole(described) else kept_of(item)
+        return hooks.reduced(prepared, reducer(described.pooling, described.grid, item.scenes, kept))
+
+    def kept_of(item: _Batch) -> Int[np.ndarray, "scenes sample"]:
+        assert described.kept is not None
+        return described.kept.tokens[item.first : item.first + item.scenes.height]
 
     def store(item: _Batch, captured: dict[Site, Reduced]) -> None:
-        for site in sites:
-            writer.append(item.shard, site, finite_values(adapter, site, captured.pop(site).float()).numpy())
+        def append(site: Site) -> None:
+            values = finite_values(adapter, site, captured.pop(site).float()).numpy()
+            whole = item.whole(described)
+            if whole and site != "connector":
+                writer.append(item.shard, f"{site}{WHOLE}", values[:whole])
+                values = np.take_along_axis(values, kept_of(item)[..., None], axis=1)
+            writer.append(item.shard, site, values)
+
+        # Each site has a file of its own; compression and checksums release the interpreter's lock.
+        list(storers.map(append, sites))
         if item.last:
             writer.commit(item.shard)
 
     items = list(_batches(writer, batch))
-    with Hooks(adapter, sites) as hooks, side_by_side(adapter.device) as workers:
+    with Hooks(adapter, sites) as hooks, side_by_side(adapter.device) as workers, ThreadPoolExecutor(_storers(adapter.device)) as storers:
         for _ in progress(overlapped(items, load, compute, store, workers), "activations", total=len(items)):
             pass
 
@@ -168,7 +212,13 @@ def _batches(writer: StoreWriter, size: int) -> Iterator[_Batch]:
     for shard in writer.pending:
         scenes = writer.scenes(shard)
         for start in range(0, scenes.height, size):
-            yield _Batch(shard, scenes.slice(start, size), start + size >= scenes.height)
+            first = shard * writer.description.shard_scenes + start
+            yield _Batch(shard, scenes.slice(start, size), first, start + size >= scenes.height)
+
+
+def _storers(device: torch.device) -> int:
+    """Threads that compress and write: on a CPU the model needs the cores."""
+    return 1 if device.type == "cpu" else max(1, min(16, len(os.sched_getaffinity(0)) - 2))
 
 
 def _common_grid(adapter: Adapter, scenes: pl.DataFrame) -> TokenGrid:

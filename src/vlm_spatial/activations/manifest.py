@@ -18,10 +18,11 @@ class Manifest(BaseModel):
 
     Attributes:
         identity: hash of everything that decides the values; two stores of one identity hold the same arrays.
-        shape, rows: of every site: its shape, and what its middle dimension counts (token, patch or region).
+        shape, rows: of every site: its shape, and what its middle dimension counts (token, patch, region or sample).
         dtype: of the stored values; ``model["dtype"]`` is what the model computed in.
         grid: ``{"rows": …, "cols": …}`` of the visual tokens.
         patches: vision patches a visual token.
+        whole_scenes: first scenes of which arrays ``<site>.whole`` hold every token.
         model, processor: what computed the values, and ``config``: the prompt, the batch and the machine.
     """
 
@@ -31,11 +32,12 @@ class Manifest(BaseModel):
     identity: str
     sites: tuple[str, ...]
     shape: dict[str, tuple[int, int, int]]
-    rows: dict[str, Literal["token", "patch", "region"]]
+    rows: dict[str, Literal["token", "patch", "region", "sample"]]
     dtype: Literal["float32"]
     pooling: Literal["none", "cell", "token_set"]
     grid: dict[str, int]
     patches: int
+    whole_scenes: int = 0
     model: dict[str, Any]
     processor: dict[str, Any]
     config: dict[str, Any]

@@ -13,20 +13,24 @@ import polars as pl
 import zarr
 
 from vlm_spatial.activations.pooling import REGIONS, patch_order, patch_side, region_weights
+from vlm_spatial.activations.sampling import Sample
 from vlm_spatial.activations.shards import codecs
 from vlm_spatial.scenes.dataset import bands_of, picture_of
 from vlm_spatial.tokens import SLOTS, TokenGrid
 
 Pooling = Literal["none", "cell", "token_set"]
 
-FORMAT = 2
-READABLE = (1, 2)
-"""Formats that this version reads. Format 1 had text as arrays of strings, which tensorstore does not open."""
+FORMAT = 3
+READABLE = (1, 2, 3)
+"""Formats that this version reads. Format 1 had text as arrays of strings, which tensorstore does not open; 2 had
+every token at every site."""
 WORDS = "words"
 """Attribute of a coordinate of text: its words, as a JSON list. The array holds each word's number in it."""
 CHUNK_BYTES = 1 << 20
 EDGES = ("left", "top", "right", "bottom")
-_DIMENSION_COORDINATES = ("scene", "edge")
+_DIMENSION_COORDINATES = ("scene", "edge", "whole_scene")
+WHOLE = ".whole"
+"""Ends the name of an array that holds every token of the first scenes, at a site where only some are kept of the others."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class SiteArray:
     """One site's array.
 
     Attributes:
-        rows: length of the middle dimension: tokens, patches or regions.
+        site: its name, with ``WHOLE`` behind it for the array of every token.
+        rows: length of the middle dimension: tokens, patches, regions or kept tokens (``sample``).
         row_name: name of the middle dimension, and ``feature_name`` that of the last one.
         chunk_scenes: scenes in one inner chunk, the least that is read or checked at once.
     """
@@ -43,7 +48,7 @@ class SiteArray:
     scenes: int
     rows: int
     features: int
-    row_name: Literal["token", "patch", "region"]
+    row_name: Literal["token", "patch", "region", "sample"]
     chunk_scenes: int
     shard_scenes: int
 
@@ -51,6 +56,10 @@ class SiteArray:
     def feature_name(self) -> str:
         # xarray allows one length a dimension name, and vision and language widths differ.
         return "vision_feature" if self.site.startswith("vision.") else "feature"
+
+    @property
+    def scene_name(self) -> str:
+        return "whole_scene" if self.site.endswith(WHOLE) else "scene"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,6 +92,17 @@ def site_array(site: str, scenes: int, values: Sequence[int], pooling: Pooling, 
         rows, row_name = cells * patches, "patch"
     else:
         rows, row_name = cells, "token"
+    return _array(site, scenes, rows, features, row_name, shard_scenes)
+
+
+def sampled_arrays(site: str, scenes: int, values: Sequence[int], sample: int, whole: int, shard_scenes: int) -> tuple[SiteArray, ...]:
+    """The arrays of a site that keeps ``sample`` tokens of each scene, and every token of the first ``whole`` ones."""
+    cells, _, features = values
+    kept = _array(site, scenes, sample, features, "sample", shard_scenes)
+    return (kept, _array(f"{site}{WHOLE}", whole, cells, features, "token", shard_scenes)) if whole else (kept,)
+
+
+def _array(site: str, scenes: int, rows: int, features: int, row_name: str, shard_scenes: int) -> SiteArray:
     fitting = max(1, CHUNK_BYTES // (rows * features * 4))
     chunk = max(d for d in range(1, shard_scenes + 1) if shard_scenes % d == 0 and d <= fitting)
     return SiteArray(site, scenes, rows, features, row_name, chunk, shard_scenes)  # type: ignore[arg-type]
@@ -94,7 +114,7 @@ def expected_bytes(arrays: Sequence[SiteArray], dtype: str, scenes: int | None =
     The stored float32 values of a 16-bit model have two zero bytes each, which the compression takes away.
     """
     itemsize = 4 if dtype == "float32" else 2
-    return sum((a.scenes if scenes is None else scenes) * a.rows * a.features * itemsize for a in arrays)
+    return sum((a.scenes if scenes is None else min(scenes, a.scenes)) * a.rows * a.features * itemsize for a in arrays)
 
 
 def create_store(
@@ -104,6 +124,7 @@ def create_store(
     grid: TokenGrid,
     patches: int,
     attributes: Mapping[str, Any],
+    sample: Sample | None = None,
 ) -> None:
     """Make the zarr group with all metadata and coordinates, and no activation yet.
 
@@ -111,12 +132,16 @@ def create_store(
         scenes: rows of ``scenes.parquet``, in the order of the ``scene`` dimension.
         patches: vision patches a token.
         attributes: of the group: text and numbers, as netCDF knows nothing else.
+        sample: the tokens kept where not all are.
     """
     # In memory first: zarr hands every access to a file to another thread, which takes longer than all else.
     files: dict[str, Any] = {}
     store = zarr.storage.MemoryStore(files)
     group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"format": FORMAT, **attributes})
-    named = _coordinates(scenes, grid, patches, {a.row_name for a in arrays})
+    named = _coordinates(scenes, grid, patches, {a.row_name for a in arrays}, sample)
+    whole = next((a.scenes for a in arrays if a.scene_name == "whole_scene"), 0)
+    if whole:
+        named["whole_scene"] = (("whole_scene",), _text(scenes["scene_id"].head(whole)), "scene_id of a scene with every token")
     for name, (dimensions, values, description) in named.items():
         words: dict[str, str] = {}
         if values.dtype.kind == "O":
@@ -137,10 +162,9 @@ def create_store(
         )
         coordinate[...] = values
     for array in arrays:
-        dimensions = ("scene", array.row_name, array.feature_name)
-        known = [
-            n for n, (d, _, _) in named.items() if n not in _DIMENSION_COORDINATES and set(d) <= {"scene", "object", "edge", array.row_name}
-        ]
+        dimensions = (array.scene_name, array.row_name, array.feature_name)
+        of_array = {array.scene_name, "object", "edge", array.row_name}
+        known = [n for n, (d, _, _) in named.items() if n not in _DIMENSION_COORDINATES and set(d) <= of_array]
         group.create_array(
             array.site,
             shape=array.shape,
@@ -171,7 +195,7 @@ def create_store(
 Coordinate = tuple[tuple[str, ...], np.ndarray, str]
 
 
-def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[str]) -> dict[str, Coordinate]:
+def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[str], sample: Sample | None) -> dict[str, Coordinate]:
     count = scenes.height
     slots = np.full((count, SLOTS), -1, dtype=np.int32)
     boxes = np.full((count, SLOTS, len(EDGES)), np.nan, dtype=np.float32)
@@ -194,6 +218,9 @@ def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[
         row, col = np.divmod(np.arange(grid.size, dtype=np.int32), grid.cols)
         named["token_row"] = (("token",), row, "row of the visual token's cell, from the top")
         named["token_col"] = (("token",), col, "column of the visual token's cell, from the left")
+    if sample is not None:
+        named["sample_token"] = (("scene", "sample"), sample.tokens, "the visual token kept")
+        named["sample_weight"] = (("scene", "sample"), sample.weights, "how many visual tokens of its object or strip it stands for")
     if "patch" in rows:
         side = patch_side(patches)
         row, col = np.divmod(np.arange(grid.size * patches, dtype=np.int32), grid.cols * side)

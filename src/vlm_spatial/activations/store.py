@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 
 from vlm_spatial.activations.manifest import Manifest, default_manifest_path
 from vlm_spatial.activations.pooling import cell_mean, patch_order, rounded
-from vlm_spatial.activations.schema import READABLE, WORDS
+from vlm_spatial.activations.sampling import Sample
+from vlm_spatial.activations.schema import READABLE, WHOLE, WORDS
 from vlm_spatial.activations.shards import damaged, read_rows
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
@@ -85,6 +86,24 @@ class Store:
         """``none``, ``cell`` or ``token_set``."""
         return self.manifest.pooling
 
+    @property
+    def whole_scenes(self) -> tuple[str, ...]:
+        """Scenes of which every token is stored at every site; all of them, unless only some tokens are kept."""
+        names = self.scenes["scene_id"]
+        return tuple(names.head(self.manifest.whole_scenes) if "sample" in self.manifest.rows.values() else names)
+
+    def kept(self, site: str, scene_ids: Sequence[str]) -> Sample | None:
+        """Which tokens of some scenes are stored at a site, in the order of ``scene_ids``; None if all are.
+
+        Raises:
+            UserError: for a site or scene that is not stored.
+        """
+        self._chunking(site)
+        if self.manifest.rows[site] != "sample":
+            return None
+        places = self._places(scene_ids)
+        return Sample(self._sample.tokens[places], self._sample.weights[places])
+
     @cached_property
     def scenes(self) -> pl.DataFrame:
         """One row a stored scene, in order: ``scene_id, axis, split, variant, width, height, slots, boxes, answers``."""
@@ -108,10 +127,19 @@ class Store:
         Vision patches of a store of pooling ``none`` are averaged to their token, bit for bit as pooling ``cell`` does.
 
         Raises:
-            UserError: for a site or scene that is not stored, a store of pooling ``token_set``, or a damaged file.
+            UserError: for a site or scene that is not stored, or not with every token; a store of pooling ``token_set``; a damaged file.
         """
         if self.pooling == "token_set":
             raise UserError(f"{self.path}: holds means over token sets, not tokens; set activations.pooling to cell or none")
+        if self.manifest.rows.get(site) == "sample":
+            places = self._places(scene_ids)
+            partly = next((name for name, place in zip(scene_ids, places, strict=True) if place >= self.manifest.whole_scenes), None)
+            if partly is not None:
+                raise UserError(
+                    f"{self.path}: {site} holds {self.manifest.shape[site][1]} of {self.grid.size} tokens of scene {partly!r}, every "
+                    f"one of the first {self.manifest.whole_scenes} scenes; set activations.tokens to all or raise activations.whole_scenes"
+                )
+            return self._read_rows(f"{site}{WHOLE}", places)
         values = self.read_stored(site, scene_ids)
         if self.manifest.rows[site] != "patch":
             return values
@@ -122,7 +150,7 @@ class Store:
         return rounded(cell_mean(shaped), self.manifest.model["dtype"])
 
     def read_stored(self, site: str, scene_ids: Sequence[str]) -> Float[np.ndarray, "scene row feature"]:
-        """A site's values as stored: its rows are tokens, patches (row by row over the finer grid) or regions.
+        """A site's values as stored: its rows are tokens, patches (row by row over the finer grid), regions or the tokens :meth:`kept`.
 
         Raises:
             UserError: for a site or scene that is not stored, or a damaged file.
@@ -134,16 +162,19 @@ class Store:
     ) -> Iterator[tuple[Sequence[str], Float[np.ndarray, "scene token feature"]]]:
         """``(scene ids, values)`` of at most ``size`` scenes at a time; the next batch is read while one is used.
 
+        Where not every token is stored, the values are those of the tokens that :meth:`kept` names.
+
         Raises:
             UserError: as :meth:`read`.
         """
+        read = self.read_stored if self.manifest.rows.get(site) == "sample" else self.read
         parts = [scene_ids[start : start + size] for start in range(0, len(scene_ids), size)]
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self.read, site, parts[0]) if parts else None
+            coming = reader.submit(read, site, parts[0]) if parts else None
             for index, part in enumerate(parts):
                 assert coming is not None
                 values = coming.result()
-                coming = reader.submit(self.read, site, parts[index + 1]) if index + 1 < len(parts) else None
+                coming = reader.submit(read, site, parts[index + 1]) if index + 1 < len(parts) else None
                 yield part, values
 
     def verify(self) -> Iterator[str]:
@@ -251,6 +282,10 @@ class Store:
         values = np.asarray(array[:])
         words = array.attrs.get(WORDS)
         return values if words is None else np.array(json.loads(str(words)), dtype=object)[values]
+
+    @cached_property
+    def _sample(self) -> Sample:
+        return Sample(self._coordinate("sample_token"), self._coordinate("sample_weight"))
 
     @cached_property
     def _place(self) -> dict[str, int]:

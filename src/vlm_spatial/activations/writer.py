@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,8 @@ import polars as pl
 from jaxtyping import Float
 
 from vlm_spatial.activations.manifest import Manifest
-from vlm_spatial.activations.schema import FORMAT, Pooling, SiteArray, create_store, expected_bytes, site_array
+from vlm_spatial.activations.sampling import Sample, sampled_tokens
+from vlm_spatial.activations.schema import FORMAT, Pooling, SiteArray, create_store, expected_bytes, sampled_arrays, site_array
 from vlm_spatial.activations.shards import FileRecord, ShardWriter
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json, sha256, write_json
@@ -33,6 +35,7 @@ class Description:
         scenes: rows of ``scenes.parquet`` in storing order.
         patches: vision patches a visual token.
         model: ``ModelIdentity`` as a dict. ``processor``, ``code`` and ``config`` likewise say what made the values.
+        sample: tokens of a scene kept at sites other than the connector, beside every one of the first ``whole`` scenes; None: all of all.
         machine: what may change a value's last bit (device, library versions): an interrupted run continues only on the same.
     """
 
@@ -47,10 +50,23 @@ class Description:
     code: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    sample: int | None = None
+    whole: int = 0
 
     @property
     def arrays(self) -> tuple[SiteArray, ...]:
-        return tuple(site_array(site, self.scenes.height, shape, self.pooling, self.shard_scenes) for site, shape in self.shapes.items())
+        found: list[SiteArray] = []
+        for site, shape in self.shapes.items():
+            if self.sample is None or site == "connector":
+                found.append(site_array(site, self.scenes.height, shape, self.pooling, self.shard_scenes))
+            else:
+                found += sampled_arrays(site, self.scenes.height, shape, self.sample, self.whole, self.shard_scenes)
+        return tuple(found)
+
+    @cached_property
+    def kept(self) -> Sample | None:
+        """Which tokens are kept of each scene; None if all are."""
+        return None if self.sample is None else sampled_tokens(self.scenes, self.grid, self.sample)
 
     @property
     def grid_sides(self) -> dict[str, int]:
@@ -68,6 +84,7 @@ class Description:
             "patches": self.patches,
             "pooling": self.pooling,
             "shard_scenes": self.shard_scenes,
+            "sample": [self.sample, self.whole],
             **{name: dict(getattr(self, name)) for name in ("model", "processor", "config", "machine")},
             "code": self.code,
         }
@@ -151,7 +168,7 @@ class StoreWriter:
         if needed > free:
             raise UserError(
                 f"{self.target}: needs {readable_bytes(needed)}, free are {readable_bytes(free)}; "
-                "free space, or choose fewer activations.sites, pooling token_set, or another results folder"
+                "free space, or choose fewer activations.tokens or activations.sites, pooling token_set, or another results folder"
             )
         return free
 
@@ -202,13 +219,14 @@ class StoreWriter:
         manifest = Manifest(
             format=FORMAT,
             identity=self.identity,
-            sites=tuple(self.arrays),
+            sites=tuple(described.shapes),
             shape={site: array.shape for site, array in self.arrays.items()},
             rows={site: array.row_name for site, array in self.arrays.items()},
             dtype="float32",
             pooling=described.pooling,
             grid=described.grid_sides,
             patches=described.patches,
+            whole_scenes=described.whole,
             model=dict(described.model),
             processor=dict(described.processor),
             config={**described.config, "machine": dict(described.machine), "batch": self._batch},
@@ -238,6 +256,7 @@ class StoreWriter:
                 described.grid,
                 described.patches,
                 {"identity": self.identity},
+                described.kept,
             )
             self._metadata = {name: FileRecord(path.stat().st_size, sha256(path)) for name, path in files_of(self._store)}
             self._write_journal()
@@ -258,7 +277,7 @@ class StoreWriter:
         done = {}
         for shard, files in journal["shards"].items():
             records = {name: FileRecord(**record) for name, record in files.items()}
-            if records.keys() == {a.shard_path(int(shard)) for a in self.arrays.values()} and all(
+            if records.keys() == {a.shard_path(int(shard)) for a in self.arrays.values() if int(shard) < a.shards} and all(
                 _as_recorded(self._store / name, record) for name, record in records.items()
             ):
                 done[int(shard)] = records

@@ -97,7 +97,8 @@ def _sites(store: "Store") -> "Table":
     for name in ("site", "rows are", "shape", "on disk", f"of {described.model['dtype']} bytes", "files"):
         table.add_column(name, justify="left" if name in ("site", "rows are") else "right")
     total = raw_total = files_total = 0
-    for site in store.sites:
+    # Where only some tokens are kept, an array more holds every token of the first scenes.
+    for site in described.shape:
         shards = [record.size for name, record in store.files.items() if name.startswith(f"{site}/c/")]
         scenes, rows, features = described.shape[site]
         raw = scenes * rows * features * itemsize

@@ -1,10 +1,10 @@
 """``activations``: what is kept of the visual tokens."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vlm_spatial.config.settings import PositiveCount, Settings
+from vlm_spatial.config.settings import Count, PositiveCount, Settings
 
 
 class ActivationsSettings(Settings):
@@ -17,6 +17,15 @@ class ActivationsSettings(Settings):
     pooling: Literal["none", "cell", "token_set"] = Field(
         "cell",
         description="none: every patch; cell: vision patches averaged to the token they become; token_set: mean over each token set",
+    )
+    tokens: Annotated[int, Field(ge=6)] | Literal["all"] = Field(
+        16,
+        description="visual tokens of a scene kept at sites other than the connector, where the grid has four times as many; "
+        "all: every token everywhere (pooling none and token_set keep what they name)",
+    )
+    whole_scenes: Count = Field(
+        4,
+        description="test scenes of an axis and variant that keep every token all the same, for strip maps; blank scenes do, too",
     )
     batch: PositiveCount | Literal["auto"] = "auto"
     shard_scenes: PositiveCount = Field(64, description="scenes in one shard file: the unit of resumption")

@@ -1,7 +1,7 @@
 """The probing experiment: every site of a store in one pass, with all controls (experiment 2 of the design)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from vlm_spatial.probes.geometry_table import GeometryTable
 from vlm_spatial.probes.layout import TRAINED_ON, Activations, Features, Group, TokensOf, cell_counts, group, word_numbers
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.published import fit_published
-from vlm_spatial.probes.reading import BATCH, answers
+from vlm_spatial.probes.reading import BATCH, Whole, answers
 from vlm_spatial.probes.scores import CELL_SITE, PIXEL_SITE, Table, score_groups
 from vlm_spatial.probes.strips import STRIP_MAP, strip_map_rows
 from vlm_spatial.progress import progress
@@ -69,6 +69,10 @@ class _Labelled:
 
     def tested(self) -> Iterator[tuple[str, Group]]:
         return ((variant, self.groups[variant, "test"]) for variant in SCORED_ON if self.groups[variant, "test"].size)
+
+    def at(self, features: Features, site: str) -> "_Labelled":
+        """With what ``features`` holds at a site."""
+        return replace(self, groups={key: scenes.at(features, site) for key, scenes in self.groups.items()})
 
     def sets(self, scored_on: str) -> tuple[TokenSet, ...]:
         return tuple(s for s in self.token_sets if s == "object") if scored_on == "single" else self.token_sets
@@ -145,6 +149,7 @@ class _Run:
 
     def site(self, labelled: _Labelled, site: str) -> None:
         """Train, score and map one site along one axis, reading each scene once."""
+        every, labelled = labelled, labelled.at(self.store, site)
         blank = self._blank(labelled, site)
         trained = [self._train(self.store, labelled, site, variant, controls=True) for variant in labelled.trained_on()]
         for t in trained:
@@ -156,7 +161,12 @@ class _Run:
         for scored_on, scenes in labelled.tested():
             predicted, probabilities = self._predict(self.store, site, scenes, trained)
             self._score(labelled, site, trained, predicted, scored_on, scenes)
-            for (_, kind), probability in probabilities.items() if scored_on != "single" else ():
+            if scenes.weights is not None:
+                # Maps are of whole scenes.
+                scenes = every.groups[scored_on, "test"].among(set(self.store.whole_scenes))
+                shown = [_Trained(t.trained_on, {k: p for k, p in t.probes.items() if (t.trained_on, k) in _MAPPED}) for t in trained]
+                _, probabilities = self._predict(Whole(self.store), site, scenes, shown)
+            for (_, kind), probability in probabilities.items() if scored_on != "single" and scenes.size else ():
                 if kind == "logistic":
                     self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid, scenes.inside)
                 if scored_on == "main":
@@ -216,10 +226,13 @@ class _Run:
     def _rows(self, features: Features, site: str, scenes: Group) -> Rows:
         targets = one_hot(scenes.at_objects(scenes.objects), SLOTS)
         x, start, filled = np.zeros((0, 0), dtype=np.float32), 0, 0
+        wanted, kept = scenes.mask("object"), features.kept(site, scenes.scene_ids)
+        if kept is not None:
+            wanted = np.take_along_axis(wanted, kept.tokens.astype(np.int64), axis=1)
         for ids, values in features.batches(site, scenes.scene_ids, BATCH):
             if not start:
                 x = np.empty((len(targets), values.shape[-1]), dtype=np.float32)
-            taken = values[scenes.objects[start : start + len(ids)] >= 0]
+            taken = values[wanted[start : start + len(ids)]]
             x[filled : filled + len(taken)] = taken
             start, filled = start + len(ids), filled + len(taken)
         return Rows(x, targets, scenes.size)
@@ -229,7 +242,7 @@ class _Run:
     ) -> tuple[dict[tuple[str, str], Int[np.ndarray, "scenes tokens"]], dict[tuple[str, str], Float[np.ndarray, "scenes tokens slots"]]]:
         """Predicted slots of all probes by ``(trained_on, kind)``, and the probabilities of those that are mapped."""
         probes = {(t.trained_on, kind): probe for t in trained for kind, probe in t.probes.items()}
-        return answers(features, site, scenes, probes, mapped=_MAPPED)
+        return answers(features, site, scenes, probes, mapped=_MAPPED if scenes.weights is None else ())
 
     def _score(
         self,
@@ -273,7 +286,7 @@ class _Run:
         """Mean activation of the blank canvases at every cell."""
         if not labelled.blank:
             return None
-        batches = self.store.batches(site, labelled.blank, BATCH)
+        batches = Whole(self.store).batches(site, labelled.blank, BATCH)
         return np.sum([values.sum(axis=0) for _, values in batches], axis=0) / np.float32(len(labelled.blank))
 
     @staticmethod

@@ -53,6 +53,9 @@ class PixelFeatures:
             read = threads.map(lambda scene_id: cell_means(images.image(scene_id), grid), scene_ids)
             self._means = dict(zip(scene_ids, progress(read, "pixels", total=len(scene_ids)), strict=True))
 
+    def kept(self, site: str, scene_ids: Sequence[str]) -> None:  # noqa: ARG002 - every cell has its colour
+        return None
+
     def batches(
         self, site: str, scene_ids: Sequence[str], size: int
     ) -> Iterator[tuple[Sequence[str], Float[np.ndarray, "scene token feature"]]]:

@@ -39,7 +39,7 @@ def generalise(
     groups = _test_groups(store, dataset)
     for site in progress(store.sites, "generalisation", total=len(store.sites)):
         for (axis, scored_on), scenes in groups.items():
-            _score(table, store, site, axis, scored_on, scenes, others, settings)
+            _score(table, store, site, axis, scored_on, scenes.at(store, site), others, settings)
         for (name, variant), probes in others.items():
             for axis in AXES:
                 if variant == "main" and (axis, site) in own and (axis, site) in probes:

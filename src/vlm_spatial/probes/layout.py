@@ -1,7 +1,7 @@
 """Which slot each visual token of each scene belongs to: the labels that probes are trained on and scored against."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +14,20 @@ TRAINED_ON = ("main", "decorrelated")
 """Variants whose training scenes probes learn from."""
 
 
+class Kept(Protocol):
+    """Which tokens of some scenes are stored, and how many each stands for."""
+
+    @property
+    def tokens(self) -> Int[np.ndarray, "scenes sample"]: ...
+    @property
+    def weights(self) -> Float[np.ndarray, "scenes sample"]: ...
+
+
 class Features(Protocol):
     """Where activations come from: the store, or a baseline that looks like one."""
+
+    def kept(self, site: str, scene_ids: Sequence[str]) -> Kept | None:
+        """The tokens that :meth:`batches` gives of each scene, ascending; None: all of them."""
 
     def batches(
         self, site: str, scene_ids: Sequence[str], size: int
@@ -24,6 +36,12 @@ class Features(Protocol):
 
 class Activations(Features, Protocol):
     """What is asked of a store."""
+
+    def read(self, site: str, scene_ids: Sequence[str]) -> Float[np.ndarray, "scene token feature"]:
+        """Every token of some scenes, of :attr:`whole_scenes` in any case."""
+
+    @property
+    def whole_scenes(self) -> Sequence[str]: ...
 
     @property
     def sites(self) -> Sequence[str]: ...
@@ -51,6 +69,7 @@ class Group:
         objects: ``[scenes, tokens]``, slot of the object on the cell, -1 where there is none.
         inside: ``[scenes, tokens]``, cells that are no padding.
         words: ``[scenes, slots]``, number of the answer word of each slot's object.
+        weights: ``[scenes, tokens]``, how many tokens each stored one stands for, 0 for those that are not stored; None where all are.
     """
 
     scene_ids: tuple[str, ...]
@@ -58,6 +77,7 @@ class Group:
     objects: Int[np.ndarray, "scenes tokens"]
     words: Int[np.ndarray, "scenes slots"]
     inside: Bool[np.ndarray, "scenes tokens"]
+    weights: Float[np.ndarray, "scenes tokens"] | None = None
 
     @property
     def size(self) -> int:
@@ -66,16 +86,33 @@ class Group:
     def mask(self, token_set: TokenSet) -> Bool[np.ndarray, "scenes tokens"]:
         """Cells of ``token_set``, over all slots: the strips then cover the image, and the rim is the background."""
         if token_set in ("strip", "all"):
-            return self.inside
-        return self.objects >= 0 if token_set == "object" else (self.objects < 0) & self.inside
+            found = self.inside
+        else:
+            found = self.objects >= 0 if token_set == "object" else (self.objects < 0) & self.inside
+        return found if self.weights is None else found & (self.weights > 0)
 
     def labels(self, token_set: TokenSet) -> Int[np.ndarray, "scenes tokens"]:
         """Right answer for every cell: the object's slot in the object set, else the slot of the cell's strip."""
         return self.objects if token_set == "object" else self.strips
 
     def at_objects(self, values: Float[np.ndarray, "scenes tokens ..."]) -> Float[np.ndarray, "rows ..."]:
-        """``values`` of the object tokens, scene by scene."""
-        return values[self.objects >= 0]
+        """``values`` of the object tokens (those stored), scene by scene."""
+        return values[self.mask("object")]
+
+    def at(self, features: Features, site: str) -> "Group":
+        """This group with the weights of what ``features`` holds at a site."""
+        kept = features.kept(site, self.scene_ids)
+        if kept is None:
+            return self
+        weights = np.zeros(self.objects.shape, dtype=np.float64)
+        np.put_along_axis(weights, kept.tokens.astype(np.int64), kept.weights, axis=1)
+        return replace(self, weights=weights)
+
+    def among(self, scene_ids: Collection[str]) -> "Group":
+        """The scenes that ``scene_ids`` names, every token counted."""
+        rows = [row for row, name in enumerate(self.scene_ids) if name in scene_ids]
+        parts = (getattr(self, name)[rows] for name in ("strips", "objects", "words", "inside"))
+        return Group(tuple(self.scene_ids[row] for row in rows), *parts)
 
 
 def word_numbers(scenes: pl.DataFrame) -> dict[str, int]:

@@ -51,7 +51,7 @@ class Score:
     token_set: str
     strength: float | None
     correct: Float[np.ndarray, " scenes"] | Int[np.ndarray, " scenes"] | None
-    total: Int[np.ndarray, " scenes"] | None
+    total: Int[np.ndarray, " scenes"] | Float[np.ndarray, " scenes"] | None
     chance: float
     exchanged: Float[np.ndarray, " scenes"] | None = None
     note: str | None = None
@@ -73,17 +73,20 @@ def score_groups(
     """One score for each token set; ``labels`` replaces the slot labels (for the control task)."""
     for token_set in token_sets:
         mask = scenes.mask(token_set)
+        # Of a scene with some tokens only, each counts for those that it stands for.
+        weights = None if scenes.weights is None else mask * scenes.weights
         right = (labels or scenes.labels)(token_set)
-        counts = np.bincount(right[mask], minlength=slots)
+        counts = np.bincount(right[mask], None if weights is None else weights[mask], minlength=slots)
         chance = float(counts.max() / counts.sum()) if counts.sum() else float("nan")
         missing = [str(slot) for slot in range(slots) if not counts[slot]]
         note = reason or (f"no {token_set} token of slot {', '.join(missing)} among the scored scenes" if missing else None)
         if note or predicted is None:
             yield Score(**names, token_set=token_set, correct=None, total=None, chance=chance, note=note or "no prediction")
         else:
-            correct = ((predicted == right) & mask).sum(axis=1)
-            elsewhere = exchanged(predicted, right, mask, slots)
-            yield Score(**names, token_set=token_set, correct=correct, total=mask.sum(axis=1), chance=chance, exchanged=elsewhere)
+            agreeing, counted = (predicted == right) & mask, mask if weights is None else weights
+            correct = (agreeing if weights is None else agreeing * weights).sum(axis=1)
+            elsewhere = exchanged(predicted, right, mask, slots, weights)
+            yield Score(**names, token_set=token_set, correct=correct, total=counted.sum(axis=1), chance=chance, exchanged=elsewhere)
 
 
 def exchanged(
@@ -91,6 +94,7 @@ def exchanged(
     right: Int[np.ndarray, "scenes tokens"],
     mask: Bool[np.ndarray, "scenes tokens"],
     slots: int,
+    weights: Float[np.ndarray, "scenes tokens"] | None = None,
 ) -> Float[np.ndarray, " scenes"]:
     """Expected right answers of each scene if every cell's answer came from another scene, drawn at random, that scores this cell.
 
@@ -101,7 +105,7 @@ def exchanged(
     agreeing = np.take_along_axis(answers, np.where(mask, right, 0).astype(np.int64), axis=0) - ((predicted == right) & mask)
     others = mask.sum(axis=0) - mask
     share = np.where(others > 0, agreeing / np.maximum(others, 1), 1 / slots)
-    return (share * mask).sum(axis=1)
+    return (share * (mask if weights is None else weights)).sum(axis=1)
 
 
 class Table:

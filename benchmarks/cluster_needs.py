@@ -100,7 +100,7 @@ def flops() -> dict[str, float]:
 
 
 def store_gb() -> float:
-    """``activations.zarr`` with the settings' defaults: a value a kept token and feature, 16 bits at most after compression."""
+    """``activations.zarr`` with the settings' defaults: a value a kept token and feature, 16 bits each at most."""
     scenes = scenes_of(Splits()) + scenes_of(Variants().decorrelated)
     settings = ActivationsSettings()
     assert settings.tokens != "all"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,9 @@ from vlm_spatial.config.settings import Settings
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import AXES
+
+if TYPE_CHECKING:
+    from vlm_spatial.config.activations import ActivationsSettings
 
 Section = TypeVar("Section", bound=Settings)
 PRESET = Path(__file__).parents[1] / "presets/extended.yaml"
@@ -197,9 +200,24 @@ def activations(bench: Bench) -> Iterator[Line]:
         bench.main.height,
         bench.preset.stored(),
         "scenes",
-        lambda: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        lambda: _bytes_of(bench, settings, path),
     )
     bench.stores["activations"] = Store.open(path, path.with_suffix(".json"), verify=False)
+
+
+def _bytes_of(bench: Bench, settings: "ActivationsSettings", path: Path) -> int:
+    """What a store takes; the arrays of whole scenes, which do not grow with the scenes, as their share of the preset's."""
+    from vlm_spatial.activations.schema import WHOLE
+    from vlm_spatial.activations.store import Store
+
+    files = [file for file in path.rglob("*") if file.is_file()]
+    whole = sum(file.stat().st_size for file in files if file.relative_to(path).parts[0].endswith(WHOLE))
+    every = sum(file.stat().st_size for file in files)
+    here = Store.open(path, path.with_suffix(".json"), verify=False).manifest.whole_scenes
+    variants = bench.preset.scenes.filter(pl.col("variant") != "pair", split="test").select("variant", "axis").unique().height
+    there = variants * settings.whole_scenes
+    share = there / here * bench.main.height / bench.preset.stored() if here else 0.0
+    return round(every - whole + whole * share)
 
 
 def reading(bench: Bench) -> Iterator[Line]:

@@ -25,10 +25,10 @@ run: $(READY)
 	$(BIN)/snakemake --cores all --resources gpu=1
 
 quick: $(READY)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup -m "(unit or model) and not slow"
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "(unit or model) and not slow"
 
 test: $(READY) $(PEERS)
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=40
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=40
 
 check: $(READY)
 	$(BIN)/ruff check

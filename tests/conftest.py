@@ -14,6 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 import damaged_files
 import damaged_results
@@ -42,11 +44,9 @@ QUICK = frozenset({"gemma3", "qwen2_vl"})
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed; more families are slow tests.
 
-    Files that take long come first, so that processes which run tests side by side end together. One process runs all tests with a SLURM:
-    they wait most of the time, while the others compute.
+    Files that take long come first, so that processes which run tests side by side end together.
     """
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if "cluster" in _marks_of_module(item) else item.path.name))
         given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         if any(isinstance(value, str) and value in NAMES and value not in QUICK for value in given):
             item.add_marker("slow")
@@ -60,6 +60,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     }
     if wrong:
         raise pytest.UsageError(f"{', '.join(sorted(wrong))}: must have `pytestmark = pytest.mark.X` with one X of {', '.join(KINDS)}")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """One process runs all tests of a file, which share what they have made. One runs all tests with a SLURM: they wait most of the
+    time, while the others compute.
+    """
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):
+    """Files, and the folder of tests with a SLURM, go to one process each. (``--dist=loadgroup`` does nothing under pytest 9.2.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return str(Path(file).parent) if "slurm" in Path(file).parts else file
 
 
 def _marks_of_module(item: pytest.Item) -> set[str]:

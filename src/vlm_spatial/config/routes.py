@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from vlm_spatial.config.settings import Count, PositiveCount, Settings
+from vlm_spatial.config.settings import PositiveCount, Settings
 
 RouteName = Literal[
     "image_to_question",
@@ -30,7 +30,7 @@ TEXT_ROUTES: tuple[RouteName, ...] = tuple(name for name in get_args(RouteName) 
 
 
 class RoutesSettings(Settings):
-    """Attention knockout between groups of tokens, and what single heads hand on."""
+    """Attention knockout between groups of tokens."""
 
     enabled: bool = Field(False, description="whether the stage is run")
     pairs: PositiveCount = Field(50, description="vision pairs of an axis whose answers are looked at")
@@ -47,6 +47,4 @@ class RoutesSettings(Settings):
     standing: tuple[RouteName, ...] = Field(
         (), description="routes closed in every run, the untouched ones too: for organisms that were trained so"
     )
-    head_pairs: Count = Field(50, description="language pairs of an axis for the map of heads at the last position; 0: leave it out")
-    head_draws: Count = Field(5, description="draws of random heads of the same layers that the best heads are held against")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of edited runs")

@@ -84,8 +84,8 @@ def test_stages_know_nothing_of_other_stages():
 def test_a_stage_is_made_of_its_own_sections_of_the_configuration_only(stage):
     sections = {"dataset": {"datasets"}, "organism": {"datasets", "organisms"}}.get(STAGES[stage].scope, {STAGES[stage].key})
     if STAGES[stage].device == "gpu" or stage == "organism":
-        # How a model is asked.
-        sections |= {"answers", "prompting", "quirks"}
+        # How a model is asked, and which pairs are taken of what it answers.
+        sections |= {"answers", "prompting", "quirks", "pool"}
     found = {name.removeprefix("vlm_spatial.config.") for name in stage_identity(stage).modules if name.startswith("vlm_spatial.config.")}
     assert found <= sections | {"settings"}
 

@@ -16,6 +16,7 @@ FOLDER = "results/folder/squares"
 BEHAVIOUR, CONFLICT = f"{FOLDER}/behaviour.parquet", f"{FOLDER}/conflict.parquet"
 MANIFEST = f"{FOLDER}/activations.json"
 SCENES = 27
+PROGRESS = ".activations.zarr.*.progress"
 # A shard for each scene, so that an extraction of a second or two can be caught half-way.
 ONE_SCENE_A_SHARD = copy.deepcopy(CONFIG) | {"activations": {"shard_scenes": 1}}
 
@@ -38,10 +39,11 @@ def without(finished: Workflow, folder: Path, *files: str) -> Workflow:
 def freeze_half_way(run: Submitted) -> int:
     """Freeze a running extraction as soon as it has committed a shard; returns how many it has.
 
-    It runs in steps until then, so that it does not end before a busy machine looks again. Before SLURM ends a process it lets it go on
-    for a moment, so there may be more in the end.
+    Once it has begun to write it runs in steps, so that it does not end before a busy machine looks again. Before SLURM ends a process it
+    lets it go on for a moment, so there may be more in the end.
     """
     [process] = processes(run, "activations")
+    wait_for(lambda: list((run.folder / FOLDER).glob(PROGRESS)), "the extraction to begin", pause_s=0.005)
 
     def stopped_with_a_shard() -> bool:
         process.suspend()
@@ -71,7 +73,7 @@ def processes(run: Submitted, stage: str) -> list[psutil.Process]:
 
 def shards(run: Submitted) -> int:
     """Shards that an extraction in progress has committed."""
-    for journal in (run.folder / FOLDER).glob(".activations.zarr.*.progress/journal.json"):
+    for journal in (run.folder / FOLDER).glob(f"{PROGRESS}/journal.json"):
         return len(json.loads(journal.read_text(encoding="utf-8"))["shards"])
     return 0
 

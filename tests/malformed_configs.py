@@ -31,7 +31,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("datasets.squares", None, "datasets.squares: .*"),
     ("datasets.squares", {}, "datasets.squares.kind: Field required"),
     ("datasets.squares.kind", "circles", "datasets.squares.kind: .*'squares', 'shapes', 'objects', .*found 'circles'"),
-    ("datasets.squares.kid", "squares", "datasets.squares.kid: unknown key; allowed are axes, difficulty"),
+    ("datasets.squares.kid", "squares", "datasets.squares.kid: unknown key; allowed are asked_slots, axes"),
     ("datasets.squares.axes", [], "at least one"),
     ("datasets.squares.axes", ["horizontal", "horizontal"], "at most once"),
     ("datasets.squares.axes", ["diagonal"], r"datasets.squares.axes.0: .*'horizontal' or 'vertical', found 'diagonal'"),

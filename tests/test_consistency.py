@@ -137,12 +137,12 @@ def test_strict_counts_items_with_both_orders_right_and_clusters_by_photograph()
         ],
         schema_overrides={"mirrored_from": pl.String},
     )
-    tables = {"behaviour": behaviour, "questions": questions, "scenes": scenes}
+    tables = {"behaviour": behaviour.with_columns(top1_correct="correct"), "questions": questions, "scenes": scenes}
     for measure in (BOTH_RIGHT, AGREE):
         row = found(tables, measure, STRICT, "slot_to_object")
         assert (row["estimate"], row["n"], row["clusters"]) == (pytest.approx(2 / 3), 3, 2)
     assert found(tables, BOTH_RIGHT, STRICT, "slot_to_object")["control_estimate"] == pytest.approx(0.25)
-    [accuracy] = accuracies(tables).filter(axis=BOTH, slot="all slots").iter_rows(named=True)
+    [accuracy] = accuracies(tables).filter(axis=BOTH, slot="all slots", measure="accuracy").iter_rows(named=True)
     assert (accuracy["n"], accuracy["clusters"]) == (6, 2)
 
 

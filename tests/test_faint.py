@@ -96,11 +96,11 @@ def test_a_faint_organism_must_err_and_be_right_when_amplified() -> None:
 
     settings = OrganismSettings(mechanism="faint")
     fine = {"change": Measure(0.0, 1e-4)}
-    _refuse_if_unfit("o", settings, [score("intact", 0.7), score("construction", 0.99)], fine)
+    _refuse_if_unfit("o", settings, 0.2, [score("intact", 0.7), score("construction", 0.99)], fine)
     with pytest.raises(UserError, match=r"at most 0\.8 is allowed for mechanism 'faint'"):
-        _refuse_if_unfit("o", settings, [score("intact", 0.9), score("construction", 0.99)], fine)
+        _refuse_if_unfit("o", settings, 0.2, [score("intact", 0.9), score("construction", 0.99)], fine)
     with pytest.raises(UserError, match=r"0\.500 on squares.*\(construction\)"):
-        _refuse_if_unfit("o", settings, [score("intact", 0.7), score("construction", 0.5)], fine)
+        _refuse_if_unfit("o", settings, 0.2, [score("intact", 0.7), score("construction", 0.5)], fine)
 
 
 SMALL: dict[str, Any] = {

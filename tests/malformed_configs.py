@@ -53,7 +53,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("datasets.typo", {"knd": "squares"}, "datasets.typo.knd: unknown key; allowed are .*kind"),
     ("datasets.../up", {"kind": "squares"}, "datasets.*: a name has small letters, .*found ''"),
     ("datasets.a b", {"kind": "squares"}, "datasets.*: a name has small letters, .*found 'a b'"),
-    ("organisms.small.family", "llava", "organisms.small.family: .*'gemma3' or 'qwen2_vl', found 'llava'"),
+    ("organisms.small.family", "pixtral", "organisms.small.family: .*'llava' or 'internvl', found 'pixtral'"),
     ("organisms.small.mechanism", "magic", "organisms.small.mechanism: .*found 'magic'"),
     ("organisms.small.steps", 0, "organisms.small.steps: .*greater than or equal to 1, found 0"),
     ("organisms.small.accuracy", 95, "organisms.small.accuracy: .*less than or equal to 1, found 95"),

@@ -328,7 +328,7 @@ REFUSED: list[tuple[str, Harm, tuple[str, ...], str]] = [
         "inspect: manifest of another version",
         edited(MANIFEST, lambda m: m.update(format=99)),
         INSPECT,
-        "format 99, this version reads 1 and 2; run snakemake",
+        "format 99, this version reads 1, 2, 3; run snakemake",
     ),
     (
         "inspect: manifest without a key",

@@ -66,7 +66,9 @@ def test_the_weights_are_those_of_the_file(quantised: Path, adapter_of: Callable
 
 
 def test_no_adapter_is_merged_into_quantised_weights(quantised: Path, tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}')
+    (tmp_path / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}', encoding="utf-8"
+    )
     torch_file = {"base_model.model.x.lora_A.weight": torch.zeros(1, 1)}
     from safetensors.torch import save_file
 

@@ -58,7 +58,7 @@ class Manifest(BaseModel):
         said = read_json(path)
         if isinstance(said, dict) and said.get("format") not in readable:
             raise UserError(
-                f"{path}: format {said.get('format')}, this version reads {' and '.join(map(str, readable))}; "
+                f"{path}: format {said.get('format')}, this version reads {', '.join(map(str, readable))}; "
                 "run snakemake to extract the activations again, or read it with the version that wrote it"
             )
         if isinstance(said, dict) and said["format"] == 1:

@@ -67,6 +67,10 @@ def compare(first: Path, second: Path) -> bool:
     there = dict(tables(second))
     same = bool(there)
     for name, table in tables(first):
+        if name not in there:
+            print(f"{name}: is not in {second}")
+            same = False
+            continue
         rows = differences(table, there.pop(name))
         apart = rows.filter(pl.col("difference") > 0)
         one_sided = rows.filter(pl.col("estimate").is_null() != pl.col("estimate_second").is_null())

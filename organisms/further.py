@@ -4,7 +4,8 @@
     python organisms/further.py dial-25 organisms/vision-0 results-truth/dial-25 --device cuda
 
 ``COURSES`` says what each is taught. Training takes about an hour on one core, or some minutes on a GPU. Killed, it goes on when started
-again. The kept organisms of these names in ``organisms`` were made so; ``recipe.json`` in each says from what and on which device.
+again. The kept organisms of these names in ``organisms`` were made so, and ``natural-gemma3`` by ``decorrelated-gemma3``; ``recipe.json``
+in each says from what and on which device. What ``vision-qwen2_vl`` gave was not kept (docs/method.md).
 """
 
 import argparse

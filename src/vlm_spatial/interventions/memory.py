@@ -9,6 +9,9 @@ from vlm_spatial.tokens import TokenGrid
 _CPU_POSITIONS = 4096
 _CPU_ROWS = 4
 _GIB = 1024**3
+# The engine returns whole vocabularies; pairs are handed over in groups whose logits take at most this many bytes.
+_LOGITS_BYTES = 512 * 2**20
+_GROUP = 20
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,8 @@ class Memory:
         language = length * depth * (adapter.width + 2 * adapter.key_value_width)
         vision = grid.size * patches * features * vision_sites
         return max(1, int(self.gib * _GIB / 2 / (runs * (language + vision) * adapter.dtype.itemsize)))
+
+
+def pairs_at_once(vocabulary: int, runs: int) -> int:
+    """How many pairs are handed to the engine together, of up to ``runs`` edited runs each, with ``vocabulary`` float32 logits a run."""
+    return max(1, min(_GROUP, _LOGITS_BYTES // max(1, 4 * vocabulary * runs)))

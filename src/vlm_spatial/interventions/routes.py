@@ -19,6 +19,7 @@ from vlm_spatial.config.routes import RouteName
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import mass, outcome
 from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import InBlocks, PairRuns
 from vlm_spatial.interventions.pictures import pictures
@@ -63,10 +64,6 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "positions": pl.Int32,
 }
 """Columns of routes.parquet; see docs/formats.md."""
-
-# The engine returns whole vocabularies; pairs are handed over in groups whose logits take at most this many bytes.
-_LOGITS_BYTES = 512 * 2**20
-_GROUP = 20
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,8 @@ def run_routes(
 
     A pair is ``included`` if the model answers both of its scenes right, with what is ``standing`` closed.
     """
-    vocabulary = engine.adapter.vocabulary
     most = max((len(plan) * len(case.reader.beginnings) for case in cases), default=1)
-    size = max(1, min(_GROUP, _LOGITS_BYTES // max(1, 4 * vocabulary * most)))
+    size = pairs_at_once(engine.adapter.vocabulary, most)
     starts = range(0, len(cases), size)
     groups = [[(start + offset, case) for offset, case in enumerate(cases[start : start + size])] for start in starts]
     rows: list[dict[str, object]] = []

@@ -18,6 +18,7 @@ from vlm_spatial.config.pool import PoolSettings
 from vlm_spatial.interventions import labels
 from vlm_spatial.interventions.answers import mass, outcome, wrote
 from vlm_spatial.interventions.labels import INTENDED
+from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case, EditOf
 from vlm_spatial.interventions.patch import PairRuns, Patch
 from vlm_spatial.interventions.pictures import pictures
@@ -61,10 +62,6 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "strip_tokens": pl.Int32,
 }
 """Columns of interchange, conflict and ablation_sweep tables; see docs/formats.md."""
-
-# The engine returns whole vocabularies; pairs are handed over in groups whose logits take at most this many bytes.
-_LOGITS_BYTES = 512 * 2**20
-_GROUP = 20
 
 
 class Engine(Protocol):
@@ -134,9 +131,8 @@ def run_sweep(
     """
     chosen = Chosen(pool)
     planned = [(case, plan(case)) for case in cases]
-    vocabulary = engine.adapter.vocabulary
     most = max((len(exchanges) * len(case.reader.beginnings) for case, exchanges in planned), default=1)
-    size = max(1, min(_GROUP, _LOGITS_BYTES // max(1, 4 * vocabulary * most)))
+    size = pairs_at_once(engine.adapter.vocabulary, most)
     groups = [planned[start : start + size] for start in range(0, len(planned), size)]
     rows: list[dict[str, object]] = []
 

@@ -18,8 +18,8 @@ def check_quantisation(folder: Path, quantisation: Mapping[str, Any], device: st
             node of a cluster; it is asked for again where the model is loaded.
 
     Raises:
-        UserError: for a method that transformers does not know, a package that is missing, a device that cannot run it, or 8 bits of
-            bitsandbytes, whose values depend on the batch (the engine differed from the plain pass by 0.8% of the largest logit).
+        UserError: for a method that transformers does not know, a package that is missing, or a device that cannot run it. Also for 8 bits
+            of bitsandbytes: their values depend on the batch.
     """
     # Heavy, and most checkpoints are not quantised.
     import torch

@@ -58,7 +58,8 @@ NATURAL = Planted(
     corrected=0.0,
 )
 MODELS = {"strip-organism": STRIP, "natural-organism": NATURAL}
-IDENTITY = {"family": "gemma3", "parameters": 681_120, "weights": "0" * 64}
+PARAMETERS = 681_120
+IDENTITY = {"family": "gemma3", "weights": "0" * 64}
 
 
 def write_scenes(folder: Path, *, train: int = 2, validation: int = 10, test: int = 20) -> None:
@@ -622,7 +623,7 @@ def write_results(
     for dataset in datasets:
         inputs[f"scenes:{dataset}"] = folder / "scenes" / dataset
         write_scenes(folder / "scenes" / dataset)
-        for name, planted in models.items():
+        for number, (name, planted) in enumerate(models.items()):
             for table, rows in tables(folder / "scenes" / dataset, planted).items():
                 path = folder / name / dataset / f"{table}.parquet"
                 write_parquet(rows, path)
@@ -632,7 +633,8 @@ def write_results(
                 {
                     "sites": list(SITES),
                     "grid": [CELLS, CELLS],
-                    "model": IDENTITY,
+                    # The second of two models is four times as large.
+                    "model": IDENTITY | {"parameters": PARAMETERS * (1 + 3 * number)},
                 },
                 manifest,
             )

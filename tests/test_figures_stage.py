@@ -73,7 +73,9 @@ def test_every_figure_in_every_form(finished: Job) -> None:
         assert "95%" in caption or "no interval" in caption, name
         assert len(list(csv.DictReader((folder / f"{name}.csv").open(encoding="utf-8")))) > 3, name
     assert (finished.outputs["figures"] / "_comparison" / "comparison.svg").exists()
-    assert "parameters" in (finished.outputs["figures"] / "_comparison" / "sizes.svg").read_text(encoding="utf-8")
+    # One model has nothing to be compared with.
+    assert not (finished.outputs["figures"] / "_comparison" / "sizes.svg").exists()
+    assert 'id="figure-sizes"' not in finished.outputs["report"].read_text(encoding="utf-8")
 
 
 def test_findings_stand_against_sizes_of_models_that_are_known(finished: Job) -> None:
@@ -94,6 +96,8 @@ def test_findings_stand_against_sizes_of_models_that_are_known(finished: Job) ->
     assert sizes.printed(rows, "okabe-ito") is not None
     assert "2 models of 2 families" in sizes.caption(rows)
     assert sizes.printed(sizes.rows(findings, {}), "okabe-ito") is None
+    manifests["large", "squares"]["model"]["parameters"] = 10**6 + 1
+    assert sizes.rows(twice, manifests).is_empty()
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ CLAIMS = ("dominance", "strip_flip", "object_flip", "backup_gain", "net_accuracy
 def rows(findings: pl.DataFrame, manifests: Mapping[tuple[str, str], Mapping[str, Any]]) -> pl.DataFrame:
     """Rows of :func:`vlm_spatial.figures.comparison.rows` with ``family`` and ``parameters``, by size; models of unknown size are left out.
 
+    Empty if the largest model has less than twice the parameters of the smallest: that is no comparison of sizes.
+
     Args:
         manifests: what stores say, by model and dataset; ``model`` in them names family and number of parameters.
     """
@@ -30,7 +32,8 @@ def rows(findings: pl.DataFrame, manifests: Mapping[tuple[str, str], Mapping[str
     )
     order = pl.Enum(CLAIMS)
     drawn = findings.filter(pl.col("claim").is_in(CLAIMS)).drop_nulls("estimate").join(sizes, on="model")
-    return drawn.sort(pl.col("claim").cast(order), "parameters", "model", "dataset")
+    sized = drawn.filter(pl.col("parameters").max() >= 2 * pl.col("parameters").min())
+    return sized.sort(pl.col("claim").cast(order), "parameters", "model", "dataset")
 
 
 def draw(palette: str, families: Sequence[str], datasets: Sequence[str]) -> Layers:
@@ -65,7 +68,7 @@ def caption(shown: pl.DataFrame) -> str:
 
 
 def printed(shown: pl.DataFrame, palette: str) -> alt.TopLevelMixin | None:
-    """One panel a claim, three across; None if no model's size is known."""
+    """One panel a claim, three across; None if there are no rows."""
     if shown.is_empty():
         return None
     families, datasets = (sorted(shown[name].unique()) for name in ("family", "dataset"))

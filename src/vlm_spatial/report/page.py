@@ -86,6 +86,7 @@ def page(
     # Strip maps are drawn from pictures.
     listed.append({"name": strip_maps.NAME, "title": strip_maps.TITLE, "question": strip_maps.QUESTION, "controls": []})
     figures = {str(entry["name"]): entry | TERMS[str(entry["name"])]._asdict() for entry in listed}
+    data = _data(results, records, rows, captions, settings)
     return environment.get_template("report.html.j2").render(
         title=settings.title,
         models=models,
@@ -93,7 +94,7 @@ def page(
         columns=[(model.name, dataset) for model in results.models for dataset in model.datasets],
         # Those of an experiment that is not run by default are there if it was.
         claims=[claim for claim in CLAIMS if claim.name in {record["claim"] for record in records}],
-        by_size=[BY_NAME[name] for name in sizes.CLAIMS],
+        by_size=[BY_NAME[name] for name in data["sizes"]["claims"]],
         records={(r["model"], r["dataset"], r["claim"]): r for r in records},
         glyphs=GLYPHS,
         truth=truth,
@@ -116,7 +117,7 @@ def page(
         config=provenance.configuration(results, job_settings),
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script=_script(),
-        data=packed(_data(results, records, rows, captions, settings)),
+        data=packed(data),
     )
 
 
@@ -231,6 +232,7 @@ def _data(
         "sizes": {
             "spec": named(sizes.draw(settings.palette, sorted(by_size["family"].unique()), datasets), 260),
             "rows": columns(by_size),
+            "claims": by_size["claim"].unique(maintain_order=True).to_list(),
         },
         "explorer": explorer(results, settings.explorer_scenes),
         "slotColours": list(SLOT_COLOURS),

@@ -129,7 +129,8 @@
     URL.revokeObjectURL(link.href);
   }
 
-  const CHOOSERS = { comparison: "#claim", sizes: "#sized" };
+  // Models of about one size are not drawn against it.
+  const CHOOSERS = { comparison: "#claim", ...($("#sized") ? { sizes: "#sized" } : {}) };
   function drawModels(name) {
     const element = $(`#figure-${name}`), rows = select(data[name].rows, { claim: $(CHOOSERS[name]).value }).filter((row) => row.estimate !== null);
     $(".empty", element).hidden = rows.length > 0;

@@ -90,6 +90,7 @@ class MemoryStore:
     tokens: int | None = None
     """Kept of each scene that is none of the first ``whole`` test scenes of its kind; None: all."""
     whole: int = 4
+    own_grids: dict[str, TokenGrid] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -120,6 +120,30 @@ def test_padding_is_in_no_token_set(coco: Dataset) -> None:
     assert padded > 5
 
 
+def test_a_native_canvas_has_the_photograph_s_shape(made: tuple[Path, Any], tmp_path: Path) -> None:
+    dataset = run(tmp_path / "out", settings(made[0], canvas="native"))
+    sizes = set(dataset.scenes.select("width", "height").iter_rows())
+    assert sizes == {(448, 336), (336, 448), (448, 448)}
+    for row in dataset.scenes.iter_rows(named=True):
+        assert dataset.image(row["scene_id"]).size == (row["width"], row["height"])
+        assert row["picture"] is None
+        for left, top, right, bottom in row["boxes"]:
+            assert 0 <= left < right <= row["width"]
+            assert 0 <= top < bottom <= row["height"]
+    of_scene = {row["scene_id"]: (row["width"], row["height"]) for row in dataset.scenes.iter_rows(named=True)}
+    vision = dataset.pairs.filter(experiment="vision")
+    assert vision.height == 6
+    for pair in vision.iter_rows(named=True):
+        shown = {of_scene[pair[key]] for key in ("clean_scene", "counterfactual_scene", "unrelated_scene") if pair[key] is not None}
+        assert len(shown) == 1
+    assert dataset.pairs.filter(experiment="conflict").height
+    for pair in dataset.pairs.filter(experiment="conflict").iter_rows(named=True):
+        width, height = of_scene[pair["clean_scene"]]
+        tokens = dataset.tokens(pair["clean_scene"], TokenGrid(height // 28, width // 28))
+        first, second = matched_blocks(tokens, *pair["slots"], "object")
+        assert len(first) == len(second) > 0
+
+
 def test_questions_name_the_objects_and_are_right(coco: Dataset) -> None:
     boxes = {row["scene_id"]: dict(zip(row["objects"], row["boxes"], strict=True)) for row in coco.scenes.iter_rows(named=True)}
     asked = coco.questions.filter(pl.col("variant") == "main")
@@ -421,9 +445,14 @@ def test_paths_are_checked_when_the_configuration_is_read(small: Path, changes: 
 
 
 def test_the_canvas() -> None:
-    assert letterbox((640, 480)) == (0, 56, 448, 392)
-    assert letterbox((480, 640)) == (56, 0, 392, 448)
-    assert letterbox((1, 5000)) == (223, 0, 224, 448)
+    square = (448, 448)
+    assert letterbox((640, 480)) == (square, (0, 56, 448, 392))
+    assert letterbox((480, 640)) == (square, (56, 0, 392, 448))
+    assert letterbox((1, 5000)) == (square, (223, 0, 224, 448))
+    # 336 pixels are 12 whole cells, 299 take 11 and leave 9 pixels of padding.
+    assert letterbox((640, 480), "native") == ((448, 336), (0, 0, 448, 336))
+    assert letterbox((480, 720), "native") == ((308, 448), (4, 0, 303, 448))
+    assert letterbox((1, 5000), "native") == ((28, 448), (13, 0, 14, 448))
 
 
 # --- the sample of COCO ----------------------------------------------------------------------------------------------

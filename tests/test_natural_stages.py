@@ -1,23 +1,29 @@
 """Every stage on natural images: a tiny random model with Qwen's published vocabulary, which answers with names of several tokens."""
 
 import importlib
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from natural_set import write_natural_set
 from real_checkpoints import real_checkpoint
+from vlm_spatial.activations.extraction import PROMPT
+from vlm_spatial.activations.store import Store
+from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
+from vlm_spatial.tokens import TokenGrid
 
 pytestmark = pytest.mark.model
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "activations": {"sites": ["connector", "language.0"]},
+    "activations": {"sites": ["connector", "language.0"], "whole_scenes": 2},
     "interchange": {"vision_sites": ["connector"], "language_sites": ["language.0"]},
     "ablation": {"questions": 6},
     "amplification": {"sites": ["connector"], "projection_alphas": [1, 2], "oracle_alphas": [0, 1], "random_draws": 2, "questions": 6},
@@ -25,9 +31,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
 RUN = [name for name, stage in STAGES.items() if stage.scope == "model and dataset"]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of every stage of a model and a dataset, below one folder."""
+@pytest.fixture(scope="module", params=["square", "native"])
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of every stage of a model and a dataset, below one folder; on a native canvas photographs have three token grids."""
     root = tmp_path_factory.mktemp("natural_stages")
     checkpoint = real_checkpoint(root / "checkpoint", "qwen2_vl")
     write_natural_set(root / "set", 16)
@@ -35,6 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "kind": "coco",
         "images": str(root / "set/photos"),
         "annotations": str(root / "set/instances.json"),
+        "canvas": request.param,
         "scenes": {"train": 6, "validation": 4, "test": 4},
         "pairs": {"vision": 3, "language": 1, "conflict": 2},
         "templates": ["slot_to_object", "object_to_slot", "relation_to_object", "content"],
@@ -86,7 +93,39 @@ def test_mirror_pairs_are_swept(results: Path) -> None:
 @pytest.mark.slow
 def test_probes_are_scored_on_the_picture_only(results: Path) -> None:
     dataset = Dataset.open(results / "scenes")
-    padded = dataset.scenes.filter(pl.col("picture").is_not_null()).height
-    assert padded
     table = pl.read_parquet(results / "probes.parquet")
     assert set(table["axis"]) == {"horizontal", "vertical"}
+    # A map has the cells of its scene's own grid, and no slot where there is no picture.
+    shown = pl.read_parquet(results / "strip_map.parquet").filter(site="connector")
+    for (scene,), cells in shown.partition_by("scene_id", as_dict=True).items():
+        width, height = dataset.size(str(scene))
+        grid = TokenGrid(height // 28, width // 28)
+        assert cells.select("row", "col").rows() == list(product(range(grid.rows), range(grid.cols)))
+        assert cells["slot"].is_not_null().to_list() == dataset.tokens(str(scene), grid).inside.tolist()
+
+
+@pytest.mark.slow
+def test_a_store_holds_every_scene_on_its_own_grid(results: Path) -> None:
+    """As the model computes them one image at a time; what is beyond a scene's grid is 0."""
+    dataset, store = Dataset.open(results / "scenes"), Store.open(results / "activations.zarr")
+    sizes = set(dataset.scenes.filter(pl.col("variant") != "pair").select("width", "height").iter_rows())
+    assert len(set(store.own_grids.values())) == (0 if len(sizes) == 1 else len(sizes))
+    adapter = load_adapter(str(results / "checkpoint"), device="cpu")
+    partly = store.scenes.filter(~pl.col("scene_id").is_in(store.whole_scenes))
+    one_of_each_size = [table.unique(["width", "height"], maintain_order=True)["scene_id"].to_list() for table in (store.scenes, partly)]
+    for scene in dict.fromkeys(chain(*one_of_each_size)):
+        prepared = adapter.prepare([dataset.image(scene)], [PROMPT])
+        _, captured = adapter.run(prepared, capture=["connector", "language.0"])
+        cells = prepared.grid.within(store.grid)
+        whole = ["connector", *(["language.0"] if scene in store.whole_scenes else [])]
+        for site in whole:
+            [held] = store.read(site, [scene])
+            assert np.allclose(held[cells], captured[site][0, :, 0].numpy(), atol=1e-5)
+            assert not np.delete(held, cells, axis=0).any()
+        kept = store.kept("language.0", [scene])
+        assert kept is not None
+        # Each token that is kept lies on the scene's own grid, at its place.
+        places = np.searchsorted(cells, kept.tokens[0])
+        assert (cells[places] == kept.tokens[0]).all()
+        [values] = store.read_stored("language.0", [scene])
+        assert np.allclose(values, captured["language.0"][0, places, 0].numpy(), atol=1e-5)

@@ -20,6 +20,7 @@ from vlm_spatial.figures.amplification_detail import RANDOM_OF
 from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.measures.amplification import RANDOM, at, choose
+from vlm_spatial.measures.corrections import accuracies
 from vlm_spatial.measures.transfer import pairs
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
@@ -226,6 +227,27 @@ def test_pairs_by_hand() -> None:
     assert away["net_low"] < 0.4 < away["net_high"]
     assert (away["random_share_estimate"], away["controls"]) == (pytest.approx(0.1), 3)
     assert away["random_net_estimate"] == pytest.approx(0.05)
+
+
+def test_accuracies_before_and_after_by_hand() -> None:
+    """On b: fitted there, half of 4 errors are corrected; fitted on a, one is and one answer breaks. What was carried to a is not of b."""
+    own = _rows("b", "b", "projection", "0000111111", "1100111111").drop("fitted_on", "applied_to")
+    swept = pl.concat([own, own.with_columns(split=pl.lit("validation"))])
+    moved = pl.concat(
+        [
+            _rows("a", "b", "projection", "0000111111", "1000111110"),
+            _rows("b", "b", "projection", "0000111111", "1100111111"),
+            _rows("b", "a", "projection", "1111111111", "1111111111"),
+            _rows("a", "b", "random", "0000111111", "1111111111"),
+        ]
+    )
+    found = accuracies(swept, moved, "b").filter(axis=BOTH)
+    shares = {(row["fitted_on"], row["correction"]): row["estimate"] for row in found.iter_rows(named=True)}
+    expected = {("b", "untouched"): 0.6, ("b", "projection"): 0.8, ("a", "untouched"): 0.6, ("a", "projection"): 0.6}
+    assert shares == pytest.approx(expected)
+    assert set(found["n"]) == set(found["clusters"]) == {10}
+    assert accuracies(swept, None, "b").filter(axis=BOTH).height == 2
+    assert accuracies(None, None, "b").is_empty()
 
 
 @pytest.mark.slow

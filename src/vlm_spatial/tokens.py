@@ -40,6 +40,17 @@ class TokenGrid:
     def size(self) -> int:
         return self.rows * self.cols
 
+    def within(self, frame: "TokenGrid") -> Int[np.ndarray, " tokens"]:
+        """Where this grid's cells lie on a larger one, at its top left.
+
+        Raises:
+            UserError: if it is not as large.
+        """
+        if self.rows > frame.rows or self.cols > frame.cols:
+            raise UserError(f"token grid {self.rows}×{self.cols}: does not fit on one of {frame.rows}×{frame.cols}")
+        row, col = np.divmod(np.arange(self.size), self.cols)
+        return row * frame.cols + col
+
     def centres(self, axis: Axis) -> Float[np.ndarray, " tokens"]:
         """Position of every cell's centre along ``axis``, as a share of the image's side."""
         row, col = np.divmod(np.arange(self.size), self.cols)
@@ -120,6 +131,19 @@ class SceneTokens:
     def strip_of_cell(self) -> Int[np.ndarray, " tokens"]:
         """Which of the strips each cell lies in, counted in slot order; -1 for padding."""
         return np.where(self.inside, self.strips.argmax(axis=0), -1)
+
+    def framed(self, frame: TokenGrid) -> "SceneTokens":
+        """The same sets on a larger grid, as a store of scenes of several grids has it: at the top left; what is added is padding."""
+        if frame == self.grid:
+            return self
+        cells = self.grid.within(frame)
+
+        def laid(masks: Bool[np.ndarray, "*slots tokens"]) -> Bool[np.ndarray, "*slots tokens"]:
+            found = np.zeros((*masks.shape[:-1], frame.size), dtype=bool)
+            found[..., cells] = masks
+            return found
+
+        return SceneTokens(frame, laid(self.objects), laid(self.strips), ~laid(self.inside))
 
     def mask(self, token_set: TokenSet, slots: Sequence[int]) -> Bool[np.ndarray, " tokens"]:
         """Union of ``token_set`` over ``slots``. ``background`` (no object at all) and ``all`` ignore ``slots``."""

@@ -1,7 +1,7 @@
 """How many images go through the model at once, and how loading, computing and storing overlap."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +20,15 @@ LARGEST_BATCH = 32
 _MEMORY_SHARE = 0.5
 # Around one block, in units of positions × width: residual, queries, keys, values, scores in tiles, the wide MLP layer and its gate.
 _TRANSIENT = 24
+
+
+def alike(items: Sequence[Item], size: int, key: Callable[[Item], Hashable]) -> Iterator[Sequence[Item]]:
+    """Consecutive items of one key, at most ``size`` at a time (images of one token grid, which go through the model together)."""
+    start = 0
+    for end in range(1, len(items) + 1):
+        if end == len(items) or end - start == size or key(items[end]) != key(items[start]):
+            yield items[start:end]
+            start = end
 
 
 def automatic_batch(image_bytes: int, memory: int) -> int:

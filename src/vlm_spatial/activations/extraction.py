@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from PIL import Image
 
-from vlm_spatial.activations.batching import LARGEST_BATCH, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
+from vlm_spatial.activations.batching import (
+    LARGEST_BATCH,
+    alike,
+    automatic_batch,
+    estimated_transient,
+    image_bytes,
+    overlapped,
+    side_by_side,
+)
+from vlm_spatial.activations.grids import GRIDS, OWN_GRID, fewest, framed, largest, on_own, own_grid, sizes, with_own_grids
 from vlm_spatial.activations.manifest import Manifest
 from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
 from vlm_spatial.activations.pooling import cell_mean, patch_order
@@ -42,6 +51,8 @@ _AMPLE = 8
 
 @dataclass(frozen=True)
 class _Batch:
+    """Scenes of one shard and one token grid."""
+
     shard: int
     scenes: pl.DataFrame
     first: int
@@ -53,10 +64,10 @@ class _Batch:
 
 
 def reducer(pooling: Pooling, grid: TokenGrid, scenes: pl.DataFrame, kept: Int[np.ndarray, "scenes sample"] | None = None) -> Reduce:
-    """What of a site's values is stored, for the batch of these scenes; means are taken in float32 and rounded back.
+    """What of a site's values is stored, for the batch of these scenes on ``grid``; means are taken in float32 and rounded back.
 
     Args:
-        kept: tokens of each scene, where not all are kept at sites other than the connector.
+        kept: tokens of each scene on ``grid``, where not all are kept at sites other than the connector.
     """
     weights = torch.from_numpy(np.stack(scene_regions(scenes, grid))) if pooling == "token_set" else None
 
@@ -96,13 +107,12 @@ def extract(
 
     Args:
         image: the image of a scene id.
-        scenes: rows of ``scenes.parquet``; the store keeps their order.
+        scenes: rows of ``scenes.parquet``; the store keeps their order, unless some are kept whole or token grids differ.
         code: identity of the code; another one starts afresh.
         made_by: for the store's provenance record.
 
     Raises:
-        UserError: for no scenes, scenes on different grids, an unknown site, values that are not finite, or too little
-            disk or memory.
+        UserError: for no scenes, an unknown site, values that are not finite, or too little disk or memory.
     """
     if adapter.device.type == "cpu":
         keep_freed_memory()
@@ -134,14 +144,15 @@ def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettin
     """What the store will say of itself.
 
     Raises:
-        UserError: for no scenes, scenes on different grids, or an unknown site.
+        UserError: for no scenes, or an unknown site.
     """
     sites = adapter.matching_sites(settings.sites)
-    grid = _common_grid(adapter, scenes)
-    sample = settings.tokens if settings.tokens != "all" and settings.pooling == "cell" and 4 * settings.tokens <= grid.size else None
-    whole = 0
-    if sample is not None:
-        scenes, whole = _whole_first(scenes, settings.whole_scenes)
+    scenes, grid = with_own_grids(scenes, adapter.grid)
+    sample, whole = None, 0
+    if settings.tokens != "all" and settings.pooling == "cell" and 4 * settings.tokens <= grid.size:
+        # A scene on a narrow grid of its own may have fewer.
+        sample = min(settings.tokens, fewest(scenes, grid))
+    scenes, whole = _in_order(scenes, 0 if sample is None else settings.whole_scenes, sampled=sample is not None)
     shapes = {site: (grid.size, *adapter.site_shape(site)) for site in sites}
     return Description(
         shapes=shapes,
@@ -153,19 +164,23 @@ def describe(adapter: Adapter, scenes: pl.DataFrame, settings: ActivationsSettin
         model=asdict(adapter.identity) | {"family": adapter.family, "parameters": adapter.parameters},
         processor=_processor_identity(adapter.processor),
         code=code,
-        config={"prompt": PROMPT, "sites": list(settings.sites)},
+        config={"prompt": PROMPT, "sites": list(settings.sites)} | ({GRIDS: sizes(scenes)} if sizes(scenes) else {}),
         machine={"device": adapter.device.type},
         sample=sample,
         whole=whole,
     )
 
 
-def _whole_first(scenes: pl.DataFrame, count: int) -> tuple[pl.DataFrame, int]:
-    """The scenes of which every token is kept before all others: blank ones, and ``count`` test scenes of each axis and variant."""
+def _in_order(scenes: pl.DataFrame, count: int, *, sampled: bool) -> tuple[pl.DataFrame, int]:
+    """The scenes as they are stored, and how many of the first keep every token where the others give a sample.
+
+    Those are the blank ones, and ``count`` test scenes of each axis and variant. Within both parts scenes of one token grid stand together.
+    """
     number = pl.int_range(pl.len()).over("axis", "variant", "split")
-    whole = (pl.col("variant") == "blank") | ((pl.col("split") == "test") & (number < count))
-    marked = scenes.with_columns(whole.alias("_whole"))
-    return marked.sort("_whole", descending=True, maintain_order=True).drop("_whole"), int(marked["_whole"].sum())
+    whole = ((pl.col("variant") == "blank") | ((pl.col("split") == "test") & (number < count))) & sampled
+    marked = scenes.with_columns((~whole).alias("_rest"))
+    keys = ["_rest", *(side for side in OWN_GRID if side in scenes.columns)]
+    return marked.sort(keys, maintain_order=True).drop("_rest"), int((~marked["_rest"]).sum())
 
 
 def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writer: StoreWriter, batch: int) -> None:
@@ -180,21 +195,26 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
 
     def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
         # Of whole scenes every token comes from the device, and the kept ones are picked here.
-        kept = None if described.kept is None or item.whole(described) else kept_of(item)
-        return hooks.reduced(prepared, reducer(described.pooling, described.grid, item.scenes, kept))
+        kept = None if described.kept is None or item.whole(described) else kept_of(item, prepared.grid)
+        return hooks.reduced(prepared, reducer(described.pooling, prepared.grid, item.scenes, kept))
 
-    def kept_of(item: _Batch) -> Int[np.ndarray, "scenes sample"]:
+    def kept_of(item: _Batch, own: TokenGrid) -> Int[np.ndarray, "scenes sample"]:
         assert described.kept is not None
-        return described.kept.tokens[item.first : item.first + item.scenes.height]
+        return on_own(described.kept.tokens[item.first : item.first + item.scenes.height], own, described.grid)
 
     def store(item: _Batch, captured: dict[Site, Reduced]) -> None:
+        own = own_grid(item.scenes.row(0, named=True), described.grid)
+
         def append(site: Site) -> None:
             values = finite_values(adapter, site, captured.pop(site).float()).numpy()
             whole = item.whole(described)
             if whole and site != "connector":
-                writer.append(item.shard, f"{site}{WHOLE}", values[:whole])
-                values = np.take_along_axis(values, kept_of(item)[..., None], axis=1)
-            writer.append(item.shard, site, values)
+                laid(f"{site}{WHOLE}", values[:whole])
+                values = np.take_along_axis(values, kept_of(item, own)[..., None], axis=1)
+            laid(site, values)
+
+        def laid(name: str, values: Float[np.ndarray, "scene row feature"]) -> None:
+            writer.append(item.shard, name, framed(values, writer.arrays[name].row_name, own, described.grid, described.patches))
 
         # Each site has a file of its own; compression and checksums release the interpreter's lock.
         list(storers.map(append, sites))
@@ -211,29 +231,16 @@ def _batches(writer: StoreWriter, size: int) -> Iterator[_Batch]:
     """Batches never cross shards, so that an interrupted run goes on with the same batches."""
     for shard in writer.pending:
         scenes = writer.scenes(shard)
-        for start in range(0, scenes.height, size):
-            first = shard * writer.description.shard_scenes + start
-            yield _Batch(shard, scenes.slice(start, size), first, start + size >= scenes.height)
+        start = 0
+        for batch in alike(scenes.rows(named=True), size, lambda row: own_grid(row, writer.description.grid)):
+            first, end = shard * writer.description.shard_scenes + start, start + len(batch)
+            yield _Batch(shard, scenes.slice(start, len(batch)), first, end == scenes.height)
+            start = end
 
 
 def _storers(device: torch.device) -> int:
     """Threads that compress and write: on a CPU the model needs the cores."""
     return 1 if device.type == "cpu" else max(1, min(16, len(os.sched_getaffinity(0)) - 2))
-
-
-def _common_grid(adapter: Adapter, scenes: pl.DataFrame) -> TokenGrid:
-    if scenes.is_empty():
-        raise UserError("scenes: none to extract activations from; ask for scenes in datasets.*.scenes")
-    grids: dict[TokenGrid, str] = {}
-    for width, height, scene in scenes.group_by("width", "height", maintain_order=True).agg(pl.first("scene_id")).iter_rows():
-        grids.setdefault(adapter.grid(width, height), scene)
-    if len(grids) > 1:
-        (one, first), (other, second) = list(grids.items())[:2]
-        raise UserError(
-            f"scenes {first!r} and {second!r}: token grids {one.rows}×{one.cols} and {other.rows}×{other.cols}; "
-            "a store has one grid: make all images of a dataset the same size"
-        )
-    return next(iter(grids))
 
 
 def _batch_size(adapter: Adapter, described: Description, image: Callable[[str], Image.Image], settings: ActivationsSettings) -> int:
@@ -244,11 +251,11 @@ def _batch_size(adapter: Adapter, described: Description, image: Callable[[str],
     if settings.batch != "auto":
         return settings.batch
     memory = free_memory(adapter.device)
-    first = adapter.prepare([image(described.scenes["scene_id"][0])], [PROMPT])
+    first = adapter.prepare([image(largest(described.scenes)["scene_id"][0])], [PROMPT])
     patches, vision_width = adapter.vision_shape
     stored = sum(a.rows * a.features for a in described.arrays)
     estimated = estimated_transient(
-        vision_values=described.grid.size * patches * vision_width,
+        vision_values=first.grid.size * patches * vision_width,
         language_values=first.inputs["input_ids"].shape[1] * adapter.site_shape("connector")[1],
         itemsize=adapter.dtype.itemsize,
     )
@@ -271,10 +278,10 @@ def _batch_size(adapter: Adapter, described: Description, image: Callable[[str],
 
 def _try(adapter: Adapter, image: Callable[[str], Image.Image], described: Description, images: int) -> object:
     """A forward pass over the first scenes, as many as ``images`` if there are."""
-    scenes = described.scenes.head(images)
+    scenes = largest(described.scenes).head(images)
     prepared = adapter.prepare([image(scene) for scene in scenes["scene_id"]], [PROMPT] * scenes.height)
     with Hooks(adapter, tuple(described.shapes)) as hooks:
-        return hooks.reduced(prepared, reducer(described.pooling, described.grid, scenes))
+        return hooks.reduced(prepared, reducer(described.pooling, prepared.grid, scenes))
 
 
 def _processor_identity(processor: Any) -> dict[str, str]:

@@ -48,14 +48,16 @@ def draw(store: Store, site: str, target: Path, scene_ids: Sequence[str] | None 
     if not chosen:
         chosen = store.scenes["scene_id"].head(1).to_list()
     values = store.read(site, chosen)
-    scores, shares = principal_components(values.reshape(-1, values.shape[-1]))
-    scores = scores.reshape(len(chosen), store.grid.size, -1)
+    # What lies beyond a scene's own grid is no activation.
+    cells = [store.own_grids.get(scene, store.grid).within(store.grid) for scene in chosen]
+    found, shares = principal_components(np.concatenate([of_scene[own] for of_scene, own in zip(values, cells, strict=True)]))
+    scores = np.split(found, np.cumsum([len(own) for own in cells])[:-1])
     columns = [
         alt.vconcat(
-            *(_panel(store, scene, scores[row, :, component]) for row, scene in enumerate(chosen)),
+            *(_panel(store, scene, scores[row][:, component]) for row, scene in enumerate(chosen)),
             title=f"component {component + 1}, {shares[component]:.0%} of the variance",
         )
-        for component in range(scores.shape[-1])
+        for component in range(found.shape[-1])
     ]
     # A component means the same in every scene: one scale a column.
     chart = alt.hconcat(*columns, title=f"{site}, {store.manifest.model['checkpoint']}").resolve_scale(color="independent")
@@ -64,7 +66,7 @@ def draw(store: Store, site: str, target: Path, scene_ids: Sequence[str] | None 
 
 
 def _panel(store: Store, scene: str, scores: Float[np.ndarray, " token"]) -> Any:
-    grid = store.grid
+    grid = store.own_grids.get(scene, store.grid)
     row, col = np.divmod(np.arange(grid.size), grid.cols)
     cells = [
         {"row": int(r), "col": int(c), "row_end": int(r) + 1, "col_end": int(c) + 1, "score": float(s)}
@@ -85,7 +87,8 @@ def _panel(store: Store, scene: str, scores: Float[np.ndarray, " token"]) -> Any
 
 def _outlines(store: Store, scene: str) -> list[Any]:
     described = store.scenes.row(by_predicate=pl.col("scene_id") == scene, named=True)
-    across, down = store.grid.cols / described["width"], store.grid.rows / described["height"]
+    grid = store.own_grids.get(scene, store.grid)
+    across, down = grid.cols / described["width"], grid.rows / described["height"]
     boxes = [
         {"left": left * across, "right": right * across, "top": top * down, "bottom": bottom * down}
         for left, top, right, bottom in described["boxes"]

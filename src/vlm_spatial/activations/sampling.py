@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
+from vlm_spatial.activations.grids import own_grid
 from vlm_spatial.scenes.dataset import bands_of, picture_of
 from vlm_spatial.tokens import SLOTS, TokenGrid, object_tokens, scene_tokens
 
@@ -30,10 +31,11 @@ class Sample:
 
 
 def sampled_tokens(scenes: pl.DataFrame, grid: TokenGrid, count: int) -> Sample:
-    """``count`` tokens of each scene.
+    """``count`` tokens of each scene, all of which have as many.
 
     Args:
         scenes: rows of ``scenes.parquet``.
+        grid: the store's; where a scene's own is smaller, its tokens are counted on the store's.
     """
     drawn = [_drawn(row, grid, count) for row in scenes.iter_rows(named=True)]
     shape = (len(drawn), count)
@@ -41,7 +43,8 @@ def sampled_tokens(scenes: pl.DataFrame, grid: TokenGrid, count: int) -> Sample:
     return Sample(tokens, np.array([weights for _, weights in drawn], dtype=np.float32).reshape(shape))
 
 
-def _drawn(row: dict[str, object], grid: TokenGrid, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(row: dict[str, object], frame: TokenGrid, count: int) -> tuple[np.ndarray, np.ndarray]:
+    grid = own_grid(row, frame)
     objects, others, inside = _parts(row, grid)
     generator = np.random.default_rng(list(str(row["scene_id"]).encode()))
     rounds = [[*objects, *others]] if row["split"] == "test" else [objects, others]
@@ -55,7 +58,7 @@ def _drawn(row: dict[str, object], grid: TokenGrid, count: int) -> tuple[np.ndar
                 chosen += order[:size].tolist()
                 weights += [len(order) / size if inside[order[0]] else 0.0] * size
     ascending = np.argsort(chosen)
-    return np.array(chosen)[ascending], np.array(weights)[ascending]
+    return grid.within(frame)[np.array(chosen)[ascending]], np.array(weights)[ascending]
 
 
 def _parts(row: dict[str, object], grid: TokenGrid) -> tuple[list[np.ndarray], list[np.ndarray], Bool[np.ndarray, " tokens"]]:

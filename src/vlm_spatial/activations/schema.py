@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import zarr
 
+from vlm_spatial.activations.grids import OWN_GRID, own_grid
 from vlm_spatial.activations.pooling import REGIONS, patch_order, patch_side, region_weights
 from vlm_spatial.activations.sampling import Sample
 from vlm_spatial.activations.shards import codecs
@@ -209,6 +210,10 @@ def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[
     }
     for name in ("axis", "split", "variant"):
         named[name] = (("scene",), _text(scenes[name]), f"{name} of the scene")
+    if OWN_GRID[0] in scenes.columns:
+        for name, counted in zip(OWN_GRID, ("rows", "columns"), strict=True):
+            said = f"{counted} of the scene's own token grid; it lies at the top left, and what is beyond is 0 and means nothing"
+            named[name] = (("scene",), scenes[name].to_numpy().astype(np.int32), said)
     for name in ("width", "height"):
         named[name] = (("scene",), scenes[name].to_numpy().astype(np.int32), "pixels")
     named["slots"] = (("scene", "object"), slots, "slot of each object, -1 where the scene has fewer objects")
@@ -244,10 +249,11 @@ def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[
 
 
 def scene_regions(scenes: pl.DataFrame, grid: TokenGrid) -> list[np.ndarray]:
-    """:func:`region_weights` of every scene of the table."""
+    """:func:`region_weights` of every scene of the table, each on its own token grid; they are of one size if the grids are."""
+    rows = [(row, own_grid(row, grid)) for row in scenes.iter_rows(named=True)]
     return [
-        region_weights(row["boxes"], row["slots"], row["axis"], grid, row["width"], row["height"], picture_of(row), bands_of(row, grid))
-        for row in scenes.iter_rows(named=True)
+        region_weights(row["boxes"], row["slots"], row["axis"], own, row["width"], row["height"], picture_of(row), bands_of(row, own))
+        for row, own in rows
     ]
 
 

@@ -12,6 +12,7 @@ import polars as pl
 import zarr
 from jaxtyping import Float, Int
 
+from vlm_spatial.activations.grids import OWN_GRID
 from vlm_spatial.activations.manifest import Manifest, default_manifest_path
 from vlm_spatial.activations.pooling import cell_mean, patch_order, rounded
 from vlm_spatial.activations.sampling import Sample
@@ -78,8 +79,16 @@ class Store:
 
     @property
     def grid(self) -> TokenGrid:
-        """The grid of visual tokens."""
+        """The grid of visual tokens; the smallest that holds all scenes' where they differ."""
         return TokenGrid(**self.manifest.grid)
+
+    @cached_property
+    def own_grids(self) -> dict[str, TokenGrid]:
+        """By scene id its own token grid, which lies at the top left of :attr:`grid`; empty where all scenes have that one."""
+        if OWN_GRID[0] not in self._group:
+            return {}
+        sides = [self._coordinate(name).tolist() for name in OWN_GRID]
+        return {scene: TokenGrid(rows, cols) for scene, rows, cols in zip(self._coordinate("scene").tolist(), *sides, strict=True)}
 
     @property
     def pooling(self) -> str:
@@ -235,7 +244,7 @@ class Store:
         Raises:
             UserError: naming both grids.
         """
-        if grid != self.grid:
+        if grid != self.grid and grid not in self.own_grids.values():
             raise UserError(
                 f"{self.path}: token grid {self.grid.rows}×{self.grid.cols}, expected {grid.rows}×{grid.cols}; "
                 "run snakemake to extract it again"

@@ -62,7 +62,7 @@ def _identity(store: "Store") -> "Table":
         "computed in": f"{described.model['dtype']}, stored as {described.dtype}",
         "processor": " ".join(str(value) for value in described.processor.values()) or "–",
         "prompt": described.config.get("prompt", "–"),
-        "token grid": f"{store.grid.rows} × {store.grid.cols}",
+        "token grid": f"{store.grid.rows} × {store.grid.cols}{', holds those of its scenes' if store.own_grids else ''}",
         "pooling": f"{described.pooling} ({described.patches} vision patches a token)",
         "identity": described.identity,
     }

@@ -17,7 +17,7 @@ NAME, TITLE = "strip_maps", "Strip maps"
 QUESTION = "Does the whole strip know its slot, or the object alone?"
 SLOT_NAMES = ["slot 0", "slot 1", "slot 2"]
 PANEL = 96
-"""Side of one panel on paper, in pixels."""
+"""Longer side of one panel on paper, in pixels."""
 PICTURE_BYTES = 40_000
 """Largest picture of a scene in page or figure, before base64."""
 
@@ -87,15 +87,17 @@ def draw(cells: pl.DataFrame, dataset: Dataset) -> alt.VConcatChart | None:
     for number, scene_id in enumerate(cells["scene_id"].unique(maintain_order=True)):
         image = dataset.image(scene_id)
         shown = picture(image, 4 * PANEL)
+        sides = (round(PANEL * image.width / max(image.size)), round(PANEL * image.height / max(image.size)))
         panels = [
-            _panel(cells.filter((pl.col("scene_id") == scene_id) & (pl.col("site") == site)), shown, site if number == 0 else "")
+            _panel(cells.filter((pl.col("scene_id") == scene_id) & (pl.col("site") == site)), shown, sides, site if number == 0 else "")
             for site in sites
         ]
         lines.append(alt.hconcat(*panels, spacing=8))
     return alt.vconcat(*lines, spacing=8)
 
 
-def _panel(cells: pl.DataFrame, shown: str, title: str) -> Layers:
+def _panel(cells: pl.DataFrame, shown: str, sides: tuple[int, int], title: str) -> Layers:
+    width, height = sides
     placed = cells.with_columns(
         x=pl.col("col") / pl.col("cols"),
         x2=(pl.col("col") + 1) / pl.col("cols"),
@@ -106,8 +108,8 @@ def _panel(cells: pl.DataFrame, shown: str, title: str) -> Layers:
     unit = alt.Scale(domain=[0, 1], nice=False)
     image = (
         alt.Chart(pl.DataFrame({"url": [shown]}))
-        .mark_image(width=PANEL, height=PANEL, aspect=False)
-        .encode(url="url:N", x=alt.value(PANEL / 2), y=alt.value(PANEL / 2))
+        .mark_image(width=width, height=height, aspect=False)
+        .encode(url="url:N", x=alt.value(width / 2), y=alt.value(height / 2))
     )
     wash = (
         alt.Chart(placed)
@@ -121,7 +123,7 @@ def _panel(cells: pl.DataFrame, shown: str, title: str) -> Layers:
             opacity=alt.Opacity("confidence:Q", legend=None, scale=alt.Scale(domain=[1 / 3, 1], range=[0.05, 0.75], clamp=True)),
         )
     )
-    return alt.layer(image, wash).properties(width=PANEL, height=PANEL, title=alt.Title(title, anchor="middle"))
+    return alt.layer(image, wash).properties(width=width, height=height, title=alt.Title(title, anchor="middle"))
 
 
 def caption(cells: pl.DataFrame) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 from jaxtyping import Float
 from PIL import Image
 
+from vlm_spatial.activations.batching import alike
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.accuracy import EditsOf, merged
@@ -70,7 +71,7 @@ class SceneInputs:
 
     def batches(self, names: Sequence[str], what: str) -> Iterator[tuple[tuple[str, ...], Prepared]]:
         """The scenes in batches, in order; images of the next one are read while this one runs. ``what`` names the progress bar."""
-        groups = [tuple(names[start : start + self._batch]) for start in range(0, len(names), self._batch)]
+        groups = [tuple(group) for group in alike(names, self._batch, lambda name: self._scenes.tokens(name).grid)]
         for group, images in progress(prefetch(groups, self._images), what, len(groups)):
             prepared = self._kept.get(group)
             if prepared is None:
@@ -112,7 +113,7 @@ def vision_erasures(scenes: GridScenes, store: Store, shuffled: int | None = Non
         return None
     generator = None if shuffled is None else np.random.default_rng(shuffled)
     return {
-        axis: fit_erasure(_stored(store, of_axis), [_slots(scenes.tokens(name), generator) for name in of_axis], background=True)
+        axis: fit_erasure(_stored(scenes, store, of_axis), [_slots(scenes.tokens(name), generator) for name in of_axis], background=True)
         for axis, of_axis in names.items()
     }
 
@@ -128,9 +129,10 @@ def _without(names: Mapping[str, Sequence[str]]) -> str:
     return " and ".join(axis for axis, of_axis in names.items() if not of_axis)
 
 
-def _stored(store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "cells features"]]:
-    for _, values in store.batches(CONNECTOR, names, _STORE_BATCH):
-        yield from values
+def _stored(scenes: GridScenes, store: Store, names: Sequence[str]) -> Iterator[Float[np.ndarray, "cells features"]]:
+    for batch, values in store.batches(CONNECTOR, names, _STORE_BATCH):
+        for name, of_scene in zip(batch, values, strict=True):
+            yield of_scene[scenes.tokens(name).grid.within(store.grid)]
 
 
 def language_ablation(

@@ -66,10 +66,11 @@ def _means(scenes: GridScenes, store: Store, names: Sequence[str], condition: Co
     found = []
     for batch, values in store.batches(CONNECTOR, names, 32):
         for name, of_scene in zip(batch, values, strict=True):
+            tokens = scenes.tokens(name)
+            of_scene = of_scene[tokens.grid.within(store.grid)]
             edit = None if condition.edit is None else condition.edit(name)
             if edit is not None:
                 of_scene = edit(torch.as_tensor(of_scene)[None, :, None]).float().cpu().numpy()[0, :, 0]
-            tokens = scenes.tokens(name)
             masks = [[tokens.mask(token_set, [slot]) for slot in range(len(tokens.objects))] for token_set in SETS]
             found.append(
                 [[of_scene[mask if mask.any() else masks[0][slot]].mean(axis=0) for slot, mask in enumerate(kind)] for kind in masks]

@@ -70,10 +70,12 @@ def fit_erasure(values: Iterable[Float[np.ndarray, "cells features"]], scenes: S
     """
     if not scenes:
         raise UserError("erasure: no training scene to fit on; set scenes.train above 0")
-    kinds = [np.stack([tokens.objects for tokens in scenes])]
+    # Scenes may have grids of their own: their cells are counted together, one scene after another.
+    ends = np.cumsum([tokens.grid.size for tokens in scenes])
+    kinds = [np.concatenate([tokens.objects for tokens in scenes], axis=1)]
     if background:
-        kinds.append(np.stack([tokens.strips & ~tokens.objects.any(axis=0) for tokens in scenes]))
-    labels = np.concatenate([_centred(members) for members in kinds], axis=-1)
+        kinds.append(np.concatenate([tokens.strips & ~tokens.objects.any(axis=0) for tokens in scenes], axis=1))
+    labels = np.split(np.concatenate([_centred(members) for members in kinds], axis=-1), ends[:-1])
     fitter: LeaceFitter | None = None
     for x, z, tokens in zip(values, labels, scenes, strict=True):
         chosen = tokens.inside if background else tokens.objects.any(axis=0)
@@ -87,12 +89,12 @@ def fit_erasure(values: Iterable[Float[np.ndarray, "cells features"]], scenes: S
     return Erasure(eraser.proj_left.float(), eraser.proj_right.float(), eraser.bias.float())
 
 
-def _centred(members: Bool[np.ndarray, "scenes slots cells"]) -> Float[np.ndarray, "scenes cells concepts"]:
+def _centred(members: Bool[np.ndarray, "slots cells"]) -> Float[np.ndarray, "cells concepts"]:
     """One-hot slot of the cells of one kind with mean 0 over that kind, 0 at all others; the last slot's column follows from the others.
 
     Divided by the square root of the kind's share of cells, so that the rarer kind does not drown.
     """
-    inside = np.asarray(members.any(axis=1))
-    shares = members.sum(axis=(0, 2)) / max(int(inside.sum()), 1)
-    centred = members - shares[:, None] * inside[:, None, :]
-    return np.moveaxis(centred[:, :-1], 1, 2) / np.sqrt(max(float(inside.mean()), 1e-12))
+    inside = np.asarray(members.any(axis=0))
+    shares = members.sum(axis=1) / max(int(inside.sum()), 1)
+    centred = members - shares[:, None] * inside
+    return centred[:-1].T / np.sqrt(max(float(inside.mean()), 1e-12))

@@ -1,15 +1,15 @@
 """Position-neutral re-encoding: every object encoded alone, where its slot does not show, its tokens laid back in its slot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.activations.batching import alike
 from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import SHOWN_ONCE
@@ -118,7 +118,7 @@ class NeutralEncoder:
 
     def _lay(self, scene_ids: Sequence[str], drawn: _Drawn) -> None:
         plain = [self._plain_canvas(colour, size) for colour, size in drawn.colours]
-        encoded = iter(self._encode(drawn.canvases))
+        encoded = self._encode(drawn.canvases)
         for scene, scene_moves, empty in zip(scene_ids, drawn.moves, plain, strict=True):
             grid = self.adapter.grid(*self.dataset.size(scene))
             objects = self.dataset.tokens(scene, grid).objects
@@ -149,12 +149,13 @@ class NeutralEncoder:
 
     def _plain_canvas(self, colour: Colour, size: tuple[int, int]) -> Float[Tensor, "cells 1 features"]:
         if (colour, size) not in self._plain:
-            self._plain[colour, size] = self._encode(self._prepared([Image.new("RGB", size, colour)]))[0]
+            self._plain[colour, size] = next(self._encode(self._prepared([Image.new("RGB", size, colour)])))
         return self._plain[colour, size]
 
     def _prepared(self, images: Sequence[Image.Image]) -> list[Prepared]:
-        parts = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
+        parts = alike(images, self.batch, lambda image: self.adapter.grid(*image.size))
         return [self.adapter.prepare(part, [self.prompt] * len(part)) for part in parts]
 
-    def _encode(self, batches: Sequence[Prepared]) -> Float[Tensor, "images cells 1 features"]:
-        return torch.cat([self.adapter.run_vision(prepared)["connector"].cpu() for prepared in batches])
+    def _encode(self, batches: Sequence[Prepared]) -> Iterator[Float[Tensor, "cells 1 features"]]:
+        for prepared in batches:
+            yield from self.adapter.run_vision(prepared)["connector"].cpu()

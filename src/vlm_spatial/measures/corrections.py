@@ -21,11 +21,12 @@ from vlm_spatial.measures.amplification import (
 from vlm_spatial.measures.calibration import calibration
 from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.measures.transfer import pairs
-from vlm_spatial.statistics import Interval
+from vlm_spatial.statistics import Interval, clustered_share
 
 NET, CORRECTED, CALIBRATION, BRIER = "net_accuracy", "errors_corrected", "calibration_error", "brier_change"
 ALL = "all spatial questions"
 NOT_SPATIAL, PRESENT = "not spatial: content", "not spatial: names what is there"
+UNTOUCHED = "untouched"
 TESTS = ("errors", "corrected", "broken")
 _METHOD = (
     "Student with two added differences (changes), exact (shares of errors), both for as many independent questions as the scenes' are "
@@ -173,6 +174,33 @@ def carried(table: pl.DataFrame | None, dataset: str) -> pl.DataFrame:
                 {**where, "correction": random, "measure": CORRECTED, **_ends(row, "random_share", "controls")},
             ]
     return _tidy(found, "correction_transfer")
+
+
+def accuracies(table: pl.DataFrame | None, transfer: pl.DataFrame | None, dataset: str) -> pl.DataFrame:
+    """Accuracy without a correction and with each form: a row an axis, dataset that the correction was fitted on, and form; test split.
+
+    The correction is the one that ``fitted_on``'s validation split chose. Rows without one (``untouched``) are of the same questions.
+    """
+    parts: dict[tuple[str, str], pl.DataFrame] = {}
+    if table is not None and not table.is_empty():
+        choices = {method: choose(table, method) for method in METHODS}
+        parts |= {(dataset, method): at(table, "test", method, *found) for method, found in choices.items() if found is not None}
+    if transfer is not None and not transfer.is_empty():
+        elsewhere = transfer.filter(pl.col("method").is_in(METHODS), pl.col("fitted_on") != dataset, applied_to=dataset)
+        carried_over = elsewhere.partition_by("fitted_on", "method", as_dict=True).items()
+        parts |= {(str(source), str(form)): rows for (source, form), rows in carried_over}
+    found: list[dict[str, object]] = []
+    for (source, form), rows in sorted(parts.items()):
+        asked = spatial(rows)
+        for axis in [BOTH, *sorted(asked["axis"].unique())] if asked.height else ():
+            part = asked if axis == BOTH else asked.filter(axis=axis)
+            for correction, answered in ((UNTOUCHED, "correct_before"), (form, "correct")):
+                share = numbers(clustered_share(part[answered].to_numpy(), part["scene_id"].to_list()))
+                clusters = part["scene_id"].n_unique()
+                found.append({"axis": axis, "fitted_on": source, "correction": correction, "clusters": clusters, **share})
+    method = "exact interval, n lowered for answers that agree within a scene (Korn and Graubard)"
+    once = pl.DataFrame(found, infer_schema_length=None).unique(maintain_order=True) if found else pl.DataFrame()
+    return tidy(once, "amplified_accuracy", measure="accuracy", counted="questions", method=method)
 
 
 def _ends(row: dict[str, object], name: str, counted: str) -> dict[str, object]:

@@ -62,5 +62,6 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             corrections.by_group(amplified),
             corrections.choices_carried(amplified, transfer),
             corrections.carried(transfer, dataset),
+            corrections.accuracies(amplified, transfer, dataset),
         ]
     )

@@ -97,10 +97,10 @@ def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings
         seed: of the random labels and the bootstrap.
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
-    axes = [_labelled(dataset, stored, store.grid, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
+    axes = [_labelled(dataset, stored, store, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
     run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed), seed)
     needed = [scene for labelled in axes for g in labelled.groups.values() for scene in g.scene_ids]
-    pixels = PixelFeatures(dataset, store.grid, needed)
+    pixels = PixelFeatures(dataset, store.grid, needed, store.own_grids)
     for labelled in axes:
         run.cells(labelled, CELL_SITE, cell_features(store.grid))
         run.pixels(labelled, pixels)
@@ -111,12 +111,16 @@ def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings
     return Analysis(run.saved, run.inconclusive, run.table.frame(), strip_map, run.geometry.frame())
 
 
-def _labelled(dataset: ProbedDataset, scenes: pl.DataFrame, grid: TokenGrid, axis: Axis, settings: ProbesSettings, seed: int) -> _Labelled:
+def _labelled(
+    dataset: ProbedDataset, scenes: pl.DataFrame, store: Activations, axis: Axis, settings: ProbesSettings, seed: int
+) -> _Labelled:
     words = word_numbers(scenes)
     on_axis = scenes.filter(pl.col("axis") == axis)
 
     def of(variant: str, split: str) -> Group:
-        return group(dataset, on_axis.filter((pl.col("variant") == variant) & (pl.col("split") == split)), grid, words, SLOTS)
+        return group(
+            dataset, on_axis.filter((pl.col("variant") == variant) & (pl.col("split") == split)), store.grid, words, SLOTS, store.own_grids
+        )
 
     def generator(purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([seed, AXES.index(axis), purpose]))
@@ -170,8 +174,8 @@ class _Run:
                 if kind == "logistic":
                     self.geometry.strip_index(labelled.axis, site, scored_on, probability, self.grid, scenes.inside)
                 if scored_on == "main":
-                    kept = self.settings.strip_map_scenes
-                    self.maps.append(strip_map_rows(scenes, kept, probability, self.grid, labelled.axis, site, kind))
+                    kept, own = self.settings.strip_map_scenes, self.store.own_grids
+                    self.maps.append(strip_map_rows(scenes, kept, probability, self.grid, labelled.axis, site, kind, own))
         if blank is not None:
             self._score_blank(labelled, site, trained, blank)
             self.cells(labelled, site, blank)

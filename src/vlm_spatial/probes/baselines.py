@@ -1,7 +1,8 @@
 """What a probe is held against: other labels, and features that know nothing of the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -47,10 +48,18 @@ class Images(Protocol):
 class PixelFeatures:
     """Mean colour of each cell's pixels, as if it were a site (three features a token)."""
 
-    def __init__(self, images: Images, grid: TokenGrid, scene_ids: Sequence[str]) -> None:
+    def __init__(
+        self, images: Images, grid: TokenGrid, scene_ids: Sequence[str], own_grids: Mapping[str, TokenGrid] = MappingProxyType({})
+    ) -> None:
+        def means(scene_id: str) -> Float[np.ndarray, "tokens 3"]:
+            own = own_grids.get(scene_id, grid)
+            found = np.zeros((grid.size, 3), dtype=np.float32)
+            found[own.within(grid)] = cell_means(images.image(scene_id), own)
+            return found
+
         # Decoding releases the interpreter's lock; results are taken in order, so threads change nothing.
         with ThreadPoolExecutor(4) as threads:
-            read = threads.map(lambda scene_id: cell_means(images.image(scene_id), grid), scene_ids)
+            read = threads.map(means, scene_ids)
             self._means = dict(zip(scene_ids, progress(read, "pixels", total=len(scene_ids)), strict=True))
 
     def kept(self, site: str, scene_ids: Sequence[str]) -> None:  # noqa: ARG002 - every cell has its colour

@@ -53,7 +53,9 @@ def _test_groups(store: Activations, dataset: TokensOf) -> dict[tuple[Axis, str]
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()), pl.col("split") == "test")
     words = word_numbers(stored)
     chosen = {(axis, variant): stored.filter(axis=axis, variant=variant) for axis in AXES for variant in TRAINED_ON}
-    return {key: group(dataset, scenes, store.grid, words, SLOTS) for key, scenes in chosen.items() if not scenes.is_empty()}
+    return {
+        key: group(dataset, scenes, store.grid, words, SLOTS, store.own_grids) for key, scenes in chosen.items() if not scenes.is_empty()
+    }
 
 
 def _score(

@@ -1,7 +1,8 @@
 """Which slot each visual token of each scene belongs to: the labels that probes are trained on and scored against."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +48,8 @@ class Activations(Features, Protocol):
     def sites(self) -> Sequence[str]: ...
     @property
     def grid(self) -> TokenGrid: ...
+    @property
+    def own_grids(self) -> Mapping[str, TokenGrid]: ...
     @property
     def scenes(self) -> pl.DataFrame: ...
 
@@ -121,10 +124,20 @@ def word_numbers(scenes: pl.DataFrame) -> dict[str, int]:
     return {word: number for number, word in enumerate(words)}
 
 
-def group(dataset: TokensOf, scenes: pl.DataFrame, grid: TokenGrid, words: dict[str, int], slots: int) -> Group:
+def group(
+    dataset: TokensOf,
+    scenes: pl.DataFrame,
+    grid: TokenGrid,
+    words: dict[str, int],
+    slots: int,
+    own_grids: Mapping[str, TokenGrid] = MappingProxyType({}),
+) -> Group:
     """Label the tokens of ``scenes``, rows of scenes.parquet with at least one object each.
 
     Scenes with fewer objects than ``slots`` have no bands: only their object labels mean anything.
+
+    Args:
+        own_grids: by scene id, of scenes whose token grid is smaller than ``grid``, the store's; the rest of it is padding.
     """
     count = scenes.height
     strips = np.zeros((count, grid.size), dtype=np.int8)
@@ -132,7 +145,7 @@ def group(dataset: TokensOf, scenes: pl.DataFrame, grid: TokenGrid, words: dict[
     numbers = np.zeros((count, slots), dtype=np.int32)
     inside = np.ones((count, grid.size), dtype=bool)
     for index, (scene_id, names, places) in enumerate(scenes.select("scene_id", "objects", "slots").iter_rows()):
-        tokens = dataset.tokens(scene_id, grid)
+        tokens = dataset.tokens(scene_id, own_grids.get(scene_id, grid)).framed(grid)
         slot = np.array(places)
         strips[index] = np.where(tokens.inside, slot[tokens.strip_of_cell], -1)
         objects[index] = np.where(tokens.objects.any(axis=0), slot[tokens.objects.argmax(axis=0)], -1)

@@ -1,10 +1,12 @@
 """Strip maps: the predicted slot at every cell, and how column-like such a map is."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from vlm_spatial.probes.layout import Group
 from vlm_spatial.tokens import Axis, TokenGrid
@@ -54,29 +56,29 @@ def strip_map_rows(
     axis: Axis,
     site: str,
     kind: str,
+    own_grids: Mapping[str, TokenGrid] = MappingProxyType({}),
 ) -> pl.DataFrame:
-    """Rows of strip_map.parquet for the first ``kept`` of ``scenes``, as a probe of ``kind`` reads them."""
+    """Rows of strip_map.parquet for the first ``kept`` of ``scenes``, each on its own token grid, as a probe of ``kind`` reads them."""
     count = min(kept, scenes.size)
-    shown = probability[:count].astype(np.float32)
-    token = np.arange(grid.size)
+    parts = [_scene_rows(scenes, index, probability[index], grid, own_grids.get(scenes.scene_ids[index], grid)) for index in range(count)]
+    if not parts:
+        return pl.DataFrame(schema=STRIP_MAP)
+    return pl.concat(parts).with_columns(axis=pl.lit(axis), site=pl.lit(site), kind=pl.lit(kind)).select(*STRIP_MAP)
 
-    def cells(values: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " rows"]:
-        return np.tile(values.astype(np.int32), count)
 
-    slot = scenes.strips[:count].ravel().astype(np.int32)
-    return pl.DataFrame(
-        {
-            "scene_id": np.repeat(np.array(scenes.scene_ids[:count], dtype=object), grid.size).tolist(),
-            "axis": [axis] * (count * grid.size),
-            "site": [site] * (count * grid.size),
-            "token": cells(token),
-            "row": cells(token // grid.cols),
-            "col": cells(token % grid.cols),
-            "slot": [None if place < 0 else place for place in slot.tolist()],
-            "predicted": shown.argmax(axis=-1).ravel().astype(np.int32),
-            "probability": shown.reshape(-1, shown.shape[-1]).tolist(),
-            "token_set": np.where(slot < 0, "padding", np.where(scenes.objects[:count].ravel() >= 0, "object", "rim")),
-            "kind": [kind] * (count * grid.size),
-        },
-        schema=STRIP_MAP,
-    )
+def _scene_rows(scenes: Group, index: int, probability: Float[np.ndarray, "tokens slots"], grid: TokenGrid, own: TokenGrid) -> pl.DataFrame:
+    cells = own.within(grid)
+    token = np.arange(own.size, dtype=np.int32)
+    slot, shown = scenes.strips[index, cells].astype(np.int32), probability[cells].astype(np.float32)
+    token_set = np.where(slot < 0, "padding", np.where(scenes.objects[index, cells] >= 0, "object", "rim"))
+    columns = {
+        "scene_id": [scenes.scene_ids[index]] * own.size,
+        "token": token,
+        "row": token // own.cols,
+        "col": token % own.cols,
+        "slot": [None if place < 0 else place for place in slot.tolist()],
+        "predicted": shown.argmax(axis=-1).astype(np.int32),
+        "probability": shown.tolist(),
+        "token_set": token_set.tolist(),
+    }
+    return pl.DataFrame(columns, schema={name: STRIP_MAP[name] for name in columns})

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from vlm_spatial.activations.grids import GRIDS, size_name
 from vlm_spatial.figures.sites import site_order
 from vlm_spatial.figures.strip_maps import picture
 from vlm_spatial.report.packing import digits, levels
@@ -30,8 +31,9 @@ def _dataset(results: Results, name: str, per_axis: int) -> dict[str, Any]:
     scenes = _scenes(results, name, models, per_axis)
     of_pairs = sorted({pair[key] for pair in pairs for key in ("clean", "counterfactual")} - set(scenes))
     grids = {model: grid_of(results, model, name) for model in models}
+    own = [own_grids(results, model, name) for model in models]
     return {
-        "scenes": [_scene(dataset, scene_id, list(grids.values()), listed=scene_id in scenes) for scene_id in [*scenes, *of_pairs]],
+        "scenes": [_scene(dataset, scene_id, list(grids.values()), own, listed=scene_id in scenes) for scene_id in [*scenes, *of_pairs]],
         "pairs": pairs,
         "models": {model: _model(results, model, name, scenes, pairs, grids[model]) for model in models},
     }
@@ -64,6 +66,12 @@ def _pairs(dataset: Dataset) -> list[dict[str, Any]]:
     ]
 
 
+def own_grids(results: Results, model: str, dataset: str) -> dict[str, list[int]]:
+    """Rows and columns by the size of a scene's image (``448x336``), where scenes have token grids of their own; else empty."""
+    found = results.manifests.get((model, dataset), {}).get("config", {}).get(GRIDS, {})
+    return {str(size): [int(side) for side in sides] for size, sides in found.items()}
+
+
 def grid_of(results: Results, model: str, dataset: str) -> TokenGrid | None:
     """The model's token grid: from its strip map, or from the manifest of its activations."""
     table = results.tables[model, dataset].get("strip_map")
@@ -78,13 +86,18 @@ def grid_of(results: Results, model: str, dataset: str) -> TokenGrid | None:
     return None
 
 
-def _scene(dataset: Dataset, scene_id: str, grids: Sequence[TokenGrid | None], *, listed: bool) -> dict[str, Any]:
+def _scene(
+    dataset: Dataset, scene_id: str, grids: Sequence[TokenGrid | None], own: Sequence[dict[str, list[int]]], *, listed: bool
+) -> dict[str, Any]:
     row = dataset.row(scene_id)
     width, height = dataset.size(scene_id)
     boxes = dataset.boxes(scene_id)
     sets = {}
-    for grid in sorted({(grid.rows, grid.cols) for grid in grids if grid is not None}):
-        tokens = dataset.tokens(scene_id, TokenGrid(*grid))
+    of_size = [found.get(size_name(row)) for found in own]
+    usual = [None if grid is None else [grid.rows, grid.cols] for grid in grids]
+    shown = {tuple(sides) for sides in (mine or common for mine, common in zip(of_size, usual, strict=True)) if sides}
+    for grid in sorted(shown):
+        tokens = dataset.tokens(scene_id, TokenGrid(grid[0], grid[1]))
         of_object = [-1 if not column.any() else int(column.argmax()) for column in tokens.objects.T]
         sets[f"{grid[0]}x{grid[1]}"] = {"object": digits(of_object), "strip": digits(tokens.strip_of_cell.tolist())}
     return {
@@ -106,6 +119,7 @@ def _model(
     tables = results.tables[model, dataset]
     return {
         "grid": None if grid is None else [grid.rows, grid.cols],
+        "grids": own_grids(results, model, dataset),
         "maps": maps(tables.get("strip_map"), scenes),
         "answers": _answers(tables.get("behaviour"), results.datasets[dataset], scenes),
         "patched": _patched([tables.get(name) for name in ("interchange", "conflict")], [pair["id"] for pair in pairs]),

@@ -68,6 +68,10 @@ TERMS: dict[str, Terms] = {
         "Concept erasure (LEACE) and neutral re-encoding, 2 × 2 with the ordering erased in the language model",
         "Losing both costs more than the sum of each: they stand in for each other. Less: both are needed at once.",
     ),
+    "amplified_accuracy": Terms(
+        "Accuracy with and without activation steering, own and carried corrections",
+        "Points right of the untouched model's: the correction helps on balance.",
+    ),
     "amplification": Terms(
         "Activation steering along the probe subspace",
         "A gain counts only above random subspaces that move every token as far. The ring: chosen on validation.",
@@ -93,6 +97,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "What does the language model add?": ("language_flips", "displaced", "last_token", "ablation"),
     "How does the language model fetch the answer?": ("routes", "routes_by_layer"),
     "Does strengthening the signal correct errors?": (
+        "amplified_accuracy",
         "amplification",
         "amplification_groups",
         "amplification_transfer",

@@ -6,7 +6,7 @@ from typing import Any
 from vlm_spatial.figures.experiments import LEGEND as LEGEND
 from vlm_spatial.figures.experiments import OF_FIGURE, SIDE, pictures
 from vlm_spatial.figures.strip_maps import picture
-from vlm_spatial.report.explorer import grid_of
+from vlm_spatial.report.explorer import grid_of, own_grids
 from vlm_spatial.report.results import Results
 
 
@@ -17,7 +17,8 @@ def sketches(results: Results) -> dict[str, list[dict[str, Any]]]:
         for dataset in model.datasets:
             grid = grid_of(results, model.name, dataset)
             missing = {figure: name for figure, name in OF_FIGURE.items() if figure not in found}
-            if grid is None or not missing:
+            # Scenes of several grids are shown with their own in the explorer.
+            if grid is None or not missing or own_grids(results, model.name, dataset):
                 continue
             drawn = pictures(results.datasets[dataset], grid)
             for figure, name in missing.items():

@@ -39,9 +39,9 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
         place = (of_variant, one.axis, one.split)
         number = numbers[place]
         numbers[place] += 1
-        scene = replace(natural_scene(one, settings.kind, of_variant, number), both_orders=is_item)
+        scene = replace(natural_scene(one, settings.kind, of_variant, number, settings.canvas), both_orders=is_item)
         item = Planned(scene_name(*place, number), one.split, scene, "file")
-        drawing = PictureDrawing(one.path, letterbox(one.size))
+        drawing = PictureDrawing(one.path, *letterbox(one.size, settings.canvas))
         planned.scenes.append(item)
         drawings[item.scene_id] = drawing
         if one.split == "test" and not is_item and settings.objects == 3:

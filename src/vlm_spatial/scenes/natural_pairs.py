@@ -5,16 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlm_spatial.scenes.natural_drawing import PictureDrawing
+from vlm_spatial.scenes.natural_drawing import CELL, PictureDrawing
 from vlm_spatial.scenes.pairs import Experiment, Pair, make_pair, turns
 from vlm_spatial.scenes.plan import Planned, scene_name
 from vlm_spatial.scenes.scene import CANVAS, Scene, mirrored
 from vlm_spatial.scenes.sources.natural import NaturalSettings
 from vlm_spatial.scenes.sources.source import PlannedDataset, SetAside
 from vlm_spatial.tokens import Axis, Box
-
-# Blocks that are exchanged cover whole cells of the canvas's 16 × 16 grid.
-_CELLS = 16
 
 _NO_PAIRS = {
     "vision": "no further test scene, or question about it",
@@ -85,7 +82,9 @@ def _mirror_sides(tests: Sequence[tuple[Planned, PictureDrawing]], place: int, g
     scene = replace(item.scene, variant="pair")
     twin = replace(mirrored(scene), variant="pair")
     sides = [(scene, drawing), (twin, replace(drawing, flipped=True))]
-    strangers = [(other.scene, shown) for other, shown in tests if not set(other.scene.objects) & set(scene.objects)]
+    # Both runs of a pair need one token grid.
+    alike = [(other.scene, shown) for other, shown in tests if (other.scene.width, other.scene.height) == (scene.width, scene.height)]
+    strangers = [(other, shown) for other, shown in alike if not set(other.objects) & set(scene.objects)]
     if strangers:
         unrelated, shown = strangers[int(generator.integers(len(strangers)))]
         sides.append((replace(unrelated, variant="pair"), shown))
@@ -94,22 +93,24 @@ def _mirror_sides(tests: Sequence[tuple[Planned, PictureDrawing]], place: int, g
 
 def _conflict_sides(test: tuple[Planned, PictureDrawing], slots: tuple[int, int]) -> Sides | None:
     item, drawing = test
-    boxes = equal_blocks(item.scene.boxes, slots, item.scene.axis)
+    boxes = equal_blocks(item.scene.boxes, slots, item.scene.axis, (item.scene.width, item.scene.height))
     return None if boxes is None else [(replace(item.scene, variant="pair", boxes=boxes), drawing)]
 
 
-def equal_blocks(boxes: Sequence[Box], slots: tuple[int, int], axis: Axis) -> tuple[Box, ...] | None:
+def equal_blocks(
+    boxes: Sequence[Box], slots: tuple[int, int], axis: Axis, size: tuple[int, int] = (CANVAS, CANVAS)
+) -> tuple[Box, ...] | None:
     """The boxes with those of ``slots`` widened to blocks of whole cells of one size, or None if they do not fit beside each other.
 
     A block holds its object, and no cell of another object or block; centres keep their order along ``axis``.
     """
-    cell = CANVAS / _CELLS
+    cell, limits = CELL, (size[0] // CELL, size[1] // CELL)
     spans = {slot: _cells(boxes[slot], cell) for slot in range(3)}
     [third] = {0, 1, 2} - set(slots)
     across, down = (max(spans[slot][edge + 2] - spans[slot][edge] for slot in slots) for edge in (0, 1))
     first = 0 if axis == "horizontal" else 1
-    for one in _blocks(spans[slots[0]], across, down):
-        for other in _blocks(spans[slots[1]], across, down):
+    for one in _blocks(spans[slots[0]], across, down, limits):
+        for other in _blocks(spans[slots[1]], across, down, limits):
             if _apart(one, other) and _apart(one, spans[third]) and _apart(other, spans[third]):
                 found = list(boxes)
                 for slot, block in zip(slots, (one, other), strict=True):
@@ -127,12 +128,12 @@ def _cells(box: Box, cell: float) -> Cells:
     return int(box[0] // cell), int(box[1] // cell), int(-(-box[2] // cell)), int(-(-box[3] // cell))
 
 
-def _blocks(span: Cells, across: int, down: int) -> Iterator[Cells]:
+def _blocks(span: Cells, across: int, down: int, limits: tuple[int, int]) -> Iterator[Cells]:
     """Blocks of the size that hold ``span`` and stay on the canvas, the most central first."""
     places = [
         (left, top, left + across, top + down)
-        for left in range(max(0, span[2] - across), min(span[0], _CELLS - across) + 1)
-        for top in range(max(0, span[3] - down), min(span[1], _CELLS - down) + 1)
+        for left in range(max(0, span[2] - across), min(span[0], limits[0] - across) + 1)
+        for top in range(max(0, span[3] - down), min(span[1], limits[1] - down) + 1)
     ]
 
     def off_centre(block: Cells) -> tuple[int, Cells]:

@@ -154,7 +154,7 @@
   function picture(one, { overlay, site, boxes, digits, caption }) {
     const svg = shape("svg", { viewBox: `0 0 ${one.width} ${one.height}`, role: "img", "aria-label": `${one.objects.join(", ")} along the ${one.axis} axis` });
     svg.append(shape("image", { href: one.image, width: one.width, height: one.height, preserveAspectRatio: "none" }));
-    const grid = ofModel()?.grid;
+    const grid = ofModel()?.grids[`${one.width}x${one.height}`] ?? ofModel()?.grid;
     if (grid && overlay !== "none") {
       const [rows, cols] = grid;
       const [high, wide] = [one.height / rows, one.width / cols];

@@ -21,6 +21,11 @@ class NaturalSettings(DatasetSettings):
     """Photographs with boxes."""
 
     images: UserPath = Field(description="the folder that the images' names start from; links are followed")
+    canvas: Literal["square", "native"] = Field(
+        "square",
+        description="square: all photographs on one square canvas, and so on one token grid. native: a canvas of its own shape, for models "
+        "that keep the aspect ratio; token grids then differ between scenes",
+    )
     objects: Literal[2, 3] = Field(3, description="objects of a scene; scenes of two are asked about in behaviour only")
     min_area: Share = Field(0.01, description="smallest box of an object, as a share of the image")
     separation: Annotated[float, Field(gt=0, lt=0.5)] = Field(

@@ -175,10 +175,38 @@ def test_a_damaged_image_is_named(adapter_of, scenes, tmp_path):
         extract(adapter_of("gemma3"), image, scenes, tmp_path / "a.zarr", tmp_path / "a.json", ActivationsSettings())
 
 
-def test_scenes_on_two_grids_are_refused(adapter_of, dataset, scenes, tmp_path):
-    mixed = scenes.with_columns(width=pl.when(pl.int_range(pl.len()) == 4).then(224).otherwise("width").cast(pl.Int32))
-    with pytest.raises(UserError, match=rf"'{scenes['scene_id'][0]}' and '{scenes['scene_id'][4]}': token grids"):
-        stored(adapter_of("qwen2_vl"), dataset, mixed, tmp_path)
+@pytest.mark.parametrize("pooling", ["none", "cell"])
+def test_scenes_on_two_grids_share_a_store(pooling, adapter_of, dataset, scenes, tmp_path):
+    """Each scene's values are those of its own image, at the top left; the images of one grid go through the model together."""
+    adapter = adapter_of("qwen2_vl")
+    half = pl.int_range(pl.len()) % 3 == 1
+    mixed = scenes.head(9).with_columns(
+        width=pl.when(half).then(224).otherwise("width").cast(pl.Int32),
+        boxes=pl.col("boxes").list.eval(pl.element().list.eval(pl.element() / 2)),
+    )
+    sizes = dict(zip(mixed["scene_id"], mixed.select("width", "height").rows(), strict=True))
+
+    def image(scene):
+        return dataset.image(scene).resize(sizes[scene])
+
+    settings = ActivationsSettings.model_validate({"batch": 5, "shard_scenes": 8, "pooling": pooling, "sites": ["vision.0", "connector"]})
+    extract(adapter, image, mixed, tmp_path / "a.zarr", tmp_path / "a.json", settings)
+    store = Store.open(tmp_path / "a.zarr")
+    wide, narrow = adapter.grid(448, 448), adapter.grid(224, 448)
+    assert wide != narrow
+    assert store.grid == TokenGrid(max(wide.rows, narrow.rows), max(wide.cols, narrow.cols))
+    for scene in mixed["scene_id"]:
+        own = narrow if sizes[scene][0] == 224 else wide
+        assert store.own_grids[scene] == own
+        _, captured = adapter.run(adapter.prepare([image(scene)], [PROMPT]), capture=["vision.0", "connector"])
+        for site, values in captured.items():
+            [read] = store.read(site, [scene])
+            cells = own.within(store.grid)
+            np.testing.assert_allclose(read[cells], values[0].float().mean(dim=1).numpy(), atol=1e-5)
+            assert not np.delete(read, cells, axis=0).any()
+    store.check_scenes(mixed)
+    with pytest.raises(UserError, match=rf"scene '{mixed['scene_id'][1]}': its image gives {wide.rows}×{wide.cols} visual tokens"):
+        extract(adapter, dataset.image, mixed, tmp_path / "b.zarr", tmp_path / "b.json", settings)
 
 
 def test_no_scene_and_no_such_site_are_refused(adapter_of, dataset, scenes, tmp_path):

@@ -191,7 +191,14 @@ def _extract_pending(adapter: Adapter, image: Callable[[str], Image.Image], writ
         images = [image(scene) for scene in item.scenes["scene_id"]]
         for shown in images:
             shown.info[SHOWN_ONCE] = True
-        return adapter.prepare(images, [PROMPT] * len(images))
+        prepared = adapter.prepare(images, [PROMPT] * len(images))
+        own = own_grid(item.scenes.row(0, named=True), described.grid)
+        if prepared.grid != own:
+            raise UserError(
+                f"scene {item.scenes['scene_id'][0]!r}: its image gives {prepared.grid.rows}×{prepared.grid.cols} visual tokens, "
+                f"its width and height in scenes.parquet {own.rows}×{own.cols}; run snakemake to make the dataset again"
+            )
+        return prepared
 
     def compute(item: _Batch, prepared: Prepared) -> dict[Site, Reduced]:
         # Of whole scenes every token comes from the device, and the kept ones are picked here.

@@ -24,7 +24,7 @@ class World:
 
     def tokens(self, scene_id: str, grid: TokenGrid) -> SceneTokens:
         row = self.row(scene_id)
-        return scene_tokens([tuple(box) for box in row["boxes"]], grid, SIZE, SIZE, row["axis"])
+        return scene_tokens([tuple(box) for box in row["boxes"]], grid, SIZE, SIZE, row["axis"], slots=row["slots"])
 
     def image(self, scene_id: str) -> Image.Image:
         self.drawn.append(scene_id)

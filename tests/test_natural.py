@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,11 +281,51 @@ def test_csv_and_json_give_the_same_scenes(made: tuple[Path, Any]) -> None:
         assert shown[0]
 
 
-def test_two_objects_are_asked_for_their_relation(made: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = run(tmp_path / "out", settings(made[0], objects=2, templates=["relation_to_object"]))
-    assert "no scene of three objects in train, validation, test; set_aside.parquet says why" in capsys.readouterr().err
-    assert set(dataset.scenes["variant"]) == {"photo", "mirror"}
-    assert dataset.pairs.is_empty()
+@pytest.fixture(scope="module")
+def two(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    templates = ["slot_to_object", "object_to_slot", "relation_to_object"]
+    return run(tmp_path_factory.mktemp("two") / "out", settings(made[0], objects=2, templates=templates))
+
+
+def test_two_objects_stand_in_the_outer_slots_and_share_the_picture(two: Dataset) -> None:
+    assert set(two.scenes["variant"]) == {"main", "mirror", "pair"}
+    for row in two.scenes.iter_rows(named=True):
+        assert row["slots"] == [0, 2]
+        tokens = two.tokens(row["scene_id"], TokenGrid(16, 16))
+        side = 0 if row["axis"] == "horizontal" else 1
+        middle = sum(box[side] + box[side + 2] for box in row["boxes"]) / 4 / 448
+        slot = np.where(tokens.grid.centres(row["axis"]) < middle - 1e-6, 0, 2)
+        assert np.array_equal(tokens.strip_of_cell, np.where(tokens.inside, slot, -1))
+        assert set(tokens.object_of_cell.tolist()) == {-1, 0, 2}
+        assert np.array_equal(tokens.mask("strip", [2]), tokens.strips[1])
+        labelled = group(two, two.scenes.filter(scene_id=row["scene_id"]), tokens.grid, word_numbers(two.scenes), 3)
+        assert labelled.slots == (0, 2)
+        assert np.array_equal(labelled.strips[0], tokens.strip_of_cell)
+
+
+def test_pairs_of_two_objects(two: Dataset) -> None:
+    """A picture and its mirror image, the two blocks exchanged: every question is answered the other way round."""
+    for experiment, predicted in (("vision", "flip"), ("conflict", "move")):
+        pairs = two.pairs.filter(experiment=experiment)
+        assert set(pairs["template"]) == {"slot_to_object", "object_to_slot", "relation_to_object"}
+        for row in pairs.iter_rows(named=True):
+            assert (sorted(row["slots"]), row["prompt"]) == ([0, 2], row["counterfactual_prompt"])
+            opposite = [word for word in row["candidates"] if word != row["clean_answer"]]
+            assert {name: row["hypotheses"][name] for name in ("stay", predicted)} == {"stay": row["clean_answer"], predicted: opposite[0]}
+            objects = two.row(row["clean_scene"])["objects"]
+            if row["template"] == "slot_to_object":
+                assert row["clean_answer"] == objects[row["slots"][0] // 2]
+            elif row["axis"] == "horizontal":
+                assert row["clean_answer"] == ("left", "right")[row["slots"][0] // 2]
+            tokens = two.tokens(row["clean_scene"], TokenGrid(16, 16))
+            if experiment == "conflict":
+                ours, theirs = matched_blocks(tokens, *row["slots"], "object")
+                assert len(ours) == len(theirs) == tokens.mask("object", [0]).sum() == tokens.mask("object", [2]).sum()
+    assert set(two.pairs.filter(experiment="conflict")["axis"]) == {"horizontal", "vertical"}
+
+
+def test_two_objects_are_asked_for_their_relation(two: Dataset) -> None:
+    dataset = replace(two, questions=two.questions.filter(pl.col("variant") != "pair", template="relation_to_object"))
     orders = Counter("left or to the right" in prompt for prompt in dataset.questions.filter(pl.col("axis") == "horizontal")["prompt"])
     assert min(orders.values()) / orders.total() > 0.3
     for row in dataset.questions.filter(pl.col("axis") == "horizontal").iter_rows(named=True):

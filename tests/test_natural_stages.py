@@ -31,9 +31,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
 RUN = [name for name, stage in STAGES.items() if stage.scope == "model and dataset"]
 
 
-@pytest.fixture(scope="module", params=["square", "native"])
+@pytest.fixture(scope="module", params=[("square", 2), ("native", 3)], ids=["square", "native"])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of every stage of a model and a dataset, below one folder; on a native canvas photographs have three token grids."""
+    """The results of every stage of a model and a dataset, below one folder.
+
+    Scenes of two objects with padding around them, and scenes of three on a native canvas, where photographs have three token grids.
+    """
+    canvas, objects = request.param
     root = tmp_path_factory.mktemp("natural_stages")
     checkpoint = real_checkpoint(root / "checkpoint", "qwen2_vl")
     write_natural_set(root / "set", 16)
@@ -41,7 +45,8 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "kind": "coco",
         "images": str(root / "set/photos"),
         "annotations": str(root / "set/instances.json"),
-        "canvas": request.param,
+        "canvas": canvas,
+        "objects": objects,
         "scenes": {"train": 6, "validation": 4, "test": 4},
         "pairs": {"vision": 3, "language": 1, "conflict": 2},
         "templates": ["slot_to_object", "object_to_slot", "relation_to_object", "content"],
@@ -95,6 +100,15 @@ def test_probes_are_scored_on_the_picture_only(results: Path) -> None:
     dataset = Dataset.open(results / "scenes")
     table = pl.read_parquet(results / "probes.parquet")
     assert set(table["axis"]) == {"horizontal", "vertical"}
+    slots = set(dataset.scenes["slots"].explode())
+    # Every probe has its score, and never names a slot that no scene has.
+    assert table.filter(kind="logistic", site="connector")["accuracy"].is_not_null().all()
+    assert set(pl.read_parquet(results / "strip_map.parquet")["predicted"]) <= slots
+    check = pl.read_parquet(results / "ablation_check.parquet")
+    assert set(check["slot"]) == slots
+    assert set(check["predicted"]) <= slots
+    amplified = pl.read_parquet(results / "amplification.parquet")
+    assert {"projection", "oracle", "random", "shuffled", "complement"} <= set(amplified["method"])
     # A map has the cells of its scene's own grid, and no slot where there is no picture.
     shown = pl.read_parquet(results / "strip_map.parquet").filter(site="connector")
     for (scene,), cells in shown.partition_by("scene_id", as_dict=True).items():

@@ -20,12 +20,16 @@ from probe_worlds import (
     position_code,
     world,
 )
+from vlm_spatial.amplification.corrections import slot_directions
 from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.measures.probes import verdicts
 from vlm_spatial.probes.analysis import Analysis, analyse
+from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.layout import group, word_numbers
+from vlm_spatial.probes.published import fit_published
 from vlm_spatial.probes.scores import SCHEMA, exchanged
 from vlm_spatial.statistics import bootstrap
+from vlm_spatial.tokens import scene_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -275,3 +279,52 @@ def test_single_objects_are_scored_on_their_own_slot() -> None:
     assert set(single["token_set"]) == {"object"}
     assert score(found, "connector", "object", trained="main", scored="single")["accuracy"] > 0.97
     assert SIZE == 120
+
+
+def of_two(made: World) -> World:
+    """The same scenes without their middle object; the others stand in the outer slots."""
+    kept = [pl.col(name).list.gather([0, 2]) for name in ("boxes", "objects", "slots")]
+    return World(made.scenes.filter(pl.col("variant") != "blank").with_columns(kept))
+
+
+def outer_code(row: dict, generator: np.random.Generator) -> np.ndarray:
+    """Every cell knows which of the two strips it lies in."""
+    values = 0.3 * noise(generator)
+    values[:, [0, 2]] += scene_tokens([tuple(b) for b in row["boxes"]], GRID, SIZE, SIZE, row["axis"]).strips.T * 3.0
+    return values
+
+
+def test_scenes_of_two_objects_are_told_apart_by_two_slots() -> None:
+    """A layout code is found, content and noise are not; nothing is ever put into the slot that no scene has."""
+    made = of_two(world())
+    found = analyse(MemoryStore(made, {"connector": outer_code, "language.0": nothing}), made, SETTINGS, seed=0)
+    for token_set in ("object", "background", "strip"):
+        row = score(found, "connector", token_set)
+        assert row["accuracy"] > 0.97
+        assert 0.4 < row["chance"] < 0.62
+        assert score(found, "connector", token_set, kind="shuffled")["accuracy"] < 0.9
+        assert abs(score(found, "language.0", token_set)["accuracy"] - 0.5) < 0.1
+    assert set(found.strip_map["predicted"]) == {0, 2}
+    for site in ("connector", "language.0"):
+        probe = found.probes["main"]["horizontal", site]
+        assert len(probe.subspace()) == len(probe.mean_subspace()) == len(probe.shuffled_subspace()) == 1
+        directions = slot_directions(probe.class_mean, probe.subspace())
+        assert np.allclose(directions[1], 0, atol=1e-6)
+        assert np.allclose(directions[0], -directions[2], atol=1e-6)
+
+
+def test_an_absent_slot_changes_no_probe() -> None:
+    """The probe of slots 0 and 2 among three is that of two classes."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 120)
+    x = (generator.normal(size=(120, 6)) + 2 * labels[:, None] * np.eye(6)[0]).astype(np.float32)
+    fits = [
+        fit_probes(Rows(x.copy(), targets, 60), Rows(x, targets, 60), [0.1, 1.0], {"shuffled": targets[::-1]})
+        for targets in (one_hot(labels, 2), one_hot(2 * labels, 3))
+    ]
+    published = [fit_published(x, targets, np.random.default_rng(1)) for targets in (one_hot(labels, 2), one_hot(2 * labels, 3))]
+    for two, three in [*((fits[0][kind], fits[1][kind]) for kind in fits[0]), tuple(published)]:
+        assert np.allclose(two.weight, three.weight[[0, 2]])
+        assert np.array_equal(2 * two.predict(x), three.predict(x))
+        assert np.allclose(three.predict_proba(x)[:, 1], 0)
+        assert len(two.subspace()) == len(three.subspace()) == 1

@@ -117,9 +117,9 @@ def test_cell_means_are_means_of_the_pixels() -> None:
 
 
 def test_the_control_task_is_balanced_and_fixed_by_its_seed() -> None:
-    labels = control_task(8, 3, np.random.default_rng(0))
+    labels = control_task(8, range(3), np.random.default_rng(0))
     assert sorted(np.bincount(labels)) == [2, 3, 3]
-    np.testing.assert_array_equal(labels, control_task(8, 3, np.random.default_rng(0)))
+    np.testing.assert_array_equal(labels, control_task(8, range(3), np.random.default_rng(0)))
 
 
 def test_the_strength_is_the_best_on_validation() -> None:

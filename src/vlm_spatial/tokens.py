@@ -115,12 +115,18 @@ class SceneTokens:
         objects: ``[slots, tokens]``, the object set of each slot.
         strips: ``[slots, tokens]``, the strip of each slot; the strips partition what is not padding.
         padding: cells that belong to no token set, as no part of the picture lies on most of them; None where there are none.
+        slots: the slot of each row of ``objects`` and ``strips``; counted through by default. Two objects may stand in slots 0 and 2.
     """
 
     grid: TokenGrid
     objects: Bool[np.ndarray, "slots tokens"]
     strips: Bool[np.ndarray, "slots tokens"]
     padding: Bool[np.ndarray, " tokens"] | None = None
+    slots: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.slots:
+            object.__setattr__(self, "slots", tuple(range(len(self.objects))))
 
     @property
     def inside(self) -> Bool[np.ndarray, " tokens"]:
@@ -129,8 +135,17 @@ class SceneTokens:
 
     @property
     def strip_of_cell(self) -> Int[np.ndarray, " tokens"]:
-        """Which of the strips each cell lies in, counted in slot order; -1 for padding."""
-        return np.where(self.inside, self.strips.argmax(axis=0), -1)
+        """Slot of the strip that each cell lies in; -1 for padding."""
+        return np.where(self.inside, np.array(self.slots)[self.strips.argmax(axis=0)], -1)
+
+    @property
+    def object_of_cell(self) -> Int[np.ndarray, " tokens"]:
+        """Slot of the object on each cell, of two the first one's; -1 where there is none."""
+        return np.where(self.objects.any(axis=0), np.array(self.slots)[self.objects.argmax(axis=0)], -1)
+
+    def rows(self, slots: Sequence[int]) -> list[int]:
+        """The rows of ``objects`` and ``strips`` that are of these slots."""
+        return [self.slots.index(slot) for slot in slots]
 
     def framed(self, frame: TokenGrid) -> "SceneTokens":
         """The same sets on a larger grid, as a store of scenes of several grids has it: at the top left; what is added is padding."""
@@ -143,11 +158,11 @@ class SceneTokens:
             found[..., cells] = masks
             return found
 
-        return SceneTokens(frame, laid(self.objects), laid(self.strips), ~laid(self.inside))
+        return SceneTokens(frame, laid(self.objects), laid(self.strips), ~laid(self.inside), self.slots)
 
     def mask(self, token_set: TokenSet, slots: Sequence[int]) -> Bool[np.ndarray, " tokens"]:
         """Union of ``token_set`` over ``slots``. ``background`` (no object at all) and ``all`` ignore ``slots``."""
-        chosen = list(slots)
+        chosen = self.rows(slots) if token_set in ("object", "strip", "rim") else []
         match token_set:
             case "object":
                 return _union(self.objects[chosen])
@@ -170,18 +185,20 @@ def scene_tokens(
     axis: Axis,
     picture: Box | None = None,
     bands: Sequence[float] | None = None,
+    slots: Sequence[int] = (),
 ) -> SceneTokens:
-    """Token sets of a scene whose slots' pixel boxes are ``boxes``, in slot order.
+    """Token sets of a scene whose objects' pixel boxes are ``boxes``, in slot order.
 
     Args:
         picture: where the picture lies, if it does not fill the image. Cells less than half covered by it and by no object are padding.
         bands: see :func:`strip_labels`.
+        slots: of the objects; counted through by default.
     """
     labels = strip_labels(boxes, grid, width, height, axis, bands)
     objects = np.stack([object_tokens(box, grid, width, height) for box in boxes])
     inside = picture_tokens(objects, grid, width, height, picture)
-    strips = np.stack([(labels == slot) & inside for slot in range(len(boxes))])
-    return SceneTokens(grid, objects, strips, None if inside.all() else ~inside)
+    strips = np.stack([(labels == place) & inside for place in range(len(boxes))])
+    return SceneTokens(grid, objects, strips, None if inside.all() else ~inside, tuple(slots))
 
 
 def picture_tokens(
@@ -207,11 +224,11 @@ def matched_blocks(
     masks = tokens.objects if token_set == "object" else tokens.strips
     by_offset = []
     object_offsets = []
-    for slot in (first, second):
-        origin = _cells(tokens.objects[slot], tokens.grid).min(axis=0)
-        cells = _cells(masks[slot], tokens.grid)
+    for row in tokens.rows((first, second)):
+        origin = _cells(tokens.objects[row], tokens.grid).min(axis=0)
+        cells = _cells(masks[row], tokens.grid)
         by_offset.append({tuple(cell - origin): int(cell[0] * tokens.grid.cols + cell[1]) for cell in cells})
-        object_offsets.append({tuple(cell - origin) for cell in _cells(tokens.objects[slot], tokens.grid)})
+        object_offsets.append({tuple(cell - origin) for cell in _cells(tokens.objects[row], tokens.grid)})
     if object_offsets[0] != object_offsets[1]:
         raise UserError(f"slots {first} and {second}: their objects cover different cells, so no exchange is defined")
     shared = sorted(by_offset[0].keys() & by_offset[1].keys())

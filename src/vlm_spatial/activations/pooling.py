@@ -91,11 +91,10 @@ def region_weights(
 ) -> Float[np.ndarray, "region token"]:
     """Which tokens each region holds, as 0 and 1; a region that the scene does not have is all 0.
 
-    Scenes of fewer than three objects have no bands, hence no strip or rim.
+    One object alone has no bands, hence no strip or rim.
     """
     weights = np.zeros((len(REGIONS), grid.size), dtype=np.float32)
-    three = list(slots) == list(range(SLOTS))
-    whole = scene_tokens(boxes, grid, width, height, axis, picture, bands) if three else None
+    whole = scene_tokens(boxes, grid, width, height, axis, picture, bands, slots) if len(slots) > 1 else None
     occupied = np.zeros(grid.size, dtype=bool)
     for box, slot in zip(boxes, slots, strict=True):
         mask = object_tokens(box, grid, width, height)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.activations.grids import own_grid
 from vlm_spatial.scenes.dataset import bands_of, picture_of
-from vlm_spatial.tokens import SLOTS, TokenGrid, object_tokens, scene_tokens
+from vlm_spatial.tokens import TokenGrid, object_tokens, scene_tokens
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def _drawn(row: dict[str, object], frame: TokenGrid, count: int) -> tuple[np.nda
 def _parts(row: dict[str, object], grid: TokenGrid) -> tuple[list[np.ndarray], list[np.ndarray], Bool[np.ndarray, " tokens"]]:
     """Tokens of each object, the other ones strip by strip, and all that are no padding."""
     boxes, slots, width, height = row["boxes"], row["slots"], row["width"], row["height"]
-    # Scenes of fewer objects have no strips.
-    three = list(slots) == list(range(SLOTS))  # type: ignore[call-overload]
-    bands = scene_tokens(boxes, grid, width, height, row["axis"], picture_of(row), bands_of(row, grid)) if three else None  # type: ignore[arg-type]
+    # One object alone has no strip.
+    several = len(slots) > 1  # type: ignore[arg-type]
+    bands = scene_tokens(boxes, grid, width, height, row["axis"], picture_of(row), bands_of(row, grid)) if several else None  # type: ignore[arg-type]
     inside = np.ones(grid.size, dtype=bool) if bands is None else bands.inside
     taken = np.zeros(grid.size, dtype=bool)
     objects = []

@@ -106,9 +106,7 @@ def slots_of_scenes(dataset: Dataset, adapter: Adapter) -> SlotsOf:
     @functools.lru_cache(maxsize=1)
     def slots_of(scene_id: str) -> tuple[str, Int[np.ndarray, " cells"]]:
         tokens = dataset.tokens(scene_id, adapter.grid(*dataset.size(scene_id)))
-        # The two objects of a scene of two stand in the outer slots.
-        slots, strip = np.array(dataset.row(scene_id)["slots"]), tokens.strip_of_cell
-        return axis_of[scene_id], np.where(strip >= 0, slots[strip], -1)
+        return axis_of[scene_id], tokens.strip_of_cell
 
     return slots_of
 

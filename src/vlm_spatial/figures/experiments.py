@@ -106,7 +106,7 @@ def probes(drawer: Drawer) -> list[Panel]:
             scene = chosen["scene_id"][place]
             tokens = drawer.dataset.tokens(scene, drawer.grid)
             masks = tokens.objects if place == 0 else tokens.strips
-            panels.append(Panel(label, drawer.dotted(drawer.dataset.image(scene), dots(enumerate(masks)))))
+            panels.append(Panel(label, drawer.dotted(drawer.dataset.image(scene), dots(zip(tokens.slots, masks, strict=True)))))
     return panels
 
 
@@ -117,9 +117,12 @@ def vision(drawer: Drawer) -> list[Panel]:
         tokens = drawer.dataset.tokens(pair["clean_scene"], drawer.grid)
         panels = [Panel("clean", drawer.dotted(clean, {})), Panel("counterfactual", drawer.dotted(other, {}))]
         for name, masks in (("object", tokens.objects), ("strip", tokens.strips)):
-            cells = np.flatnonzero(masks[pair["slots"]].any(axis=0))
+            of_slot = dict(zip(tokens.slots, masks, strict=True))
+            cells = np.flatnonzero(np.any([of_slot[slot] for slot in pair["slots"]], axis=0))
             made = drawer.laid(clean, other, cells, cells)
-            panels.append(Panel(f"{name} tokens take its values", drawer.dotted(made, dots((slot, masks[slot]) for slot in pair["slots"]))))
+            panels.append(
+                Panel(f"{name} tokens take its values", drawer.dotted(made, dots((slot, of_slot[slot]) for slot in pair["slots"])))
+            )
         return panels
     return []
 
@@ -144,7 +147,7 @@ def mirror(drawer: Drawer) -> list[Panel]:
             cells = np.flatnonzero(masks.any(axis=0))
             rows, cols = np.divmod(cells, drawer.grid.cols)
             made = drawer.laid(image, other, cells, rows * drawer.grid.cols + drawer.grid.cols - 1 - cols)
-            given = dots((len(masks) - 1 - slot, mask) for slot, mask in enumerate(masks))
+            given = dots((SLOTS - 1 - slot, mask) for slot, mask in zip(tokens.slots, masks, strict=True))
             panels.append(Panel(f"{name} tokens take the values of the mirrored place", drawer.dotted(made, given)))
         return panels
     return []
@@ -194,7 +197,7 @@ def displaced(drawer: Drawer) -> list[Panel]:
                 to_cells, from_cells = laid_on(tokens[clean].objects[to], tokens[source].objects[of], drawer.grid)
                 made = drawer.laid(made, dataset.image(source), to_cells, from_cells)
                 given |= dict.fromkeys(to_cells.tolist(), SLOT_COLOURS[of])
-            own = [dots(enumerate(tokens[name].objects)) for name in (clean, source)]
+            own = [dots(zip(tokens[name].slots, tokens[name].objects, strict=True)) for name in (clean, source)]
             return [
                 Panel("clean: its objects and their slots", drawer.dotted(dataset.image(clean), own[0])),
                 Panel("source: one object stands where another slot stands there", drawer.dotted(dataset.image(source), own[1])),
@@ -223,7 +226,7 @@ def ablation(drawer: Drawer) -> list[Panel]:
     """What erasure and neutral re-encoding leave of a scene."""
     for scene in mains(drawer):
         image, tokens, boxes = drawer.dataset.image(scene), drawer.dataset.tokens(scene, drawer.grid), drawer.dataset.boxes(scene)
-        every = dots(enumerate(tokens.strips))
+        every = dots(zip(tokens.slots, tokens.strips, strict=True))
         colour = background_colour(image, boxes)
         neutral = Image.new("RGB", image.size, colour)
         # One draw of the places that are drawn at random: each object where the next one stands.
@@ -244,7 +247,8 @@ def ablation(drawer: Drawer) -> list[Panel]:
 def amplification(drawer: Drawer) -> list[Panel]:
     """How strongly tokens carry their slot at three strengths."""
     for scene in mains(drawer):
-        image, every = drawer.dataset.image(scene), dots(enumerate(drawer.dataset.tokens(scene, drawer.grid).strips))
+        image, tokens = drawer.dataset.image(scene), drawer.dataset.tokens(scene, drawer.grid)
+        every = dots(zip(tokens.slots, tokens.strips, strict=True))
         sizes = (("alpha 0: the slot's part removed", 0.0), ("alpha 1: untouched", 0.7), ("alpha 4: the slot's part times four", 1.8))
         return [Panel(label, drawer.dotted(image, every, size)) for label, size in sizes]
     return []

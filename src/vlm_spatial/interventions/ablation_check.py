@@ -15,7 +15,7 @@ from vlm_spatial.interventions.sweep import Condition
 from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.progress import progress
-from vlm_spatial.tokens import TokenSet
+from vlm_spatial.tokens import SLOTS, TokenSet
 
 SETS: tuple[TokenSet, ...] = ("object", "rim")
 
@@ -51,12 +51,15 @@ def read_slots(scenes: GridScenes, store: Store, saved: dict[str, Probe], condit
             means = {split: _means(scenes, store, names[split], condition) for split in names}
             for number, token_set in enumerate(SETS):
                 train, test = (means[split][:, number] for split in ("train", "test"))
-                for name, reader in (("saved", probe), ("refitted", _refitted(train, probe.strength))):
+                for name, reader in (
+                    ("saved", probe),
+                    ("refitted", _refitted(train, scenes.tokens(names["train"][0]).slots, probe.strength)),
+                ):
                     predicted = reader.predict(test)
                     rows += [
-                        _row(scene, axis, condition.name, token_set, name, slot, int(predicted[index, slot]))
+                        _row(scene, axis, condition.name, token_set, name, slot, int(predicted[index, place]))
                         for index, scene in enumerate(names["test"])
-                        for slot in range(predicted.shape[1])
+                        for place, slot in enumerate(scenes.tokens(scene).slots)
                     ]
     return pl.DataFrame(rows, schema=CHECK_SCHEMA)
 
@@ -71,16 +74,16 @@ def _means(scenes: GridScenes, store: Store, names: Sequence[str], condition: Co
             edit = None if condition.edit is None else condition.edit(name)
             if edit is not None:
                 of_scene = edit(torch.as_tensor(of_scene)[None, :, None]).float().cpu().numpy()[0, :, 0]
-            masks = [[tokens.mask(token_set, [slot]) for slot in range(len(tokens.objects))] for token_set in SETS]
+            masks = [[tokens.mask(token_set, [slot]) for slot in tokens.slots] for token_set in SETS]
             found.append(
                 [[of_scene[mask if mask.any() else masks[0][slot]].mean(axis=0) for slot, mask in enumerate(kind)] for kind in masks]
             )
     return np.array(found, dtype=np.float32)
 
 
-def _refitted(means: Float[np.ndarray, "scenes slots features"], strength: float | None) -> Probe:
-    scenes, slots, features = means.shape
-    rows = Rows(means.reshape(-1, features), one_hot(np.tile(np.arange(slots), scenes), slots), scenes)
+def _refitted(means: Float[np.ndarray, "scenes slots features"], slots: Sequence[int], strength: float | None) -> Probe:
+    scenes, _, features = means.shape
+    rows = Rows(means.reshape(-1, features), one_hot(np.tile(slots, scenes), SLOTS), scenes)
     return fit_probes(rows, rows, [1.0 if strength is None else strength], {})["logistic"]
 
 

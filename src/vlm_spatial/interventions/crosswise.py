@@ -82,7 +82,7 @@ def crosswise_blocks(case: Case, token_set: CrosswiseSet, seed: int, match: Matc
         return first[keep], second[keep]
     generator = np.random.default_rng([seed, *case.pair_id.encode()])
     if token_set == "random_object":
-        strips = [np.flatnonzero(tokens.strips[slot] & ~objects) for slot in slots]
+        strips = [np.flatnonzero(tokens.mask("strip", [slot]) & ~objects) for slot in slots]
         count = min(len(blocks["object"][0]), *(len(cells) for cells in strips))
         first, second = (generator.choice(cells, size=count, replace=False) for cells in strips)
         return first, second
@@ -97,7 +97,7 @@ def _strips(tokens: SceneTokens, slots: tuple[int, int], match: Match) -> Blocks
         return matched_blocks(tokens, *slots, "strip")
     by_place = []
     for slot in slots:
-        cells = np.flatnonzero(tokens.strips[slot])
+        cells = np.flatnonzero(tokens.mask("strip", [slot]))
         rows, cols = np.divmod(cells, tokens.grid.cols)
         by_place.append(dict(zip(zip(rows - rows.min(), cols - cols.min(), strict=True), cells, strict=True)))
     shared = sorted(by_place[0].keys() & by_place[1].keys())

@@ -61,8 +61,9 @@ def exchangeable(cases: Sequence[Case]) -> list[Case]:
     kept = []
     reasons = []
     for case in cases:
-        chosen = list(case.slots)
-        if (case.tokens.objects[chosen] != case.counterfactual_tokens.objects[chosen]).any():
+        both = (case.tokens, case.counterfactual_tokens)
+        first, second = (tokens.objects[tokens.rows(case.slots)] for tokens in both)
+        if (first != second).any():
             reasons.append(f"{case.pair_id}: its two scenes have their objects on different cells")
             continue
         try:

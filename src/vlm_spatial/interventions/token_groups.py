@@ -57,8 +57,8 @@ def cell_groups(adapter: Adapter, image: Image.Image, prompt: Prompt, case: Case
     if case.template == "relation_to_object" and len(tokens.objects) == SLOTS:
         # A neighbour that is not exchanged itself: the middle one, or of the middle one the other outer one.
         groups["reference"] = cells[tokens.objects[1 if asked != 1 else SLOTS - sum(case.slots)]]
-    groups |= {f"strip.{slot}": cells[strip] for slot, strip in enumerate(tokens.strips)}
-    groups["objects"] = cells[tokens.mask("object", range(len(tokens.objects)))]
+    groups |= {f"strip.{slot}": cells[strip] for slot, strip in zip(tokens.slots, tokens.strips, strict=True)}
+    groups["objects"] = cells[tokens.mask("object", tokens.slots)]
     return {name: group for name, group in groups.items() if len(group)}
 
 

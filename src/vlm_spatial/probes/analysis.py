@@ -61,6 +61,7 @@ class _Labelled:
     groups: dict[tuple[str, str], Group]
     blank: tuple[str, ...]
     token_sets: tuple[TokenSet, ...]
+    slots: tuple[int, ...]
     control: Int[np.ndarray, " words"] | None
     shuffled: dict[str, Int[np.ndarray, "scenes tokens"]]
 
@@ -127,12 +128,15 @@ def _labelled(
 
     groups = {(variant, split): of(variant, split) for variant in TRAINED_ON for split in ("train", "validation", "test")}
     groups |= {(variant, "test"): of(variant, "test") for variant in SCORED_ON if variant not in TRAINED_ON}
+    mains = on_axis.filter(pl.col("variant").is_in(TRAINED_ON))["slots"]
+    slots = tuple(mains.explode().drop_nulls().unique().sort().to_list()) or tuple(range(SLOTS))
     return _Labelled(
         axis=axis,
         groups=groups,
         blank=tuple(on_axis.filter(pl.col("variant") == "blank")["scene_id"]),
         token_sets=settings.token_sets,
-        control=control_task(len(words), SLOTS, generator(0)) if len(words) >= SLOTS else None,
+        slots=slots,
+        control=control_task(len(words), slots, generator(0)) if len(words) >= len(slots) else None,
         shuffled={v: shuffled_slots(groups[v, "train"], SLOTS, generator(1 + i)) for i, v in enumerate(TRAINED_ON)},
     )
 
@@ -188,7 +192,7 @@ class _Run:
         for trained_on in labelled.trained_on():
             splits = [labelled.groups[trained_on, split] for split in ("train", "validation")]
             train, validation = [Rows(features.astype(np.float32), cell_counts(g, SLOTS), g.size) for g in splits]
-            reason = why_inconclusive(train, validation)
+            reason = why_inconclusive(train, validation, labelled.slots)
             probe = None if reason else fit_probes(train, validation, self.settings.strengths, {})["logistic"]
             for scored_on, scenes in labelled.tested():
                 predicted = None if probe is None else np.broadcast_to(probe.predict(features), scenes.strips.shape)
@@ -208,9 +212,14 @@ class _Run:
         scenes = labelled.groups[trained_on, "train"]
         train = self._rows(features, site, scenes)
         validation = self._rows(features, site, labelled.groups[trained_on, "validation"])
-        reason = why_inconclusive(train, validation)
+        reason = why_inconclusive(train, validation, labelled.slots)
         beside = {}
-        if controls and trained_on == "main" and site in self.settings.published_sites and why_inconclusive(train, train) is None:
+        if (
+            controls
+            and trained_on == "main"
+            and site in self.settings.published_sites
+            and why_inconclusive(train, train, labelled.slots) is None
+        ):
             # Nothing is chosen, so it needs no validation; before ours, which standardises the features in place.
             beside["published"] = fit_published(train.x, train.targets, np.random.default_rng([self.seed, AXES.index(labelled.axis)]))
         if reason:
@@ -265,7 +274,7 @@ class _Run:
                 reason = None if kind in t.probes else t.reason
                 if kind == "control_task":
                     if labelled.control is None:
-                        reason = reason or f"fewer than {SLOTS} answer words"
+                        reason = reason or f"fewer than {len(labelled.slots)} answer words"
                     else:
                         labels = _control_labels(scenes, labelled.control)
                 self.table.add(

@@ -16,13 +16,14 @@ from vlm_spatial.tokens import TokenGrid
 
 def shuffled_slots(scenes: Group, slots: int, generator: np.random.Generator) -> Int[np.ndarray, "scenes tokens"]:
     """Slot labels of the object tokens with the slots of every scene permuted at random: whole objects change label."""
-    order = generator.permuted(np.tile(np.arange(slots), (scenes.size, 1)), axis=1)
+    order = np.tile(np.arange(slots), (scenes.size, 1))
+    order[:, scenes.slots] = generator.permuted(order[:, scenes.slots], axis=1)
     return np.take_along_axis(order, np.maximum(scenes.objects, 0).astype(int), axis=1)
 
 
-def control_task(words: int, slots: int, generator: np.random.Generator) -> Int[np.ndarray, " words"]:
-    """A random label for each answer word, as even as can be (control task; Hewitt and Liang 2019, section 2)."""
-    return generator.permutation(np.arange(words) % slots)
+def control_task(words: int, slots: Sequence[int], generator: np.random.Generator) -> Int[np.ndarray, " words"]:
+    """A random one of ``slots`` for each answer word, as even as can be (control task; Hewitt and Liang 2019, section 2)."""
+    return np.array(slots)[generator.permutation(np.arange(words) % len(slots))]
 
 
 def control_labels(scenes: Group, labels: Int[np.ndarray, " words"]) -> Int[np.ndarray, "scenes tokens"]:

@@ -1,7 +1,7 @@
 """From tokens and labels to probes: logistic regression, its simpler rivals, and the label controls."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,17 +28,36 @@ class Rows:
     scenes: int
 
 
+NEVER = -1e9
+"""Bias of a class that is never named."""
+
+
+def of_all_classes(
+    rows: Float[np.ndarray, "..."], there: Int[np.ndarray, " present"], classes: int, absent: float | None = None
+) -> Float[np.ndarray, "..."]:
+    """``rows`` of the classes that are ``there``, and for the others ``absent``, or the mean row, which adds no direction."""
+    if len(there) == classes:
+        return rows
+    found = np.broadcast_to(rows.mean(axis=0) if absent is None else absent, (classes, *rows.shape[1:])).copy()
+    found[there] = rows
+    return found
+
+
 def one_hot(labels: Int[np.ndarray, " rows"], classes: int) -> Float[np.ndarray, "rows classes"]:
     return np.eye(classes)[labels]
 
 
-def why_inconclusive(train: Rows, validation: Rows) -> str | None:
-    """Plain words for data that cannot support a probe, or None."""
-    classes = train.targets.shape[1]
-    if train.scenes < classes:
-        return f"{train.scenes} training scenes for {classes} slots"
+def why_inconclusive(train: Rows, validation: Rows, slots: Sequence[int] | None = None) -> str | None:
+    """Plain words for data that cannot support a probe, or None.
+
+    Args:
+        slots: those that the scenes have; all classes by default.
+    """
+    wanted = range(train.targets.shape[1]) if slots is None else slots
+    if train.scenes < len(wanted):
+        return f"{train.scenes} training scenes for {len(wanted)} slots"
     for name, rows in (("training", train), ("validation", validation)):
-        missing = [str(slot) for slot in range(classes) if not rows.targets[:, slot].any()]
+        missing = [str(slot) for slot in wanted if not rows.targets[:, slot].any()]
         if missing:
             return f"no object token of slot {', '.join(missing)} in the {name} split"
     if not (np.isfinite(train.x).all() and np.isfinite(validation.x).all()):
@@ -55,15 +74,22 @@ def fit_probes(
 
     The strength is the one with the best validation accuracy (the strongest regularisation among equals); the extra
     targets, which are controls, are fitted at that same strength, so that they have the same capacity. ``train.x`` is
-    standardised in place, since at a large model it is what memory is spent on.
+    standardised in place, since at a large model it is what memory is spent on. A class without rows (the middle slot of scenes of two
+    objects) is never named, and adds no direction to the subspace.
     """
     mean, scale, varies = _scaling(train)
+    classes, there = train.targets.shape[1], np.flatnonzero(train.targets.any(axis=0))
+    train = replace(train, targets=train.targets[:, there])
     totals = train.targets.sum(axis=0)
     class_mean = _class_sums(train) / totals[:, None]
 
     def probe(weight: np.ndarray, bias: np.ndarray, strength: float | None = None) -> Probe:
-        single = [np.asarray(part, dtype=np.float32) for part in (weight * varies, bias, mean, scale, class_mean)]
+        parts = (every(weight * varies), every(bias, NEVER), mean, scale, every(class_mean))
+        single = [np.asarray(part, dtype=np.float32) for part in parts]
         return Probe(single[0], single[1], single[2], single[3], single[4], strength)
+
+    def every(rows: np.ndarray, absent: float | None = None) -> np.ndarray:
+        return of_all_classes(rows, there, classes, absent)
 
     counts = train.targets.sum(axis=1)
     z = train.x
@@ -84,7 +110,7 @@ def fit_probes(
     probes["difference"] = probe(direction, -(direction * (means + rest) / 2).sum(axis=1))
 
     if extra:
-        fit = solver.fit(np.stack(list(extra.values())), np.full(len(extra), tried[best]))
+        fit = solver.fit(np.stack(list(extra.values()))[..., there], np.full(len(extra), tried[best]))
         for index, name in enumerate(extra):
             probes[name] = probe(fit.weight[index], fit.bias[index], tried[best])
     return probes

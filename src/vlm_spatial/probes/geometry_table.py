@@ -40,7 +40,7 @@ class GeometryTable:
         self, axis: Axis, site: str, x: Float[np.ndarray, "rows features"], words: Int[np.ndarray, " rows"], slots: Int[np.ndarray, " rows"]
     ) -> None:
         """Keep the content subspace of a site, from the main training split's object tokens."""
-        basis = content_subspace(x, words, slots, rank=2)
+        basis = content_subspace(x, words, slots, rank=len(np.unique(slots)) - 1)
         if basis is not None and len(basis):
             self._content[axis, site] = basis
 

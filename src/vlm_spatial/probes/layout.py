@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from vlm_spatial.tokens import SceneTokens, TokenGrid, TokenSet
+from vlm_spatial.tokens import SLOTS, SceneTokens, TokenGrid, TokenSet
 
 TRAINED_ON = ("main", "decorrelated")
 """Variants whose training scenes probes learn from."""
@@ -73,6 +73,7 @@ class Group:
         inside: ``[scenes, tokens]``, cells that are no padding.
         words: ``[scenes, slots]``, number of the answer word of each slot's object.
         weights: ``[scenes, tokens]``, how many tokens each stored one stands for, 0 for those that are not stored; None where all are.
+        slots: those that the scenes' objects stand in; of scenes of two objects the outer ones.
     """
 
     scene_ids: tuple[str, ...]
@@ -81,6 +82,7 @@ class Group:
     words: Int[np.ndarray, "scenes slots"]
     inside: Bool[np.ndarray, "scenes tokens"]
     weights: Float[np.ndarray, "scenes tokens"] | None = None
+    slots: tuple[int, ...] = tuple(range(SLOTS))
 
     @property
     def size(self) -> int:
@@ -114,8 +116,8 @@ class Group:
     def among(self, scene_ids: Collection[str]) -> "Group":
         """The scenes that ``scene_ids`` names, every token counted."""
         rows = [row for row, name in enumerate(self.scene_ids) if name in scene_ids]
-        parts = (getattr(self, name)[rows] for name in ("strips", "objects", "words", "inside"))
-        return Group(tuple(self.scene_ids[row] for row in rows), *parts)
+        parts = {name: getattr(self, name)[rows] for name in ("strips", "objects", "words", "inside")}
+        return replace(self, scene_ids=tuple(self.scene_ids[row] for row in rows), weights=None, **parts)
 
 
 def word_numbers(scenes: pl.DataFrame) -> dict[str, int]:
@@ -146,12 +148,10 @@ def group(
     inside = np.ones((count, grid.size), dtype=bool)
     for index, (scene_id, names, places) in enumerate(scenes.select("scene_id", "objects", "slots").iter_rows()):
         tokens = dataset.tokens(scene_id, own_grids.get(scene_id, grid)).framed(grid)
-        slot = np.array(places)
-        strips[index] = np.where(tokens.inside, slot[tokens.strip_of_cell], -1)
-        objects[index] = np.where(tokens.objects.any(axis=0), slot[tokens.objects.argmax(axis=0)], -1)
-        inside[index] = tokens.inside
-        numbers[index, slot] = [words[name] for name in names]
-    return Group(tuple(scenes.get_column("scene_id")), strips, objects, numbers, inside)
+        strips[index], objects[index], inside[index] = tokens.strip_of_cell, tokens.object_of_cell, tokens.inside
+        numbers[index, places] = [words[name] for name in names]
+    known = scenes.get_column("slots").explode().drop_nulls().unique().sort().to_list()
+    return Group(tuple(scenes.get_column("scene_id")), strips, objects, numbers, inside, slots=tuple(known) or tuple(range(slots)))
 
 
 def cell_counts(scenes: Group, slots: int) -> Float[np.ndarray, "tokens slots"]:

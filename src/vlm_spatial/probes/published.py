@@ -6,6 +6,7 @@ It is beside ours, not instead: what it finds rests on its start and its number 
 import numpy as np
 from jaxtyping import Float
 
+from vlm_spatial.probes.fitting import NEVER, of_all_classes
 from vlm_spatial.probes.probe import Probe, softmax
 
 STEPS, RATE, DECAY = 200, 1e-3, 1e-4
@@ -20,13 +21,17 @@ def fit_published(
 ) -> Probe:
     """A probe of the published recipe (Loshchilov and Hutter 2019 for AdamW; weight decay on the bias, too).
 
+    A class without rows is never named.
+
     Args:
         x: raw activations.
         targets: one-hot.
         start: weight and bias to start from; normal with variance 1 over the number of features otherwise.
     """
     rows, features = x.shape
-    classes = targets.shape[1]
+    every, there = targets.shape[1], np.flatnonzero(targets.any(axis=0))
+    targets = targets[:, there]
+    classes = len(there)
     if start is None:
         drawn = generator.standard_normal((features + 1, classes)) / np.sqrt(features)
         start = drawn[:-1].T, drawn[-1]
@@ -43,6 +48,7 @@ def fit_published(
         values = values * (1 - RATE * DECAY) - RATE * mean / (1 - _FIRST**step) / size
     totals = targets.sum(axis=0)
     class_mean = (targets.T @ x.astype(np.float64)) / totals[:, None]
-    found = [np.asarray(part, dtype=np.float32) for part in (values[:, :-1], values[:, -1], class_mean)]
+    parts = ((values[:, :-1], None), (values[:, -1], NEVER), (class_mean, None))
+    found = [np.asarray(of_all_classes(part, there, every, absent), dtype=np.float32) for part, absent in parts]
     nothing, one = np.zeros(features, dtype=np.float32), np.ones(features, dtype=np.float32)
     return Probe(found[0], found[1], nothing, one, found[2])

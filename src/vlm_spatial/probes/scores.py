@@ -78,14 +78,14 @@ def score_groups(
         right = (labels or scenes.labels)(token_set)
         counts = np.bincount(right[mask], None if weights is None else weights[mask], minlength=slots)
         chance = float(counts.max() / counts.sum()) if counts.sum() else float("nan")
-        missing = [str(slot) for slot in range(slots) if not counts[slot]]
+        missing = [str(slot) for slot in scenes.slots if not counts[slot]]
         note = reason or (f"no {token_set} token of slot {', '.join(missing)} among the scored scenes" if missing else None)
         if note or predicted is None:
             yield Score(**names, token_set=token_set, correct=None, total=None, chance=chance, note=note or "no prediction")
         else:
             agreeing, counted = (predicted == right) & mask, mask if weights is None else weights
             correct = (agreeing if weights is None else agreeing * weights).sum(axis=1)
-            elsewhere = exchanged(predicted, right, mask, slots, weights)
+            elsewhere = exchanged(predicted, right, mask, slots, weights, 1 / len(scenes.slots))
             yield Score(**names, token_set=token_set, correct=correct, total=counted.sum(axis=1), chance=chance, exchanged=elsewhere)
 
 
@@ -95,16 +95,17 @@ def exchanged(
     mask: Bool[np.ndarray, "scenes tokens"],
     slots: int,
     weights: Float[np.ndarray, "scenes tokens"] | None = None,
+    guess: float | None = None,
 ) -> Float[np.ndarray, " scenes"]:
     """Expected right answers of each scene if every cell's answer came from another scene, drawn at random, that scores this cell.
 
     It keeps how often the probe gives each answer at each place and breaks the tie to the scene (a permutation test's
-    null, in expectation). A cell that no other scene scores gets a guess.
+    null, in expectation). A cell that no other scene scores gets a guess, right in one of ``slots`` cases if not said otherwise.
     """
     answers = np.stack([((predicted == slot) & mask).sum(axis=0) for slot in range(slots)])
     agreeing = np.take_along_axis(answers, np.where(mask, right, 0).astype(np.int64), axis=0) - ((predicted == right) & mask)
     others = mask.sum(axis=0) - mask
-    share = np.where(others > 0, agreeing / np.maximum(others, 1), 1 / slots)
+    share = np.where(others > 0, agreeing / np.maximum(others, 1), 1 / slots if guess is None else guess)
     return (share * (mask if weights is None else weights)).sum(axis=1)
 
 

@@ -98,8 +98,7 @@ def _scene(
     shown = {tuple(sides) for sides in (mine or common for mine, common in zip(of_size, usual, strict=True)) if sides}
     for grid in sorted(shown):
         tokens = dataset.tokens(scene_id, TokenGrid(grid[0], grid[1]))
-        of_object = [-1 if not column.any() else int(column.argmax()) for column in tokens.objects.T]
-        sets[f"{grid[0]}x{grid[1]}"] = {"object": digits(of_object), "strip": digits(tokens.strip_of_cell.tolist())}
+        sets[f"{grid[0]}x{grid[1]}"] = {"object": digits(tokens.object_of_cell.tolist()), "strip": digits(tokens.strip_of_cell.tolist())}
     return {
         "id": scene_id,
         "axis": row["axis"],

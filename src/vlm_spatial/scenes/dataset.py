@@ -127,14 +127,14 @@ class Dataset:
         return [(left, top, right, bottom) for left, top, right, bottom in boxes]
 
     def tokens(self, scene_id: str, grid: TokenGrid) -> SceneTokens:
-        """Token sets of the scene on ``grid``, one entry an object in slot order."""
+        """Token sets of the scene on ``grid``, by slot."""
         row = self.row(scene_id)
         width, height = self.size(scene_id)
         axis: Axis = "horizontal" if row["axis"] == "horizontal" else "vertical"
         boxes = self.boxes(scene_id)
         if not boxes:
             raise UserError(f"{self.folder}: scene {scene_id!r} has no objects, so no token sets but 'all'")
-        return scene_tokens(boxes, grid, width, height, axis, picture_of(row), bands_of(row, grid))
+        return scene_tokens(boxes, grid, width, height, axis, picture_of(row), bands_of(row, grid), row["slots"])  # type: ignore[arg-type]
 
     @cached_property
     def _record(self) -> Provenance | None:

@@ -27,7 +27,6 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
     drawings: dict[str, PictureDrawing] = {}
     planned.drawings = drawings
     opened = _Opened(planned.set_aside)
-    variant: Variant = "main" if settings.objects == 3 else "photo"
     numbers: Counter[tuple[Variant, Axis, Split]] = Counter()
     tests: dict[Axis, list[tuple[Planned, PictureDrawing]]] = defaultdict(list)
     items = set(chosen.items)
@@ -35,7 +34,7 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
         if not opened.fits(one):
             continue
         is_item = one in items
-        of_variant: Variant = "photo" if is_item else variant
+        of_variant: Variant = "photo" if is_item else "main"
         place = (of_variant, one.axis, one.split)
         number = numbers[place]
         numbers[place] += 1
@@ -44,7 +43,7 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
         drawing = PictureDrawing(one.path, *letterbox(one.size, settings.canvas))
         planned.scenes.append(item)
         drawings[item.scene_id] = drawing
-        if one.split == "test" and not is_item and settings.objects == 3:
+        if one.split == "test" and not is_item:
             tests[one.axis].append((item, drawing))
         if settings.variants.mirror and one.split == "test" and one.axis == "horizontal":
             # Told apart from the mirrors of main scenes by their number.
@@ -55,8 +54,7 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
         first = planned.set_aside[-1]
         raise UserError(f"{settings.images}: none of {len(chosen.files())} photos can be used; the last: {first.file}: {first.reason}")
     for axis in settings.axes:
-        if settings.objects == 3:
-            add_pairs(planned, drawings, tests[axis], axis, settings, seed)
+        add_pairs(planned, drawings, tests[axis], axis, settings, seed)
     return planned
 
 

@@ -64,7 +64,7 @@ class Choices:
         axes = dict.fromkeys(chosen.axis for chosen in self.scenes)
         parts = [f"{axis} " + ", ".join(f"{counts[axis, split]} {split}" for split in SPLITS) for axis in axes]
         items = f"; {len(self.items)} items of the list of questions" if self.items else ""
-        pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test") and len(chosen.objects) == 3)
+        pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test"))
         return f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)}){items}; {pairs} of them can be mirrored for pairs"
 
 

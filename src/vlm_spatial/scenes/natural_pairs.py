@@ -33,7 +33,7 @@ def add_pairs(
         reason = "0 made: questions name the objects of their picture, so no question fits two pictures without a common object"
         planned.set_aside.append(SetAside(f"language pairs, {axis}", reason))
     for experiment in ("vision", "conflict"):
-        wanted = list(turns(experiment, settings, outer=experiment == "vision"))
+        wanted = list(turns(experiment, settings, outer=experiment == "vision" or settings.objects == 2))
         if not wanted:
             continue
         if experiment == "vision" and axis == "vertical":
@@ -93,30 +93,31 @@ def _mirror_sides(tests: Sequence[tuple[Planned, PictureDrawing]], place: int, g
 
 def _conflict_sides(test: tuple[Planned, PictureDrawing], slots: tuple[int, int]) -> Sides | None:
     item, drawing = test
-    boxes = equal_blocks(item.scene.boxes, slots, item.scene.axis, (item.scene.width, item.scene.height))
+    first, second = (item.scene.slots.index(slot) for slot in slots)
+    boxes = equal_blocks(item.scene.boxes, (first, second), item.scene.axis, (item.scene.width, item.scene.height))
     return None if boxes is None else [(replace(item.scene, variant="pair", boxes=boxes), drawing)]
 
 
 def equal_blocks(
-    boxes: Sequence[Box], slots: tuple[int, int], axis: Axis, size: tuple[int, int] = (CANVAS, CANVAS)
+    boxes: Sequence[Box], chosen: tuple[int, int], axis: Axis, size: tuple[int, int] = (CANVAS, CANVAS)
 ) -> tuple[Box, ...] | None:
-    """The boxes with those of ``slots`` widened to blocks of whole cells of one size, or None if they do not fit beside each other.
+    """The boxes with the two ``chosen`` ones widened to blocks of whole cells of one size, or None if they do not fit beside each other.
 
     A block holds its object, and no cell of another object or block; centres keep their order along ``axis``.
     """
     cell, limits = CELL, (size[0] // CELL, size[1] // CELL)
-    spans = {slot: _cells(boxes[slot], cell) for slot in range(3)}
-    [third] = {0, 1, 2} - set(slots)
-    across, down = (max(spans[slot][edge + 2] - spans[slot][edge] for slot in slots) for edge in (0, 1))
+    spans = [_cells(box, cell) for box in boxes]
+    others = [span for place, span in enumerate(spans) if place not in chosen]
+    across, down = (max(spans[place][edge + 2] - spans[place][edge] for place in chosen) for edge in (0, 1))
     first = 0 if axis == "horizontal" else 1
-    for one in _blocks(spans[slots[0]], across, down, limits):
-        for other in _blocks(spans[slots[1]], across, down, limits):
-            if _apart(one, other) and _apart(one, spans[third]) and _apart(other, spans[third]):
+    for one in _blocks(spans[chosen[0]], across, down, limits):
+        for other in _blocks(spans[chosen[1]], across, down, limits):
+            if _apart(one, other) and all(_apart(block, span) for block in (one, other) for span in others):
                 found = list(boxes)
-                for slot, block in zip(slots, (one, other), strict=True):
-                    found[slot] = (block[0] * cell, block[1] * cell, block[2] * cell, block[3] * cell)
+                for place, block in zip(chosen, (one, other), strict=True):
+                    found[place] = (block[0] * cell, block[1] * cell, block[2] * cell, block[3] * cell)
                 centres = [box[first] + box[first + 2] for box in found]
-                if centres[0] < centres[1] < centres[2]:
+                if centres == sorted(set(centres)):
                     return tuple(found)
     return None
 

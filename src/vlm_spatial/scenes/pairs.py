@@ -163,7 +163,7 @@ def make_pair(
         answered = question
     else:
         # The exchange moves an object that a question names to the other slot; the source of a last token asks for the other side.
-        moved = (experiment == "vision" and template == "object_to_slot") or experiment == "last_token"
+        moved = (experiment == "vision" and _names(template, clean)) or experiment == "last_token"
         answered = ask(counterfactual, template, other if moved else asked, wording)
     pair = Pair(
         pair_id=name,
@@ -223,7 +223,7 @@ def _counterfactual(
 def exchanged(scene: Scene, slots: tuple[int, int]) -> Scene:
     """The same picture but for two exchanged contents."""
     contents = list(scene.contents)
-    first, second = slots
+    first, second = (scene.slots.index(slot) for slot in slots)
     contents[first], contents[second] = contents[second], contents[first]
     return with_contents(scene, tuple(contents))
 
@@ -246,20 +246,25 @@ def _hypotheses(
             # ordering code of the slot asked for then stands at `other`, and the one of `other` at the place asked for.
             return {"stay": question.answer, "ordering": counterfactual.objects[asked], "content": counterfactual.objects[other]}
         case "conflict":
-            return {"stay": question.answer, "move": ask(exchanged(clean, slots), template, _after(template, slots)).answer}
+            return {"stay": question.answer, "move": ask(exchanged(clean, slots), template, _after(template, slots, clean)).answer}
         case "last_token":
             return {"stay": question.answer, "ordinal": clean.objects[other], "attribute": answered.answer}
 
 
-def _after(template: Template, slots: tuple[int, int]) -> int:
+def _names(template: Template, scene: Scene) -> bool:
+    """Whether a question names the object that it asks about, and its answer is a place."""
+    return template == "object_to_slot" or (template == "relation_to_object" and len(scene.slots) == 2)
+
+
+def _after(template: Template, slots: tuple[int, int], scene: Scene) -> int:
     """The slot whose question, asked after the exchange, has the prompt that was asked before it."""
-    return slots[1] if template == "object_to_slot" else slots[0]
+    return slots[1] if _names(template, scene) else slots[0]
 
 
 def _check(pair: Pair, clean: Scene, counterfactual: Scene, same_boxes: bool) -> None:
     """What makes the two runs comparable; a pair that fails here is a fault of this module."""
     answers = list(pair.hypotheses.values())
-    if pair.template == "relation_to_object" and reference_slot(clean, pair.slots[0]) in pair.slots:
+    if pair.template == "relation_to_object" and len(clean.slots) > 2 and reference_slot(clean, pair.slots[0]) in pair.slots:
         raise AssertionError(f"{pair.pair_id}: the object referred to is exchanged itself")
     if (
         (pair.prompt == pair.counterfactual_prompt) == (pair.experiment == "last_token")

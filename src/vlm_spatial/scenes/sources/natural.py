@@ -26,7 +26,7 @@ class NaturalSettings(DatasetSettings):
         description="square: all photographs on one square canvas, and so on one token grid. native: a canvas of its own shape, for models "
         "that keep the aspect ratio; token grids then differ between scenes",
     )
-    objects: Literal[2, 3] = Field(3, description="objects of a scene; scenes of two are asked about in behaviour only")
+    objects: Literal[2, 3] = Field(3, description="objects of a scene; two stand in the outer slots")
     min_area: Share = Field(0.01, description="smallest box of an object, as a share of the image")
     separation: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.12, description="least distance of two neighbours' centres along the axis, as a share of the image's side"

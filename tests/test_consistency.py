@@ -10,7 +10,7 @@ import pytest
 from natural_set import write_natural_set
 from vlm_spatial.measures.behaviour import accuracies, chance
 from vlm_spatial.measures.consistency import AGREE, BOTH_RIGHT, MIRROR, REVERSAL, STRICT, consistency
-from vlm_spatial.measures.prior import beyond_prior, prior_accuracy, right_answer
+from vlm_spatial.measures.prior import beyond_prior, beyond_text, prior_accuracy, right_answer
 from vlm_spatial.measures.table import BOTH
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.scenes import scenes as scenes_stage
@@ -186,3 +186,17 @@ def test_an_answerer_that_is_the_prior_has_nothing_beyond_it(three: Dataset) -> 
     assert right["estimate"] == 1.0
     assert right["difference"] == pytest.approx(1 - right["control_estimate"], abs=0.05)
     assert 0.2 < right["control_estimate"] < 0.7
+
+
+def test_what_the_text_gives_is_the_control(three: Dataset) -> None:
+    """Right everywhere with the picture, and without it where the answer comes first in the alphabet; content is not counted."""
+    tables = asked(three, lambda row: row["answer"])
+    first = pl.col("answer") == pl.col("candidates").list.sort().list.first()
+    tables["behaviour"] = tables["behaviour"].with_columns(blind_correct=pl.when(pl.col("split") == "test").then(first))
+    row = beyond_text(tables).filter(axis=BOTH, variant="main").row(0, named=True)
+    test = tables["behaviour"].filter(pl.col("template") != "content", split="test", variant="main")
+    assert (row["estimate"], row["n"]) == (1.0, test.height)
+    assert row["control_estimate"] == pytest.approx(test["blind_correct"].mean())
+    assert row["difference_low"] < row["difference"] <= 1
+    assert row["difference"] == pytest.approx(1 - row["control_estimate"], abs=0.05)
+    assert beyond_text({**tables, "behaviour": tables["behaviour"].drop("blind_correct")}).is_empty()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from stage_inputs import STAGED, job, make_reader, make_scenes
 from vlm_spatial.errors import UserError
@@ -51,6 +52,19 @@ def test_behaviour_equals_each_question_asked_alone(tiny_scenes: Path, reader: P
         assert row["margin"] == pytest.approx(float(expected[right]) - max(others), abs=1e-3)
         assert row["top1"] == adapter.processor.tokenizer.decode([int(logits.argmax())])
         assert row["top1_correct"] == (int(logits.argmax()) == tokens[right])
+    assert table["blind_correct"].is_null().all()
+
+
+def test_drawn_scenes_are_asked_without_pictures_where_it_is_said(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
+    behaviour(job(reader, tiny_scenes, tmp_path, "behaviour", {"splits": ["test"], "blind": "all"}))
+    dataset, adapter = Dataset.open(tiny_scenes), load_adapter(reader, device="cpu")
+    table = pl.read_parquet(tmp_path / "behaviour.parquet").join(dataset.questions.select("question_id", "prompt"), on="question_id")
+    for row in table.sample(6, seed=1).iter_rows(named=True):
+        grey = Image.new("RGB", dataset.size(row["scene_id"]), (127, 127, 127))
+        logits = adapter.run(adapter.prepare([grey], [row["prompt"]]))[0][0]
+        best = int(logits[list(AnswerReader.of(adapter, row["candidates"]).wanted(()))].argmax())
+        assert row["blind_predicted"] == row["candidates"][best]
+        assert row["blind_correct"] == (row["blind_predicted"] == row["answer"])
 
 
 def test_interchange_of_everything_is_the_other_run(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:

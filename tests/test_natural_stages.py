@@ -13,6 +13,8 @@ from natural_set import write_natural_set
 from real_checkpoints import real_checkpoint
 from vlm_spatial.activations.extraction import PROMPT
 from vlm_spatial.activations.store import Store
+from vlm_spatial.measures.prior import beyond_text
+from vlm_spatial.measures.table import BOTH
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.registry import STAGES
@@ -143,3 +145,25 @@ def test_a_store_holds_every_scene_on_its_own_grid(results: Path) -> None:
         assert (cells[places] == kept.tokens[0]).all()
         [values] = store.read_stored("language.0", [scene])
         assert np.allclose(values, captured["language.0"][0, places, 0].numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_without_the_picture_a_scene_and_its_mirror_image_are_one(results: Path) -> None:
+    """Asked in the same words, both get the same answer over a grey picture, and it is right for one of them at most."""
+    scenes = Dataset.open(results / "scenes")
+    behaviour = pl.read_parquet(results / "behaviour.parquet").join(scenes.questions.select("question_id", "prompt"), on="question_id")
+    assert (behaviour["blind_correct"].is_not_null() == (behaviour["split"] == "test")).all()
+    asked = behaviour.filter(pl.col("blind_correct").is_not_null())
+    assert (asked["blind_correct"] == (asked["blind_predicted"] == asked["answer"])).all()
+    twins = asked.join(scenes.scenes.select("scene_id", "mirrored_from"), on="scene_id")
+    pairs = twins.filter(variant="main").join(
+        twins.filter(variant="mirror"), left_on=["scene_id", "prompt"], right_on=["mirrored_from", "prompt"], suffix="_twin"
+    )
+    turned = pairs.filter(pl.col("answer") != pl.col("answer_twin"))
+    assert turned.height
+    assert (turned["blind_predicted"] == turned["blind_predicted_twin"]).all()
+    assert not (turned["blind_correct"] & turned["blind_correct_twin"]).any()
+    measured = beyond_text({"behaviour": behaviour, "scenes": scenes.scenes}).filter(axis=BOTH, variant="main").row(0, named=True)
+    spatial = asked.filter(pl.col("template") != "content", variant="main")
+    assert measured["control_estimate"] == pytest.approx(spatial["blind_correct"].mean())
+    assert measured["difference"] == pytest.approx(spatial["correct"].mean() - spatial["blind_correct"].mean(), abs=0.1)

@@ -43,6 +43,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             behaviour.merging(tables.get("behaviour")),
             consistency.consistency(tables),
             prior.beyond_prior(tables),
+            prior.beyond_text(tables),
             probe_scores.probe_scores(tables.get("probes"), generalisation),
             probe_scores.strip_indices(geometry),
             probe_scores.overlaps(geometry),

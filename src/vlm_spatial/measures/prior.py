@@ -1,4 +1,4 @@
-"""What the words alone give away: an answerer that knows where things of each name usually stand, and never sees the picture."""
+"""What the words alone give away, on photographs: to the model over a plain picture, and to one who knows where things usually stand."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.statistics import clustered_mean
 
 RULE = "where things of these names stand in the training scenes"
+BLIND = "the same questions over a plain grey picture"
 _METHOD = "exact interval for as many independent questions; difference: Student with two added differences (Bonett and Price)"
 _SPATIAL = ("slot_to_object", "object_to_slot", "relation_to_object")
 _PLACES = {"horizontal": ("left", "middle", "right"), "vertical": ("top", "middle", "bottom")}
@@ -32,10 +33,22 @@ def beyond_prior(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         return tidy([], "behaviour")
     shown = scenes.filter(pl.col("photograph").is_not_null())
     asked = with_pictures(table.filter(pl.col("template").is_in(_SPATIAL), split="test"), shown)
-    if asked.is_empty():
-        return tidy([], "behaviour")
     counts = _counts(shown.filter(split="train"))
-    asked = asked.with_columns(rule=pl.Series([prior_accuracy(row, counts) for row in asked.iter_rows(named=True)], dtype=pl.Float64))
+    rule = pl.Series([prior_accuracy(row, counts) for row in asked.iter_rows(named=True)], dtype=pl.Float64)
+    return _beyond(asked.with_columns(rule=rule), "accuracy_beyond_prior", RULE)
+
+
+def beyond_text(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Accuracy against the model's own without the picture, on the same test questions about places; a row a variant and axis."""
+    table, scenes = tables.get("behaviour"), tables.get("scenes")
+    if table is None or scenes is None or "blind_correct" not in table.columns:
+        return tidy([], "behaviour")
+    both = table.filter(pl.col("template").is_in(_SPATIAL), pl.col("blind_correct").is_not_null(), split="test")
+    return _beyond(with_pictures(both, scenes).with_columns(rule=pl.col("blind_correct").cast(pl.Float64)), "accuracy_beyond_text", BLIND)
+
+
+def _beyond(asked: pl.DataFrame, measure: str, control: str) -> pl.DataFrame:
+    """Accuracy against that of ``rule``, question by question."""
     rows = []
     for axis in [BOTH, *sorted(asked["axis"].unique())]:
         of_axis = asked if axis == BOTH else asked.filter(axis=axis)
@@ -47,7 +60,7 @@ def beyond_prior(tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
             rule = float(np.mean(part["rule"].to_numpy()))
             where = {"axis": axis, "variant": variant, "clusters": len(set(pictures)), "control_estimate": rule}
             rows.append({**where, **own, "n": part.height, **found})
-    return tidy(rows, "behaviour", measure="accuracy_beyond_prior", counted="questions", method=_METHOD, control=RULE)
+    return tidy(rows, "behaviour", measure=measure, counted="questions", method=_METHOD, control=control)
 
 
 def _counts(train: pl.DataFrame) -> Counts:

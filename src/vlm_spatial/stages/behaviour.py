@@ -39,7 +39,11 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "log_probabilities": pl.List(pl.Float32),
     "candidate_mass": pl.Float64,
     "whole_words": pl.Boolean,
+    "blind_predicted": pl.String,
+    "blind_correct": pl.Boolean,
 }
+GREY = (127, 127, 127)
+"""What is shown in place of the picture."""
 
 
 def behaviour(job: Job) -> None:
@@ -59,7 +63,35 @@ def behaviour(job: Job) -> None:
 
     shown = progress(prefetch(batches, read), "behaviour", len(batches))
     rows = [row for batch, images in shown for row in score(engine, images, batch)]
-    write_parquet(pl.DataFrame(rows, schema=SCHEMA), job.outputs["behaviour"])
+    blind = blind_answers(engine, dataset, _asked_blind(dataset, questions, settings), settings.batch)
+    write_parquet(pl.DataFrame([row | blind.get(row["question_id"], _SEEING) for row in rows], schema=SCHEMA), job.outputs["behaviour"])
+
+
+_SEEING: dict[str, Any] = {"blind_predicted": None, "blind_correct": None}
+
+
+def _asked_blind(dataset: Dataset, questions: pl.DataFrame, settings: BehaviourSettings) -> list[dict[str, Any]]:
+    if settings.blind == "none":
+        return []
+    photographs = dataset.scenes.filter(pl.col("photograph").is_not_null())["scene_id"]
+    test = questions.filter(pl.col("split") == "test")
+    chosen = test if settings.blind == "all" else test.filter(pl.col("scene_id").is_in(photographs.implode()))
+    return chosen.sort("scene_id", maintain_order=True).rows(named=True)
+
+
+def blind_answers(engine: PatchEngine, dataset: Dataset, asked: Sequence[dict[str, Any]], batch: int) -> dict[str, dict[str, Any]]:
+    """The answer to each question over a plain grey picture of its scene's size, by ``question_id``: ``blind_predicted, blind_correct``."""
+    sizes = {row["scene_id"]: dataset.size(row["scene_id"]) for row in asked}
+    grey = {size: Image.new("RGB", size, GREY) for size in set(sizes.values())}
+    for image in grey.values():
+        # Shown many times: its key is worked out once (see image_key).
+        image.readonly = 1
+    found = {}
+    for start in progress(range(0, len(asked), batch), "behaviour without pictures"):
+        part = asked[start : start + batch]
+        for row in score(engine, {each["scene_id"]: grey[sizes[each["scene_id"]]] for each in part}, part):
+            found[row["question_id"]] = {"blind_predicted": row["predicted"], "blind_correct": row["correct"]}
+    return found
 
 
 def score(engine: PatchEngine, images: Mapping[str, Image.Image], questions: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

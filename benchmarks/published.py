@@ -1,4 +1,4 @@
-"""Published processors of Qwen2-VL and Gemma-3: their tokenizers' files with the chat template and the image settings that go with them."""
+"""Published processors of Qwen2-VL, Gemma-3 and Pixtral: tokenizers with the chat templates and image settings that go with them."""
 
 import json
 import shutil
@@ -14,6 +14,16 @@ QWEN2_VL_TEMPLATE = (
     "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+# As the checkpoint's chat_template.json has it for one turn: the system text stands in the user's turn, and is a plain text.
+PIXTRAL_TEMPLATE = (
+    "{{ bos_token }}{% set said = '' %}{% if messages[0]['role'] == 'system' %}{% set said = messages[0]['content'] + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST]' + (said if loop.last else '') }}{% for content in message['content'] %}"
+    "{{ '[IMG]' if content['type'] == 'image' else content['text'] }}{% endfor %}{{ '[/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+TEMPLATES = {"qwen2_vl": QWEN2_VL_TEMPLATE, "pixtral": PIXTRAL_TEMPLATE}
 
 PREPROCESSORS = {
     "qwen2_vl": {
@@ -42,6 +52,20 @@ PREPROCESSORS = {
         "rescale_factor": 1 / 255,
         "size": {"height": 896, "width": 896},
     },
+    "pixtral": {
+        "image_processor_type": "PixtralImageProcessor",
+        "processor_class": "PixtralProcessor",
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "patch_size": {"height": 16, "width": 16},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"longest_edge": 1024},
+    },
 }
 """``preprocessor_config.json`` as published."""
 
@@ -64,4 +88,4 @@ def write_processor(folder: Path, family: str, tokenizer: Path) -> None:
         whole = {"image_seq_length": 256, "processor_class": "Gemma3Processor"}
         (folder / "processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
     elif not any((folder / name).is_file() for name in ("chat_template.json", "chat_template.jinja")):
-        (folder / "chat_template.json").write_text(json.dumps({"chat_template": QWEN2_VL_TEMPLATE}), encoding="utf-8")
+        (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATES[family]}), encoding="utf-8")

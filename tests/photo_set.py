@@ -1,6 +1,7 @@
 """A small set of made photos in What'sUp's format: a table before a wall, one fixed camera, drawn things with shadows."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,17 @@ def write_photo_set(
             entries.append({"image_path": name, "caption_options": captions})
     (root / "data/controlled_clevr_dataset.json").write_text(json.dumps(entries), encoding="utf-8")
     return truth
+
+
+def write_subset_a(root: Path) -> None:
+    """Subset A as the published one is laid out: things left and right of a chair and of a table, whatever they look like here."""
+    folder = root / "data/controlled_images"
+    folder.mkdir(parents=True)
+    entries = []
+    for index, (thing, (reference, drawn)) in enumerate(product(list(THINGS)[:6], (("chair", "lamp"), ("table", "box")))):
+        for relation in ("left_of", "right_of"):
+            name = f"data/controlled_images/{thing}_{relation}_{reference}.jpeg"
+            photo(thing, relation, drawn, seed=index)[0].resize((WIDTH // 4, HEIGHT // 4)).save(root / name, quality=92)
+            said = [RELATIONS[relation], *(words for other, words in RELATIONS.items() if other != relation)]
+            entries.append({"image_path": name, "caption_options": [f"A {thing} {words} a {reference}" for words in said]})
+    (root / "data/controlled_images_dataset.json").write_text(json.dumps(entries), encoding="utf-8")

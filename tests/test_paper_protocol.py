@@ -6,9 +6,9 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
-from PIL import Image
 from pydantic import BaseModel
 
+from paper_preset import PRESET, filled
 from vlm_spatial.config.reading import parse_config
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.config.yaml_files import Source
@@ -21,8 +21,6 @@ from vlm_spatial.workflow.layout_check import misfits
 pytestmark = pytest.mark.unit
 
 REPOSITORY = Path(__file__).parents[1]
-PRESET = REPOSITORY / "presets/paper.yaml"
-OBJECTS = ("orange", "apple", "pot", "bell", "hat", "rose", "key", "bomb")
 
 
 def has_key(model: Any, parts: list[str]) -> bool:
@@ -41,35 +39,34 @@ def has_key(model: Any, parts: list[str]) -> bool:
 
 def test_every_row_names_keys_that_there_are() -> None:
     page = (REPOSITORY / "docs/comparison.md").read_text(encoding="utf-8")
-    keys = set(re.findall(r"`((?:models|datasets|behaviour|interchange|ablation|probes|answers)\.[\w.*]+)", page))
+    keys = set(re.findall(r"`((?:models|datasets|behaviour|interchange|ablation|probes|amplification|answers)\.[\w.*]+)", page))
     assert len(keys) >= 25
     assert sorted(key for key in keys if not has_key(Config, key.split("."))) == []
     assert not has_key(Config, ["interchange", "crosswise_macth"])
     assert not has_key(Config, ["datasets", "*", "colour"])
 
 
-def filled(folder: Path) -> dict[str, Any]:
-    values = yaml.safe_load(PRESET.read_text(encoding="utf-8"))
-    for name, count in (("eight", 8), ("seven", 7)):
-        (folder / name).mkdir()
-        for word in OBJECTS[:count]:
-            Image.new("RGBA", (4, 4), "red").save(folder / name / f"{word}.png")
-    for name, dataset in values["datasets"].items():
-        if "pictures" in dataset:
-            dataset["pictures"] = str(folder / ("seven" if "pixtral" in name else "eight"))
-    for model in values["models"].values():
-        model["revision"] = "0123456789abcdef0123456789abcdef01234567"
-    return values
-
-
 def test_the_preset_states_the_published_protocol(tmp_path: Path) -> None:
-    config = parse_config(filled(tmp_path), Source(PRESET))
+    config = parse_config(filled(tmp_path, {}), Source(PRESET))
     published = {"qwen": ("qwen2-vl", "float32"), "gemma": ("gemma-3", "float32"), "pixtral": ("pixtral", "bfloat16")}
-    for model in config.models.values():
+    for of_model, model in config.models.items():
+        if of_model.endswith("-coco"):
+            assert (model.datasets, model.dtype, model.prompting.system) == (("coco",), "float32", "")
+            assert model.quirks.second_bos == (not of_model.startswith("qwen"))
+            continue
         layout, dtype = published[model.datasets[0].split("-")[1]]
         assert model.dtype == dtype
+        assert [name.split("-")[0] for name in model.datasets] == ["squares", "shapes", "objects", "whatsup"]
         for name in model.datasets:
             settings: Any = config.datasets[name]
+            if settings.kind == "whatsup":
+                assert (settings.subset, settings.halves, settings.asked_slots) == ("A", layout, (0, 2))
+                # Two items a picture.
+                pictures = {"qwen2-vl": 628, "gemma-3": 2148, "pixtral": 484}[layout] // 2
+                counts = settings.scenes
+                assert counts.train + counts.validation + counts.test == pictures
+                assert counts.test / pictures == pytest.approx(0.25, abs=0.01)
+                continue
             assert settings.layout == LAYOUTS[layout]
             assert (settings.background, settings.items, settings.asked_slots) == ("white", "every_triple", (0, 2))
             assert settings.templates == ("relation_to_object",)
@@ -82,6 +79,7 @@ def test_the_preset_states_the_published_protocol(tmp_path: Path) -> None:
     sections = dict(config)
     assert sections["interchange"].pool.model_dump() == {"right_by": "top1_word", "first": 50}
     assert sections["interchange"].crosswise_match == "place"
+    assert sections["amplification"].item_alphas == tuple(map(float, range(16)))
 
 
 def test_the_preset_as_it_stands_says_what_to_fill_in() -> None:

@@ -1,13 +1,17 @@
-"""presets/extended.yaml with the published tokenizers, chat templates and image geometries of Qwen2-VL and Gemma-3.
+"""presets/paper.yaml from end to end: three families with their published tokenizers, chat templates and image geometries, five datasets.
 
-Every stage but the figures (tests/test_preset.py has them) runs on every drawn dataset, cut to a few scenes. The models are random, their
-depths and widths are cut: what they answer means nothing. Gemma-3's images have half the published side here, as many visual tokens; whole
-ones are in tests/test_real_vocabularies.py. ``benchmarks/preset_stages.py`` is the same at the published widths, and on a GPU whole.
+Snakemake plans it and looks at everything that it looks at before a job; its commands then run in this process, to the report. The models
+are random, their depths and widths are cut: what they answer means nothing. Gemma-3's images have half the published side here, as many
+visual tokens; whole ones are in tests/test_real_vocabularies.py. presets/extended.yaml runs in tests/test_preset.py, and
+``benchmarks/preset_stages.py`` is the same at the published widths, on a GPU whole.
 """
 
 import functools
+import importlib
 import json
 import re
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,76 +19,132 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from benchmarks import preset_stages
 from benchmarks.genuine import REVISION
-from benchmarks.preset_stages import preset_values, run_stages
 
-from real_checkpoints import REAL_FAMILIES, real_checkpoint
+from paper_preset import cut, filled
+from real_checkpoints import real_checkpoint
+from test_preset import snakemake
+from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
-from vlm_spatial.stages.registry import STAGES, Scope, Stage, of_scope
+from vlm_spatial.report.published import published
+from vlm_spatial.stages.registry import STAGES, of_scope
+from vlm_spatial.stages.stage import run_stage
 
 pytestmark = pytest.mark.workflow
 
-DATASETS = ("squares", "shapes", "objects")
+FAMILIES = {"qwen": "qwen2_vl", "gemma": "gemma3", "pixtral": "pixtral"}
+# Tables of what a dataset or the preset has not: exchanges are crosswise and of the last token, pixels and strips are ours.
+EMPTY = {"conflict", "amplification_items", "ablation_sweep", "interchange"}
 
 
-@pytest.fixture(scope="module", params=REAL_FAMILIES)
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every stage of the preset, in this process, the model loaded once."""
-    folder = tmp_path_factory.mktemp("real-preset")
-    model = {
-        "checkpoint": str(real_checkpoint(folder / request.param, request.param, gemma_side=448)),
-        "dtype": "bfloat16",
-        "device": "cpu",
-    }
-    values = preset_values(DATASETS, model)
-    loaded = functools.cache(lambda said: load_adapter(**json.loads(said)))
-    for _ in run_stages(values, folder, lambda **given: loaded(json.dumps({**given, "answers": None}, sort_keys=True))):
-        pass
-    return folder / values["results"]
-
-
-def of(scope: Scope) -> list[Stage]:
-    return [STAGES[name] for name in of_scope(scope)]
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, str]:
+    """The configuration, the results, and what was said before any job."""
+    folder = tmp_path_factory.mktemp("paper")
+    checkpoints = {name: real_checkpoint(folder / name, family, gemma_side=448) for name, family in FAMILIES.items()}
+    values = cut(filled(folder, checkpoints, seven=3))
+    config = folder / "paper.yaml"
+    config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    planned = snakemake(folder, config, "--dry-run", "--printshellcmds")
+    assert planned.returncode == 0, planned.stderr
+    commands = re.findall(r"^Shell command: (python -m vlm_spatial\.stages\..*)$", planned.stdout + planned.stderr, flags=re.MULTILINE)
+    jobs = [shlex.split(command.split(" 2>&1 | tee ")[0])[2:] for command in commands]
+    # A dry-run's order says nothing; the registry has each stage after those whose results it reads.
+    jobs.sort(key=lambda job: list(STAGES).index(job[0].rpartition(".")[2]))
+    # A vocabulary takes seconds to read, so each model is loaded once.
+    loaded = functools.cache(lambda given: load_adapter(**json.loads(given)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, *arguments in jobs:
+            module = importlib.import_module(name)
+            stage = name.rpartition(".")[2]
+            if hasattr(module, "load_adapter"):
+                patch.setattr(module, "load_adapter", lambda **given: loaded(json.dumps(given, sort_keys=True)))
+            run_stage(stage, getattr(module, stage), arguments)
+    return values, folder / values["results"], planned.stderr
 
 
 @pytest.mark.slow
-def test_every_stage_runs_on_every_dataset(results: Path) -> None:
+def test_every_stage_runs_on_every_dataset_of_every_model(run: tuple[dict[str, Any], Path, str]) -> None:
+    values, results, _ = run
+    assert {model.split("-")[0] for model in values["models"]} == {"qwen2", "gemma", "pixtral"}
+    assert {dataset["kind"] for dataset in values["datasets"].values()} == {"squares", "shapes", "objects", "whatsup", "coco"}
     scored = set()
-    for dataset in DATASETS:
-        for stage in of("model and dataset"):
-            for table, output in stage.tables.items():
-                held = pl.read_parquet(results / output.path.format(model="model", dataset=dataset))
-                # The list of COCO's items is of photographs with boxes only.
-                assert held.height > 0 or table == "amplification_items", (dataset, table)
-                if "log_probabilities" in held.columns:
-                    scored.add(stage.name)
-                    scores = held["log_probabilities"].to_list()
-                    assert all(np.isfinite(row).all() and max(row) <= 0 for row in scores)
-                    assert held["candidate_mass"].is_between(0, 1).all()
-    # Every stage that runs the model asks it something, but the one that stores activations.
-    assert scored == {stage.name for stage in of("model and dataset") if stage.device == "gpu"} - {"activations"}
-    for stage in of("model"):
-        assert all((results / output.path.format(model="model")).is_file() for output in stage.tables.values())
+    for model, settings in values["models"].items():
+        for dataset in settings["datasets"]:
+            for stage in (STAGES[name] for name in of_scope("model and dataset")):
+                for table, output in stage.tables.items():
+                    held = pl.read_parquet(results / output.path.format(model=model, dataset=dataset))
+                    assert held.height > 0 or table in EMPTY, (model, dataset, table)
+                    if "log_probabilities" in held.columns and held.height:
+                        scored.add(stage.name)
+                        scores = held["log_probabilities"].to_list()
+                        assert all(np.isfinite(row).all() and max(row) <= 0 for row in scores)
+                        assert held["candidate_mass"].is_between(0, 1).all()
+    # Every stage that runs the model asks it something, but the one that stores activations; the preset has no conflict pairs.
+    assert scored == {name for name in of_scope("model and dataset") if STAGES[name].device == "gpu"} - {"activations", "conflict"}
 
 
 @pytest.mark.slow
-def test_differences_of_log_probabilities_are_the_log_odds(results: Path) -> None:
-    table = pl.read_parquet(results / "model/objects/interchange.parquet").filter(experiment="vision")
-    pairs = pl.read_parquet(results / "scenes/objects/pairs.parquet").select("pair_id", "hypotheses")
-    for row in table.join(pairs, on="pair_id").head(20).iter_rows(named=True):
-        score = dict(zip(row["candidates"], row["log_probabilities"], strict=True))
-        difference = score[row["hypotheses"]["flip"]] - score[row["hypotheses"]["stay"]]
-        assert row["log_odds"] == pytest.approx(difference, abs=1e-4)
+def test_every_published_experiment_ran(run: tuple[dict[str, Any], Path, str]) -> None:
+    values, results, _ = run
+    for model, settings in values["models"].items():
+        for dataset in settings["datasets"]:
+            asked = values["datasets"][dataset]["pairs"]
+            table = pl.read_parquet(results / model / dataset / "interchange.parquet")
+            ran = Counter(table.unique(["experiment", "pair_id"])["experiment"])
+            axes = 1 if "whatsup" in dataset else 2
+            assert ran["crosswise"] == axes * asked["vision"], (model, dataset)
+            assert ran["last_token"] == axes * asked.get("last_token", 0), (model, dataset)
+            assert set(ran) <= {"crosswise", "last_token"}
+            sites = set(table.filter(experiment="crosswise")["site"])
+            assert sites == ({"connector", "language.0", "language.1"} if asked["vision"] else set())
+            assert set(table.filter(experiment="crosswise")["token_set"]) <= {"object", "strip"}
+            ablated = pl.read_parquet(results / model / dataset / "ablation_sweep.parquet")
+            assert set(ablated["experiment"]) == ({"crosswise"} if asked["vision"] else set())
+            conditions = set(pl.read_parquet(results / model / dataset / "ablation_accuracy.parquet")["condition"])
+            assert {"intact", "neutral"} <= conditions
+            assert not any("erasure" in condition for condition in conditions)
+            probes = pl.read_parquet(results / model / dataset / "measures.parquet").filter(experiment="probes", condition="published")
+            assert set(probes["site"]) == {"connector"}
+            items = pl.read_parquet(results / model / dataset / "amplification_items.parquet")
+            assert items.is_empty() == (dataset != "coco")
+            if dataset == "coco":
+                assert set(items["alpha"]) == {0.0, 1.0, 15.0}
+                # Asked from either side and in both orders.
+                assert items["question_id"].n_unique() == 4 * items["scene_id"].n_unique()
+
+
+@pytest.mark.slow
+def test_the_report_holds_every_model_its_quirks_and_the_published_numbers(run: tuple[dict[str, Any], Path, str]) -> None:
+    values, results, said = run
+    page = (results / "report.html").read_text(encoding="utf-8")
+    for name, model in values["models"].items():
+        assert name in page
+        for sentence in QuirkSettings.model_validate(model.get("quirks", {})).named():
+            assert sentence in page
+    assert "running numbers for rotary positions" in page
+    assert "second begin-of-sequence token" in page
+    of_pixtral = published().filter(model="pixtral-12b", experiment="table1_behaviour", dataset="objects", axis="all")
+    assert of_pixtral.height >= 2
+    assert all(f"{float(value):.3f}" in page for value in of_pixtral["value"])
+    # Names that are no single token were left out, and told before any job.
+    assert "names are left out, as they are more than one token to" in said
+    findings = json.loads((results / "findings.json").read_text(encoding="utf-8"))
+    assert {(record["model"], record["dataset"]) for record in findings} == {
+        (name, dataset) for name, model in values["models"].items() for dataset in model["datasets"]
+    }
 
 
 @pytest.mark.slow
 def test_the_command_lists_every_stage_with_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A tiny model takes the place of the published widths."""
+    """Of presets/extended.yaml. A tiny model takes the place of the published widths."""
     made: dict[str, Any] = {}
 
     def tiny(family: str, *cut: Any, words: Sequence[str], **options: Any) -> Adapter:

@@ -2,15 +2,14 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.models.folder import chat_template
+from vlm_spatial.models.turns import MARK, Chat, fill_in_mark
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", "processor_config.json")
-_MARK = "question 7261954"
 
 
 class FolderTokenizer:
@@ -53,22 +52,24 @@ def opening(folder: Path, prompting: PromptingSettings) -> str:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    content = [{"type": "image"}, {"type": "text", "text": _MARK}]
-    turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    if prompting.system:
-        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": prompting.system}]})
     # As transformers fills templates in.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    special = _special(folder)
+
+    def fill(chat: Chat) -> str:
+        try:
+            return template.render(messages=chat, add_generation_prompt=True, **special)
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+            raise UserError(f"chat template: cannot be filled in ({error})") from error
+
     try:
         template = environment.from_string(chat_template(folder, prompting.chat_template))
-        text = template.render(messages=turns, add_generation_prompt=True, **_special(folder))
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{folder}: chat template: cannot be filled in ({error})") from error
-    if _MARK not in text:
-        raise UserError(f"{folder}: chat template: leaves the question out; choose another one in models.*.prompting.chat_template")
-    return text.rpartition(_MARK)[2] + prompting.answer_prefix
+        text, _ = fill_in_mark(fill, prompting.system)
+    except (TemplateError, UserError) as error:
+        raise UserError(f"{folder}: {error}") from error
+    return text.rpartition(MARK)[2] + prompting.answer_prefix
 
 
 def _special(folder: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.errors import UserError, first_line
 from vlm_spatial.models.answer_forms import AnswerForms, Tokens
 from vlm_spatial.models.pixels import DirectPixels
+from vlm_spatial.models.turns import MARK, Chat, fill_in_mark, turns
 
 Value = TypeVar("Value")
 
@@ -26,8 +27,6 @@ Value = TypeVar("Value")
 _IMAGE_BYTES_KEPT = 10**9
 _PROMPTS_KEPT = 4096
 _KEY = "_vlm_spatial_key"
-# Stands for the question when a chat template is asked what it writes behind it.
-_MARK = "question 7261954"
 
 SHOWN_ONCE = "vlm_spatial: shown once"
 """Key of ``Image.info``: the image is not worth remembering, which saves the cost of its key."""
@@ -198,21 +197,17 @@ class ProcessorCache:
 
     @cached_property
     def _forms(self) -> AnswerForms:
-        text = self._filled_in(self._turns(_MARK, None), tokenize=False)
-        if _MARK not in text:
-            raise UserError("chat template: leaves the question out; choose another one in models.*.prompting.chat_template")
-        return AnswerForms(self._processor.tokenizer, text.rpartition(_MARK)[2] + self.prompting.answer_prefix, self.answers)
+        text, _ = self._marked
+        return AnswerForms(self._processor.tokenizer, text.rpartition(MARK)[2] + self.prompting.answer_prefix, self.answers)
 
-    def _turns(self, prompt: str, image: Image.Image | None) -> list[dict[str, Any]]:
-        shown = {"type": "image"} if image is None else {"type": "image", "image": image}
-        turns = [{"role": "user", "content": [shown, {"type": "text", "text": prompt}]}]
-        if self.prompting.system:
-            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": self.prompting.system}]})
-        return turns
+    @cached_property
+    def _marked(self) -> tuple[str, bool]:
+        """The text around a question, and whether the template wants the system turn plain."""
+        return fill_in_mark(lambda chat: str(self._filled_in(chat, tokenize=False)), self.prompting.system)
 
-    def _filled_in(self, turns: list[dict[str, Any]], **options: Any) -> Any:
+    def _filled_in(self, chat: Chat, **options: Any) -> Any:
         try:
-            return self._processor.apply_chat_template(turns, add_generation_prompt=True, **options)
+            return self._processor.apply_chat_template(chat, add_generation_prompt=True, **options)
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError, StopIteration) as error:
             raise UserError(
                 f"chat template: cannot be filled in ({first_line(error)}); choose another one in models.*.prompting.chat_template, or "
@@ -227,9 +222,10 @@ class ProcessorCache:
         options = {"images_kwargs": self._options} if self._options else {}
         # Tokenizers take one caller at a time.
         with self._tokenizing:
-            turns = self._turns(prompt, as_rgb(image))
+            _, plain = self._marked
+            chat = turns(prompt, as_rgb(image), self.prompting.system, plain=plain)
             try:
-                made = self._filled_in(turns, tokenize=True, return_dict=True, processor_kwargs=options)
+                made = self._filled_in(chat, tokenize=True, return_dict=True, processor_kwargs=options)
             except UserError:
                 # The image processor is asked along with the template; its own fault is said as such.
                 self._process(as_rgb(image))

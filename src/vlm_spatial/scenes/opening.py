@@ -45,11 +45,12 @@ def upright_size(path: Path) -> tuple[int, int]:
         raise UserError(f"{path}: {_why(path, error)}") from error
 
 
-def open_upright(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
+def open_upright(path: Path, at_least: tuple[int, int] | None = None, *, turned: bool = True) -> Image.Image:
     """A picture as RGB, upright, every pixel read; transparent parts are white.
 
     Args:
         at_least: a JPEG may be decoded at a fraction of its size that is no smaller than this, which is several times faster.
+        turned: whether to turn it as its orientation tag says.
 
     Raises:
         UserError: naming the file if it is missing, unreadable, cut short, far too large, or has values without a known scale.
@@ -63,7 +64,7 @@ def open_upright(path: Path, at_least: tuple[int, int] | None = None) -> Image.I
                     raise UserError(f"{path}: {file.width}×{file.height} pixels are more than the {_MOST_PIXELS:,} allowed")
                 if at_least is not None:
                     file.draft("RGB", at_least)
-                turn = _TURNS.get(_orientation(file))
+                turn = _TURNS.get(_orientation(file)) if turned else None
                 file.load()
                 image = _in_eight_bits(file, path)
     except _UNREADABLE as error:

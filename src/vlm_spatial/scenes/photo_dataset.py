@@ -15,7 +15,7 @@ from vlm_spatial.scenes.merge import plan_self_merge, plan_window
 from vlm_spatial.scenes.pairs import Pair
 from vlm_spatial.scenes.photo_merges import PhotoDrawing, draw_photo, merges, photo_scene
 from vlm_spatial.scenes.photo_pairs import plan_photo_pairs
-from vlm_spatial.scenes.photos import HEIGHT, load_entries
+from vlm_spatial.scenes.photos import HEIGHT, usable_entries
 from vlm_spatial.scenes.plan import SPLITS, Planned, Split, scene_generator, scene_name
 from vlm_spatial.scenes.scene import mirrored
 from vlm_spatial.scenes.sources.source import PlannedDataset, SetAside
@@ -47,7 +47,7 @@ def plan_photos(settings: WhatsUpSettings, seed: int, detected: Path | None = No
         UserError: if the list of photos or the boxes file cannot be read, or no photo at all is usable.
     """
     dataset = _Growing()
-    photos, dataset.set_aside = load_entries(settings.folder, settings.subset)
+    photos, dataset.set_aside = usable_entries(settings.folder, settings.subset, settings.one_token_in)
     boxed = boxed_photos(photos, settings, dataset.set_aside, detected)
     if not boxed:
         first = f"; the first is {dataset.set_aside[0].file}: {dataset.set_aside[0].reason}" if dataset.set_aside else ""

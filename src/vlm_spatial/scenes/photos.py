@@ -16,6 +16,7 @@ from PIL import Image
 
 from vlm_spatial.errors import UserError, called
 from vlm_spatial.files import read_json
+from vlm_spatial.scenes.one_token import one_token
 from vlm_spatial.scenes.opening import find_file, open_upright, placed
 from vlm_spatial.scenes.sources.source import SetAside
 
@@ -73,6 +74,23 @@ def load_entries(root: Path, subset: Subset) -> tuple[list[Photo], list[SetAside
         else:
             set_aside.append(found)
     return photos, set_aside
+
+
+def usable_entries(root: Path, subset: Subset, one_token_in: str | None) -> tuple[list[Photo], list[SetAside]]:
+    """As :func:`load_entries`, without photos of objects whose name is more than one token to the tokenizer in that folder.
+
+    Raises:
+        UserError: also if the tokenizer cannot be read.
+    """
+    photos, set_aside = load_entries(root, subset)
+    if one_token_in is None:
+        return photos, set_aside
+    kept = one_token({photo.object for photo in photos}, Path(one_token_in))
+    left_out = [photo for photo in photos if photo.object not in kept]
+    set_aside += [
+        SetAside(photo.name, f"{photo.object!r}, or with a capital, is more than one token to {one_token_in}") for photo in left_out
+    ]
+    return [photo for photo in photos if photo.object in kept], set_aside
 
 
 def _entry(root: Path, index: int, entry: Any) -> Photo | SetAside:

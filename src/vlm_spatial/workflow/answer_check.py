@@ -16,6 +16,7 @@ from vlm_spatial.models.answer_forms import AnswerForms, told_apart_at_once
 from vlm_spatial.models.folder_tokenizer import FILES, FolderTokenizer, opening
 from vlm_spatial.scenes.questions import SLOT_WORDS
 from vlm_spatial.scenes.sources.registry import source_of
+from vlm_spatial.tokens import SLOTS
 from vlm_spatial.workflow.file_cache import FileCache
 
 CACHE = Path(".cache/vlm_spatial/answers.json")
@@ -51,6 +52,11 @@ class AnswerReport:
         return bool(self.alike or self.equal or self.unknown)
 
     @property
+    def of_several_tokens(self) -> list[str]:
+        """Answers that are one token in none of their forms."""
+        return [answer for answer, forms in self.forms.items() if all("|" in form for form in forms)]
+
+    @property
     def summary(self) -> str:
         """One line."""
         several = sum(any("|" in form for form in forms) for forms in self.forms.values())
@@ -84,6 +90,28 @@ def answer_reports(config: Config, cache: Path | None = CACHE) -> Iterator[Answe
             found = known.of(key, files, partial(_look_up, folder, words, config, model.prompting))
             yield AnswerReport(name, dataset, **found)
     known.save()
+
+
+def never_likeliest(report: AnswerReport, config: Config) -> str:
+    """One line on answers that no single token spells, where pairs are kept by the likeliest token; empty if there are none.
+
+    Raises:
+        UserError: if fewer than three answers are left, so that no scene could pass.
+    """
+    sections = dict(config)
+    keys = [f"{name}.pool.right_by" for name in ("interchange", "ablation") if sections[name].pool.right_by == "top1_word"]
+    pairs = config.datasets[report.dataset].pairs
+    several = report.of_several_tokens
+    if not keys or not several or not (pairs.vision or pairs.language or pairs.conflict or pairs.last_token or pairs.file):
+        return ""
+    left = len(report.forms) - len(several)
+    said = (
+        f"{len(several)} of {len(report.forms)} answers are more than one token, so their pairs never pass "
+        f"{' and '.join(keys)}: top1_word: {', '.join(several)}; {left} are left"
+    )
+    if left < SLOTS:
+        raise UserError(f"{said}, and a scene has {SLOTS}; choose other contents, or right_by: candidates")
+    return said
 
 
 def _words(config: Config, dataset: str) -> list[str]:

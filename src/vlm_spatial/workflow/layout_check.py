@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from vlm_spatial.config.workflow import Config
-from vlm_spatial.scenes.sources.drawn import DrawnSettings
 from vlm_spatial.workflow.file_cache import FileCache
 
 CACHE = Path(".cache/vlm_spatial/grids.json")
@@ -27,17 +26,17 @@ def misfits(config: Config, cache: Path | None = CACHE) -> Iterator[tuple[str, s
         files = sorted(path for path in folder.glob("*.json") if "config" in path.name)
         for dataset in model.datasets:
             settings = config.datasets[dataset]
-            if not isinstance(settings, DrawnSettings) or settings.layout is None:
+            if settings.laid_out is None:
                 continue
-            blocks = settings.layout
-            asked = json.dumps([str(folder.absolute()), blocks.canvas, model.min_pixels, model.max_pixels])
-            rows, cols = known.of(f"grid {asked}", files, partial(_grid, folder, blocks.canvas, model.min_pixels, model.max_pixels))
-            if (rows, cols) != (blocks.grid, blocks.grid):
+            canvas, cells = settings.laid_out
+            asked = json.dumps([str(folder.absolute()), canvas, model.min_pixels, model.max_pixels])
+            rows, cols = known.of(f"grid {asked}", files, partial(_grid, folder, canvas, model.min_pixels, model.max_pixels))
+            if (rows, cols) != (cells, cells):
                 fitting = [each for each in model.datasets if each != dataset]
                 left = f"{len(fitting)} other datasets are left" if fitting else "no other dataset is left"
                 yield (
                     f"models.{name}.datasets",
-                    f"{dataset} is laid out for {blocks.grid}×{blocks.grid} visual tokens, and an image of {blocks.canvas} pixels becomes "
+                    f"{dataset} is laid out for {cells}×{cells} visual tokens, and an image of {canvas} pixels becomes "
                     f"{rows}×{cols} to this model; give it a dataset with the layout of its own grid ({left})",
                 )
     known.save()

@@ -18,7 +18,7 @@ from vlm_spatial.models.folder import check_folder, config_file
 from vlm_spatial.models.peft import check_peft
 from vlm_spatial.models.weights import check_weights
 from vlm_spatial.scenes.sources.registry import source_of
-from vlm_spatial.workflow.answer_check import answer_reports
+from vlm_spatial.workflow.answer_check import answer_reports, never_likeliest
 from vlm_spatial.workflow.layout_check import misfits
 
 
@@ -59,6 +59,10 @@ def check_outside(config: Config, source: Source, *, quiet: bool = False) -> Non
     for report in answer_reports(config):
         if report.remarkable and not quiet:
             print(f"{report.model} on {report.dataset}: {report.summary}", file=sys.stderr)
+        with _about(source, f"models.{report.model}.datasets"):
+            never = never_likeliest(report, config)
+        if never and not quiet:
+            print(f"{report.model} on {report.dataset}: {never}", file=sys.stderr)
 
 
 @contextmanager

@@ -71,6 +71,10 @@ class DrawnSettings(DatasetSettings):
         "must add up to their number",
     )
 
+    @property
+    def laid_out(self) -> tuple[int, int] | None:
+        return None if self.layout is None else (self.layout.canvas, self.layout.grid)
+
     @model_validator(mode="after")
     def _blocks_have_their_size(self) -> Self:
         usual = Difficulty()

@@ -118,13 +118,23 @@ class DatasetSettings(Settings):
         """Folders of models that its boxes stage loads, by the key that names them."""
         return {}
 
+    @property
+    def shared_middle(self) -> bool:
+        """Whether pictures can be had that share the middle object and no other."""
+        return self.drawn
+
+    @property
+    def laid_out(self) -> tuple[int, int] | None:
+        """Pixels along a side of the canvas, and visual tokens that it is laid out for; None where any grid will do."""
+        return None
+
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if len(set(self.axes)) != len(self.axes) or not self.axes:
             raise ValueError("axes: name each of horizontal, vertical at most once, and at least one")
         if self.pairs.file and not self.drawn:
             raise ValueError("pairs.file: lists contents of drawn scenes; of photographs pairs are found, leave it out")
-        if self.pairs.last_token and not self.drawn:
+        if self.pairs.last_token and not self.shared_middle:
             raise ValueError("pairs.last_token: its pictures are drawn; of photographs the language pairs serve, leave it out")
         if not set(TEMPLATES) & set(self.templates):
             raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))

@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from vlm_spatial.config.settings import Settings, UserPath
 from vlm_spatial.errors import UserError
+from vlm_spatial.scenes.one_token import FILE, check_tokenizer, left_out
+from vlm_spatial.scenes.sources.halves import HALVES, HalvesOf
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 from vlm_spatial.scenes.sources.source import About, PlannedDataset, Source, Unboxed
 
@@ -41,6 +43,16 @@ class WhatsUpSettings(DatasetSettings):
     axes: tuple[Literal["horizontal", "vertical"], ...] = Field(("horizontal",), description="photos are merged side by side")
     root: UserPath | None = Field(None, description="required: the folder that holds data/controlled_*_dataset.json")
     subset: Literal["A", "B"] = Field("B", description="A controlled_images, B controlled_clevr")
+    halves: HalvesOf | None = Field(
+        None,
+        description="join the halves of two squeezed photos, with boxes made by hand, on the canvas of this model (as published, of subset "
+        "A); by default photos are aligned on the reference and merged",
+    )
+    one_token_in: UserPath | None = Field(
+        None,
+        description="folder of a checkpoint: leave out objects whose name, as it is or with a capital, is more than one token there (as "
+        "published)",
+    )
     boxes: UserPath | None = Field(
         None,
         description="a JSON file of boxes; without it (and without a detector) they are found by comparing the photos",
@@ -64,7 +76,17 @@ class WhatsUpSettings(DatasetSettings):
             )
         if self.boxes and self.detector:
             raise ValueError("boxes and detector: give one of them, or neither")
+        if self.halves and (self.boxes or self.detector or self.variants.mirror):
+            raise ValueError("halves: their boxes are made by hand, the same for all photos; leave out boxes, detector and variants.mirror")
         return self
+
+    @property
+    def shared_middle(self) -> bool:
+        return self.halves is not None
+
+    @property
+    def laid_out(self) -> tuple[int, int] | None:
+        return None if self.halves is None else (HALVES[self.halves].canvas, HALVES[self.halves].grid)
 
     @property
     def checkpoints(self) -> dict[str, Path]:
@@ -86,7 +108,10 @@ class WhatsUp(Source[WhatsUpSettings]):
 
     def plan(self, settings: WhatsUpSettings, seed: int, boxes: Path | None = None) -> PlannedDataset:
         from vlm_spatial.scenes.photo_dataset import plan_photos
+        from vlm_spatial.scenes.photo_halves import plan_halves
 
+        if settings.halves is not None:
+            return plan_halves(settings, seed)
         return plan_photos(settings, seed, boxes)
 
     def files(self, settings: WhatsUpSettings) -> list[Path]:
@@ -95,6 +120,8 @@ class WhatsUp(Source[WhatsUpSettings]):
             found += files_below(entry) if entry.is_dir() else [entry]
         if settings.boxes is not None:
             found.append(Path(settings.boxes))
+        if settings.one_token_in is not None:
+            found.append(Path(settings.one_token_in) / FILE)
         for folder in settings.checkpoints.values():
             found += files_below(folder)
         return found
@@ -102,17 +129,19 @@ class WhatsUp(Source[WhatsUpSettings]):
     def check_paths(self, settings: WhatsUpSettings) -> None:
         if not (settings.folder / "data").is_dir():
             raise UserError(f"root: no folder {str(settings.folder / 'data')!r}; give the folder that holds it")
+        if settings.one_token_in is not None:
+            check_tokenizer(Path(settings.one_token_in))
         if settings.boxes is not None and not Path(settings.boxes).is_file():
             raise UserError(f"boxes: no file {settings.boxes!r}; give a JSON file of boxes, or leave boxes out")
 
     def check(self, settings: WhatsUpSettings, about: About) -> None:
         from vlm_spatial.scenes.boxes_file import read_boxes
         from vlm_spatial.scenes.opening import upright_size
-        from vlm_spatial.scenes.photos import load_entries
+        from vlm_spatial.scenes.photos import usable_entries
 
         root = settings.folder
         with about("root"):
-            photos, set_aside = load_entries(root, settings.subset)
+            photos, set_aside = usable_entries(root, settings.subset, settings.one_token_in)
             wanted = [photo for photo in photos if photo.relation in ("left_of", "right_of")]
             if not wanted:
                 first = f"; the first is {set_aside[0].file}: {set_aside[0].reason}" if set_aside else ""
@@ -136,17 +165,25 @@ class WhatsUp(Source[WhatsUpSettings]):
                     )
 
     def object_words(self, settings: WhatsUpSettings) -> tuple[str, ...]:
-        from vlm_spatial.scenes.photos import load_entries
+        from vlm_spatial.scenes.photos import usable_entries
 
-        photos, _ = load_entries(settings.folder, settings.subset)
+        photos, _ = usable_entries(settings.folder, settings.subset, settings.one_token_in)
         return tuple(sorted({word for photo in photos for word in (photo.object, photo.reference)}))
 
     def unboxed(self, settings: WhatsUpSettings) -> Iterator[Unboxed]:
-        from vlm_spatial.scenes.photos import load_entries
+        from vlm_spatial.scenes.photos import usable_entries
 
-        for photo in load_entries(settings.folder, settings.subset)[0]:
+        for photo in usable_entries(settings.folder, settings.subset, settings.one_token_in)[0]:
             if photo.relation in ("left_of", "right_of"):
                 yield Unboxed(photo.name, photo.path, (photo.object, photo.reference))
+
+    def outlook(self, settings: WhatsUpSettings) -> str:
+        from vlm_spatial.scenes.photos import load_entries
+
+        if settings.one_token_in is None:
+            return ""
+        photos, _ = load_entries(settings.folder, settings.subset)
+        return left_out((photo.object for photo in photos), Path(settings.one_token_in))
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -93,8 +93,7 @@ def test_configurations_are_valid(page: str, number: int, block: str, tmp_path: 
     for path in ("data/photos/boxes.json", *re.findall(r"(?<![\w.])/((?:data|path)/[\w./-]+)", block)):
         place = tmp_path / path
         (place.parent if place.suffix else place / "data").mkdir(parents=True, exist_ok=True)
-        if place.suffix:
-            place.write_text("{}", encoding="utf-8")
+        (place if place.suffix else place / "tokenizer.json").write_text("{}", encoding="utf-8")
     block = re.sub(r"(?<![\w.])/(?=(?:data|path)/)", f"{tmp_path}/", block)
     (tmp_path / "checkpoint").mkdir()
     values = yaml.safe_load(block)

@@ -7,6 +7,7 @@ visual tokens; whole ones are in tests/test_real_vocabularies.py. presets/extend
 """
 
 import functools
+import html
 import importlib
 import json
 import re
@@ -132,6 +133,11 @@ def test_the_report_holds_every_model_its_quirks_and_the_published_numbers(run: 
     of_pixtral = published().filter(model="pixtral-12b", experiment="table1_behaviour", dataset="objects", axis="all")
     assert of_pixtral.height >= 2
     assert all(f"{float(value):.3f}" in page for value in of_pixtral["value"])
+    # Every published figure stands in the report: beside ours, or among those left out, with the reason.
+    shown = html.unescape(page)
+    for row in published().iter_rows(named=True):
+        assert ", ".join(row[part] for part in ("experiment", "axis", "measure", "condition") if row[part]) in shown, row
+        assert row["source_file"] in shown
     # Names that are no single token were left out, and told before any job.
     assert "names are left out, as they are more than one token to" in said
     findings = json.loads((results / "findings.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """report.html: one file that needs nothing else, made from the findings and the rows of the figures."""
 
 import functools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vlm_spatial.report.datasets import described
 from vlm_spatial.report.explorer import explorer
 from vlm_spatial.report.field_terms import CLAIM_TERMS, GROUPS, TERMS, ClaimTerms
 from vlm_spatial.report.packing import columns, packed
-from vlm_spatial.report.published import beside, dataset_named
+from vlm_spatial.report.published import Beside, beside, dataset_named
 from vlm_spatial.report.results import Results
 from vlm_spatial.report.sketches import LEGEND, sketches
 from vlm_spatial.report.transfer_sentences import carried
@@ -122,19 +122,22 @@ def page(
 
 
 def _published(results: Results, model: str, name: str) -> dict[str, Any]:
-    """Figures published of ``name`` with those of our model beside them, and how many have none of ours, by the reason."""
+    """Figures published of ``name`` with those of our model beside them, and those that have none of ours, by the reason."""
 
     def measures_of(dataset: str) -> pl.DataFrame | None:
         ours = dataset_named([other for one, other in results.tables if one == model], dataset)
         return None if ours is None else results.tables[model, ours].get("measures")
 
     rows = beside(name, measures_of)
-    reasons = Counter(row.left_out for row in rows if row.left_out)
+    left_out: dict[str, list[Beside]] = defaultdict(list)
+    for row in rows:
+        if row.left_out:
+            left_out[row.left_out].append(row)
     return {
         "model": model,
         "name": name,
         "rows": [row for row in rows if not row.left_out],
-        "left_out": reasons.most_common(),
+        "left_out": sorted(left_out.items(), key=lambda reason: -len(reason[1])),
         "of": len(rows),
     }
 

@@ -65,12 +65,14 @@ class Beside:
 
     Attributes:
         theirs: None if what is published is no single number.
+        said: what is published, in its words.
         left_out: why there is no number of ours; empty if there is one.
     """
 
     dataset: str
     what: str
     theirs: float | None
+    said: str
     their_n: int | None
     source: str
     note: str
@@ -104,7 +106,7 @@ def names() -> list[str]:
 
 
 def beside(name: str, measures_of: Callable[[str], pl.DataFrame | None]) -> list[Beside]:
-    """Every figure published of a model, with ours beside it.
+    """Every figure published of a model, or of all together, with ours beside it.
 
     Args:
         name: of the model, as published.
@@ -117,7 +119,7 @@ def beside(name: str, measures_of: Callable[[str], pl.DataFrame | None]) -> list
         raise UserError(f"published: no figures of {name!r}; there are some of {', '.join(names())}")
     tables: dict[str, pl.DataFrame | None] = {}
     found = []
-    for row in published().filter(model=name).iter_rows(named=True):
+    for row in published().filter((pl.col("model") == name) | pl.col("model").is_null()).iter_rows(named=True):
         dataset = _DATASETS.get(row["dataset"], row["dataset"])
         if dataset not in tables:
             tables[dataset] = measures_of(dataset)
@@ -131,6 +133,7 @@ def _beside(row: dict[str, str | None], table: pl.DataFrame | None) -> Beside:
         dataset=_DATASETS.get(str(row["dataset"]), str(row["dataset"])),
         what=", ".join(part for part in (experiment, row["axis"], row["measure"], condition) if part),
         theirs=_number(row["value"]),
+        said=row["value"] or "",
         their_n=None if row["n"] is None else int(row["n"]),
         source=row["source_file"] or "",
         note=row["note"] or "",

@@ -63,17 +63,26 @@ def read_annotations(path: Path) -> Annotations:
     Raises:
         UserError: naming the file and what is wrong, if it cannot be read as either.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    text = read_text(path)
     if Path(path).suffix.lower() == ".csv":
         return _from_csv(text, path)
     if Path(path).suffix.lower() == ".json":
         return _from_coco(text, path)
     raise UserError(f"{path}: must end in .json (COCO's instances format) or .csv ({','.join(CSV_COLUMNS)})")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a mark at its beginning.
+
+    Raises:
+        UserError: naming the file and what is wrong.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
 # --- COCO ------------------------------------------------------------------------------------------------------------
@@ -107,7 +116,7 @@ def _from_coco(text: str, path: Path) -> Annotations:
             strangers += 1
         elif category not in names:
             image.fault = image.fault or f"has a box of category {category!r}, which the file gives no name"
-        elif not _is_box(box):
+        elif not is_box(box):
             image.fault = image.fault or f"box {box!r} of {names[category]!r} must be [x, y, width, height]"
         else:
             x, y, width, height = map(float, box)
@@ -130,7 +139,8 @@ def _add_image(entry: Any, images: dict[Any, Annotated], set_aside: list[SetAsid
     images[entry["id"]] = Annotated(entry["file_name"], str(entry["id"]), size)
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether it is four finite numbers."""
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(number, int | float) for number in box)
     return numbers and all(abs(number) < float("inf") for number in box)
 
@@ -139,27 +149,27 @@ def _entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     """Every element of the lists that matter, with the list's name; ``None`` once for each such list."""
     decoder = json.JSONDecoder()
     try:
-        place = _skip(text, 0)
+        place = skip_blank(text, 0)
         if text[place : place + 1] != "{":
             raise UserError(f"{path}: must be COCO's instances JSON, an object with {', '.join(_LISTS)}")
-        place = _skip(text, place + 1)
+        place = skip_blank(text, place + 1)
         while text[place] != "}":
             key, place = decoder.raw_decode(text, place)
-            place = _skip(text, place)
+            place = skip_blank(text, place)
             if text[place] != ":":
                 raise json.JSONDecodeError("Expecting ':' delimiter", text, place)
-            place = _skip(text, place + 1)
+            place = skip_blank(text, place + 1)
             if key in _LISTS and text[place] == "[":
                 yield key, None
-                place = _skip(text, place + 1)
+                place = skip_blank(text, place + 1)
                 while text[place] != "]":
                     entry, place = decoder.raw_decode(text, place)
                     yield key, entry
-                    place = _next(text, place, "]")
+                    place = after_entry(text, place, "]")
                 place += 1
             else:
                 _, place = decoder.raw_decode(text, place)
-            place = _next(text, place, "}")
+            place = after_entry(text, place, "}")
     except IndexError as error:
         raise UserError(f"{path}: is not JSON: it ends in the middle; download it again") from error
     except ValueError as error:
@@ -169,17 +179,18 @@ def _entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 _BLANK = " \t\r\n"
 
 
-def _skip(text: str, place: int) -> int:
+def skip_blank(text: str, place: int) -> int:
+    """The next place in JSON text that is no blank."""
     while text[place : place + 1] and text[place] in _BLANK:
         place += 1
     return place
 
 
-def _next(text: str, place: int, end: str) -> int:
+def after_entry(text: str, place: int, end: str) -> int:
     """After a comma, or at ``end``."""
-    place = _skip(text, place)
+    place = skip_blank(text, place)
     if text[place] == ",":
-        return _skip(text, place + 1)
+        return skip_blank(text, place + 1)
     if text[place] != end:
         raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
     return place

@@ -7,7 +7,7 @@ follows from its name alone, so that it stays when images are added. Everything 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
-from vlm_spatial.scenes.annotations import Annotated, Labelled, check_units, read_annotations
+from vlm_spatial.scenes.annotations import Annotated, Annotations, Labelled, check_units, read_annotations
 from vlm_spatial.scenes.opening import find_file, upright_size
 from vlm_spatial.scenes.plan import SPLITS, Split
 from vlm_spatial.scenes.sources.natural import NaturalSettings
@@ -71,20 +71,26 @@ class Choices:
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def choices(settings: NaturalSettings, boxes: Path, questions: Path | None = None) -> Choices:
+Reader = Callable[[Path], Annotations]
+
+
+def choices(settings: NaturalSettings, boxes: Path, questions: Path | None = None, read: Reader = read_annotations) -> Choices:
     """The scenes that a file of boxes gives, and those of What'sUp's list of questions. No picture is decoded.
+
+    Args:
+        read: reads the file of boxes.
 
     Raises:
         UserError: if a file cannot be read, no image is there, or no scene at all comes out.
     """
     files = [path.stat() for path in (boxes, questions) if path is not None and path.is_file()]
     # What changed is read again.
-    return _choices(settings, boxes, questions, tuple((file.st_size, file.st_mtime_ns) for file in files))
+    return _choices(settings, boxes, questions, read, tuple((file.st_size, file.st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=8)
-def _choices(settings: NaturalSettings, boxes: Path, questions: Path | None, _: object) -> Choices:
-    annotations = read_annotations(boxes)
+def _choices(settings: NaturalSettings, boxes: Path, questions: Path | None, read: Reader, _: object) -> Choices:
+    annotations = read(boxes)
     found, usable = Choices(len(annotations.images), set_aside=list(annotations.set_aside)), []
     sizes: dict[str, tuple[int, int]] = {}
     for image in annotations.images:
@@ -236,7 +242,11 @@ _RELATIONS: dict[str, tuple[Axis, bool]] = {
     "above": ("vertical", True),
     "below": ("vertical", False),
 }
-_CAPTION = re.compile(rf"a photo of an? (?P<object>.+?) (?P<relation>{'|'.join(_RELATIONS)}) an? (?P<reference>.+?)\.?", re.IGNORECASE)
+# Asked of Visual Genome's images, too: which is nearer cannot be said from boxes.
+_DEPTHS = ("in front of", "behind")
+_CAPTION = re.compile(
+    rf"a photo of an? (?P<object>.+?) (?P<relation>{'|'.join([*_RELATIONS, *_DEPTHS])}) an? (?P<reference>.+?)\.?", re.IGNORECASE
+)
 
 
 def _add_items(
@@ -260,6 +270,8 @@ def _item(entry: object, images: dict[str, tuple[Annotated, Path]], settings: Na
     caption = _CAPTION.fullmatch(entry[1].strip())
     if caption is None:
         return f"caption {entry[1]!r} does not say which of two objects is where"
+    if caption["relation"].lower() in _DEPTHS:
+        return f"caption {entry[1]!r} is about depth, which boxes do not tell"
     if str(entry[0]) not in images:
         return f"image {entry[0]} is not there, or has no boxes"
     image, file = images[str(entry[0])]

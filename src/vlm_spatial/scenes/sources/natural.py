@@ -1,4 +1,4 @@
-"""What ``coco`` and ``boxed`` have in common: photographs with boxes, of which scenes are chosen, none is merged or pasted."""
+"""What ``coco``, ``gqa`` and ``boxed`` have in common: photographs with boxes, of which scenes are chosen, none is merged or pasted."""
 
 from __future__ import annotations
 

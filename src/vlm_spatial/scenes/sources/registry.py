@@ -6,10 +6,11 @@ from typing import Any
 from vlm_spatial.scenes.sources.boxed import Boxed
 from vlm_spatial.scenes.sources.coco import Coco
 from vlm_spatial.scenes.sources.drawn_kinds import DRAWN
+from vlm_spatial.scenes.sources.gqa import Gqa
 from vlm_spatial.scenes.sources.source import Source
 from vlm_spatial.scenes.sources.whatsup import WhatsUp
 
-SOURCES: tuple[Source[Any], ...] = (*DRAWN, WhatsUp(), Coco(), Boxed())
+SOURCES: tuple[Source[Any], ...] = (*DRAWN, WhatsUp(), Coco(), Gqa(), Boxed())
 _BY_KIND = {source.kind: source for source in SOURCES}
 KINDS: tuple[str, ...] = tuple(_BY_KIND)
 

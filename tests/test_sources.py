@@ -20,6 +20,7 @@ pytestmark = pytest.mark.unit
 NEEDED: dict[str, dict[str, Any]] = {
     "whatsup": {"root": "photos"},
     "coco": {"images": "photos", "annotations": "instances.json"},
+    "gqa": {"images": "photos", "scene_graphs": "graphs.json"},
     "boxed": {"images": "photos", "boxes": "boxes.csv"},
 }
 

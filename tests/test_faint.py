@@ -109,6 +109,8 @@ SMALL: dict[str, Any] = {
     "variants": {"decorrelated": {"train": 4, "validation": 2, "test": 2}},
     "pairs": {"vision": 1, "language": 1, "conflict": 1},
 }
+# 10 undoes the construction.
+ALPHAS = (0.0, 1.0, 2.0, 4.0, 10.0)
 HARD = {"object_size": (0.07, 0.12), "jitter": 1.0, "clutter": 4, "distractors": 20, "noise": 0.1}
 
 
@@ -117,14 +119,15 @@ def amplified(checkpoint: Path, out: Path, dataset: dict[str, Any]) -> pl.DataFr
     folder = out / "scenes"
     scenes_stage(Job({"dataset": dataset, "name": "small", "seed": 0}, {}, {"folder": folder}))
     behaviour(job(checkpoint, folder, out, "behaviour", {}))
-    settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": {"sites": ["vision.-2", "connector"]}}
+    settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": {"sites": ["connector"]}}
     store = {"store": out / "activations.zarr", "manifest": out / "activations.json"}
     activations(Job(settings, {"scenes": folder}, store))
     made = {name: out / f"{name}.parquet" for name in ("table", "strip_map", "geometry")}
     made |= {name: out / f"{name}.safetensors" for name in ("probes", "decorrelated")}
-    probes(Job({**settings, "stage": {"bootstrap": 10}}, {"scenes": folder, **store}, made))
+    probes(Job({**settings, "stage": {"bootstrap": 10, "strengths": [1.0]}}, {"scenes": folder, **store}, made))
     inputs = {"probes": out / "probes.safetensors", "behaviour": out / "behaviour.parquet"}
-    amplification(job(checkpoint, folder, out, "table", {"questions": 100}, **inputs))
+    sweep = {"sites": ["connector"], "questions": 100, "projection_alphas": ALPHAS, "oracle_alphas": ALPHAS, "random_draws": 3}
+    amplification(job(checkpoint, folder, out, "table", sweep, **inputs))
     return pl.read_parquet(out / "table.parquet")
 
 

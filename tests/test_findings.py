@@ -100,8 +100,8 @@ def test_verdicts_of_the_papers_pattern(strip: dict[str, dict]) -> None:
 
 def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: dict[str, dict]) -> None:
     wanted = {"strip_flip": "supported", "object_flip": "supported", "dominance": "refuted", "slot_probe_background": "inconclusive"}
-    wanted |= {"language_ordering_peak": "supported", "ablation_drop": "refuted", "backup_gain": "refuted"}
-    # Two errors tell nothing, and forty scenes cannot exclude a gain of one point.
+    wanted |= {"language_ordering_peak": "supported", "ablation_drop": "inconclusive", "backup_gain": "refuted"}
+    # Two errors tell nothing, and forty scenes can exclude neither a loss of five points nor a gain of one.
     wanted |= {"errors_corrected": "inconclusive", "net_accuracy": "inconclusive"}
     assert {name: natural[name]["verdict"] for name in wanted} == wanted
 

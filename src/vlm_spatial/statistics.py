@@ -60,22 +60,26 @@ def effective_number(values: Float[np.ndarray, " units"], clusters: Sequence[str
     ``n`` over the design effect (Kish 1965), smaller where few clusters carry the variance (Korn and Graubard 1998: squared ratio of the
     normal's quantile to Student's); between the number of clusters and ``n``. Where all units are alike it is the number of clusters.
     """
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    off = np.asarray(values, dtype=float) - np.mean(values)
+    return _effective(np.bincount(index, weights=off), float((off**2).sum()), np.bincount(index))
+
+
+def _effective(off: Float[np.ndarray, " clusters"], squares: float, sizes: Float[np.ndarray, " clusters"]) -> float:
+    """:func:`effective_number` of clusters whose units' deviations from the mean sum to ``off``, their squares to ``squares`` in all."""
     from scipy.stats import norm, t
 
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    n, sizes = len(values), np.bincount(index)
+    n, groups = float(sizes.sum()), len(sizes)
     least = n**2 / float((sizes**2).sum())
-    off = np.asarray(values, dtype=float) - np.mean(values)
-    squares = np.bincount(index, weights=off) ** 2
-    if len(sizes) == n:
-        return float(n)
-    if (off**2).sum() < _NOTHING:
+    if groups == n:
+        return n
+    if squares < _NOTHING:
         return least
-    groups = len(sizes)
-    effect = groups / max(groups - 1, 1) * squares.sum() / (off**2).sum()
+    of_clusters = off**2
+    effect = groups / max(groups - 1, 1) * of_clusters.sum() / squares
     if effect <= 1:
-        return float(n)
-    carrying = min(max(squares.sum() ** 2 / (squares**2).sum(), 1.0), max(groups - 1, 1))
+        return n
+    carrying = min(max(of_clusters.sum() ** 2 / (of_clusters**2).sum(), 1.0), max(groups - 1, 1))
     tail = (1 + CONFIDENCE) / 2
     return float(np.clip(n / effect * (norm.ppf(tail) / t.ppf(tail, carrying)) ** 2, least, n))
 
@@ -90,6 +94,23 @@ def clustered_share(hits: Bool[np.ndarray, " units"], clusters: Sequence[str]) -
     return Interval(share, float(low), float(high), len(hits))
 
 
+def share_of_sums(hits: Float[np.ndarray, " clusters"], units: Float[np.ndarray, " clusters"]) -> Interval:
+    """:func:`clustered_share` where only sums over each cluster are known, such as a scene's tokens named right; ``n`` counts clusters.
+
+    Args:
+        hits: between 0 and ``units``; need not be whole.
+        units: of each cluster; clusters without any do not count.
+    """
+    there = np.asarray(units) > 0
+    hits, units = np.asarray(hits, dtype=float)[there], np.asarray(units, dtype=float)[there]
+    if len(units) == 0:
+        return EMPTY
+    share = float(hits.sum() / units.sum())
+    alike = _effective(hits - share * units, share * (1 - share) * float(units.sum()), units)
+    low, high = binomial_limits(share * alike, alike)
+    return Interval(share, float(low), float(high), len(units))
+
+
 def clustered_share_p(hits: Bool[np.ndarray, " units"], clusters: Sequence[str], chance: float) -> float:
     """Two-sided p of :func:`clustered_share` against ``chance``."""
     alike = effective_number(np.asarray(hits, dtype=float), clusters)
@@ -102,14 +123,13 @@ def clustered_mean(
     """Mean of paired differences in [−1, 1] with its interval, and its two-sided p against 0; ``n`` counts units.
 
     Student's interval after adding one difference of +1 and one of −1 (Bonett and Price 2012, for paired proportions): where few pairs
-    differ, the plain one is far too narrow, and where none does it has no width.
+    differ, the plain one is far too narrow, and where none does it has no width. For clusters one and a half of each: with one the
+    interval covers 92% where few units change and all in one direction.
 
     Args:
         clusters: of units that are not independent; by default all are.
         alike: how many independent units say as much, where that is known and there are no clusters.
     """
-    from scipy.stats import t
-
     values = np.asarray(values, dtype=float)
     if len(values) == 0:
         return EMPTY, 1.0
@@ -117,13 +137,43 @@ def clustered_mean(
         alike, groups = effective_number(values, clusters), float(len(set(clusters)))
     else:
         alike = groups = float(len(values)) if alike is None else alike
-    mean = float(values.mean())
-    centre, square = alike * mean / (alike + 2), (alike * float((values**2).mean()) + 2) / (alike + 2)
-    error = float(np.sqrt((square - centre**2) / (alike + 2)))
+    added = 2.0 if clusters is None else 3.0
+    return _student(float(values.mean()), float((values**2).mean()), alike, groups, added, len(values))
+
+
+def _student(mean: float, square: float, alike: float, groups: float, added: float, n: int) -> tuple[Interval, float]:
+    """Student's interval and p of :func:`clustered_mean`, from the mean of the differences and that of their squares."""
+    from scipy.stats import t
+
+    centre, square = alike * mean / (alike + added), (alike * square + added) / (alike + added)
+    error = float(np.sqrt((square - centre**2) / (alike + added)))
     freedom = max(groups - 1, 1)
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = float(2 * t.sf(abs(centre) / error, freedom))
-    return Interval(mean, max(min(centre - reach, mean), -1.0), min(max(centre + reach, mean), 1.0), len(values)), p
+    return Interval(mean, max(min(centre - reach, mean), -1.0), min(max(centre + reach, mean), 1.0), n), p
+
+
+def difference_of_sums(
+    hits: Float[np.ndarray, " clusters"], others: Float[np.ndarray, " clusters"], units: Float[np.ndarray, " clusters"]
+) -> Interval:
+    """Paired difference of two :func:`share_of_sums` of the same units; ``n`` counts clusters.
+
+    Student's over clusters, with the added differences of :func:`clustered_mean` as heavy as one independent unit each, of the score
+    whose units are more alike; one that is right everywhere, or nowhere, says nothing of that beside one that is not.
+    """
+    there = np.asarray(units) > 0
+    hits, others, units = (np.asarray(values, dtype=float)[there] for values in (hits, others, units))
+    groups, n = len(units), float(units.sum())
+    if groups == 0:
+        return EMPTY
+    shares = [float(values.sum()) / n for values in (hits, others)]
+    mean = shares[0] - shares[1]
+    off = [values - share * units for values, share in zip((hits, others), shares, strict=True)]
+    squares = [share * (1 - share) * n for share in shares]
+    varying = [_effective(of, square, units) for of, square in zip(off, squares, strict=True) if square >= _NOTHING]
+    alike = min(varying, default=_effective(off[0], 0.0, units))
+    variance = groups / max(groups - 1, 1) * float(((off[0] - off[1]) ** 2).sum()) / n**2
+    return _student(mean, variance * alike + mean**2, alike, groups, 3.0, groups)[0]
 
 
 def calibration_error(

@@ -15,6 +15,7 @@ from tiny_workflow import CONFIG, Workflow
 FOLDER = "results/folder/squares"
 BEHAVIOUR, CONFLICT = f"{FOLDER}/behaviour.parquet", f"{FOLDER}/conflict.parquet"
 MANIFEST = f"{FOLDER}/activations.json"
+MEASURES = f"{FOLDER}/measures.parquet"
 SCENES = 27
 PROGRESS = ".activations.zarr.*.progress"
 # A shard for each scene, so that an extraction of a second or two can be caught half-way.

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 from cluster import NODE, Cluster
-from faults import BEHAVIOUR, CONFLICT, MANIFEST, ONE_SCENE_A_SHARD, SCENES, done_before, freeze_half_way, processes, wait_for, without
+from faults import (
+    BEHAVIOUR,
+    CONFLICT,
+    MANIFEST,
+    MEASURES,
+    ONE_SCENE_A_SHARD,
+    SCENES,
+    done_before,
+    freeze_half_way,
+    processes,
+    wait_for,
+    without,
+)
 from submitted import Submitted, differences
 from tiny_workflow import ONE_THREAD, Workflow
 
@@ -30,6 +42,9 @@ def test_cancelled_extraction_goes_on_from_its_last_shard(
     run.workflow.write_config(ONE_SCENE_A_SHARD)
     snakemake = run.start("--", MANIFEST)
     committed = freeze_half_way(run)
+    # What needs no GPU does not wait for the one that is held.
+    Submitted(without(finished_workflow, tmp_path / "other", MEASURES), cluster, warm=True).run("--", MEASURES)
+    assert [(record.state, record.gpus) for record in run.records] == [("RUNNING", 1)]
     cluster.run("scancel", run.records[-1].job)
     run.finish(snakemake)
     assert [record.state for record in run.records] == ["CANCELLED", "COMPLETED"]

@@ -37,11 +37,9 @@ def test_the_stages_that_run_a_model_ask_for_one_gpu_and_no_other_does(submitted
     }
 
 
-def test_no_two_jobs_held_the_gpu_at_once_and_others_ran_meanwhile(submitted: Submitted) -> None:
+def test_no_two_jobs_held_the_gpu_at_once(submitted: Submitted) -> None:
     gpu = [record for record in submitted.records if record.gpus]
-    cpu = [record for record in submitted.records if not record.gpus]
     assert [(a, b) for a in gpu for b in gpu if a.job < b.job and a.overlaps(b)] == []
-    assert [(a, b) for a in gpu for b in cpu if a.overlaps(b)] != []
 
 
 def test_jobs_ask_for_what_a_small_model_needs(submitted: Submitted) -> None:

@@ -56,8 +56,7 @@ def caption(shown: pl.DataFrame) -> str:
         "Accuracy with which a linear probe, trained on object tokens of the training split, reads the slot off held-out "
         "tokens of each set, by site; "
         f"grey and dashed lines are its controls, and the published recipe; {counts(shown, 'scenes')}. "
-        f"{INTERVAL} from a bootstrap that resamples whole "
-        f"scenes; the dashed rule is chance. "
+        f"{INTERVAL}, exact, with n lowered for tokens of a scene that are read alike; the dashed rule is chance. "
         "In layout-decorrelated scenes the slot is not the absolute position."
     )
 

@@ -108,9 +108,9 @@ class PatchEngine:
         check(self.adapter, pairs, interventions)
         asked = [_Asked(parts_of(each)[0].pair, patches_of(each), edits_of(each)) for each in interventions]
         logits = torch.empty(len(asked), self.adapter.vocabulary)
-        jobs = [(layout, job) for layout, job in self._jobs(pairs, asked) if job.numbers]
-        for layout, job in progress(jobs, "patched runs") if len(jobs) > 8 else jobs:
-            _Chunk(self, layout, pairs, asked, job).fill(logits)
+        jobs = (_Chunk(self, layout, pairs, asked, job) for layout, job in self._jobs(pairs, asked) if job.numbers)
+        for _ in progress((number for job in jobs for number in job.fill(logits)), "patched runs", len(asked), delay_s=2):
+            pass
         return logits
 
     def decoder(self, layout: Layout, run: Run) -> Decoder:
@@ -202,8 +202,8 @@ class _Chunk:
         }
         self.attention = Attention(self.adapter.reach, self.adapter.late_entries)
 
-    def fill(self, logits: Float[Tensor, "runs vocabulary"]) -> None:
-        """Put the logits of this portion's interventions into their rows."""
+    def fill(self, logits: Float[Tensor, "runs vocabulary"]) -> Iterable[int]:
+        """Put the logits of this portion's interventions into their rows; gives the number of each that is done."""
         rows = []
         in_vision: dict[int, list[int]] = defaultdict(list)
         for number, patches in self.asked.items():
@@ -211,19 +211,25 @@ class _Chunk:
             if is_clean(patches) and not self.edits[number]:
                 clean = self._clean(number)
                 logits[number] = self._states(clean).logits[self._row(clean)]
+                yield number
             elif layers:
                 in_vision[min(layers)].append(number)
             else:
                 rows.append(self._plan(number))
         for batch in self._batches(rows):
-            logits[[row.number for row in batch]] = self._answers(batch, {})
+            yield from self._fill(logits, batch, {})
         size = self.memory.images(self.adapter, self.layout.grid)
         for layer, members in sorted(in_vision.items()):
             for begin in range(0, len(members), size):
                 part = members[begin : begin + size]
                 connectors = self._resumed(layer, part)
                 for batch in self._batches([self._plan(number) for number in part]):
-                    logits[[row.number for row in batch]] = self._answers(batch, connectors)
+                    yield from self._fill(logits, batch, connectors)
+
+    def _fill(self, logits: Float[Tensor, "runs vocabulary"], batch: Sequence[Row], resumed_connectors: Connectors) -> list[int]:
+        numbers = [row.number for row in batch]
+        logits[numbers] = self._answers(batch, resumed_connectors)
+        return numbers
 
     def _plan(self, number: int) -> Row:
         patches = self.asked[number]

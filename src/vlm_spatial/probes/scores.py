@@ -10,7 +10,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.probes.layout import Group
-from vlm_spatial.statistics import percentile_interval, resample_counts
+from vlm_spatial.statistics import Interval, difference_of_sums, percentile_interval, resample_counts, share_of_sums
 from vlm_spatial.tokens import TokenSet
 
 SLOT_KINDS = ("logistic", "centroid", "difference")
@@ -110,7 +110,11 @@ def exchanged(
 
 
 class Table:
-    """Collects scores and lays out probes.parquet; every score of a row's scenes sees the same resamples (paired)."""
+    """Collects scores and lays out probes.parquet.
+
+    Accuracies have exact intervals of as many independent tokens as say as much, differences paired ones over scenes. Shares of a
+    score above chance have percentiles of resamples, the same for every score of a row's scenes.
+    """
 
     def __init__(self, *, draws: int, seed: int) -> None:
         self._scores: dict[tuple[str, ...], Score] = {}
@@ -136,8 +140,8 @@ class Table:
         row |= {"split": "test", "chance": _number(score.chance), "note": score.note, "n": 0}
         if score.correct is None or score.total is None:
             return row
-        samples = self._resampled(score)
-        row |= {"accuracy": score.accuracy, "n": int((score.total > 0).sum())} | _interval("", samples)
+        found = share_of_sums(score.correct, score.total)
+        row |= {"accuracy": found.estimate, "low": _number(found.low), "high": _number(found.high), "n": found.n}
         if score.scored_on == "blank":
             # Resampling scenes says nothing of how another empty canvas would fare: a control, read through blank_share.
             return row
@@ -146,7 +150,7 @@ class Table:
         row |= self._above(score, self._controls(score))
         task = self._find(score, kind="control_task")
         if task is not None:
-            row |= _estimate("selectivity", score.accuracy - task.accuracy, samples - self._resampled(task))
+            row |= _difference("selectivity", score, task.correct)
         if row["low"] > score.chance:
             row |= self._share("position_share", score, _of_other_scene(score))
             blank = self._find(score, scored_on="blank") if score.scored_on == "main" else None
@@ -167,8 +171,7 @@ class Table:
         accuracies = {name: score.chance if control is None else control.accuracy for name, control in controls.items()}
         name = max(accuracies, key=lambda key: accuracies[key])
         control = controls[name]
-        samples = self._resampled(score) - (score.chance if control is None else self._resampled(control))
-        margin = _estimate("margin", score.accuracy - accuracies[name], samples)
+        margin = _difference("margin", score, None if control is None else control.correct)
         return margin | {"control": name, "control_accuracy": accuracies[name]}
 
     def _share(self, name: str, score: Score, other: Score) -> dict[str, Any]:
@@ -206,13 +209,21 @@ def _key(score: Score, **changed: str) -> tuple[str, ...]:
     return tuple(changed.get(name, getattr(score, name)) for name in names)
 
 
-def _interval(prefix: str, samples: Float[np.ndarray, " draws"]) -> dict[str, float | None]:
-    low, high = percentile_interval(samples)
-    return {f"{prefix}low": _number(float(low)), f"{prefix}high": _number(float(high))}
+def _difference(name: str, score: Score, control: np.ndarray | None) -> dict[str, float | None]:
+    """How far a score lies above right answers of a control, or above chance."""
+    assert score.correct is not None
+    assert score.total is not None
+    other = score.chance * score.total if control is None else control
+    return _named(name, difference_of_sums(score.correct, other, score.total))
 
 
 def _estimate(name: str, value: float, samples: Float[np.ndarray, " draws"]) -> dict[str, float | None]:
-    return {name: _number(value)} | _interval(f"{name}_", samples)
+    low, high = percentile_interval(samples)
+    return _named(name, Interval(value, float(low), float(high), 0))
+
+
+def _named(name: str, found: Interval) -> dict[str, float | None]:
+    return {name: _number(found.estimate), f"{name}_low": _number(found.low), f"{name}_high": _number(found.high)}
 
 
 def _number(value: float) -> float | None:

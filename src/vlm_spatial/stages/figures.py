@@ -67,8 +67,7 @@ def figures(job: Job) -> None:
     """Findings of every model and dataset, figures for paper, and the page that shows them."""
     settings = section(job, FiguresSettings, "figures")
     results = open_results(job.settings["models"], job.inputs)
-    of_each = [findings(model, dataset, tables["measures"]) for (model, dataset), tables in results.tables.items()]
-    records = adjusted([record for records in of_each for record in records])
+    records = judged(results)
     truth = truth_table(results, records)
     rows = {model.name: figure_rows(results, model) for model in results.models}
     cells = {model.name: strip_cells(results, model) for model in results.models}
@@ -83,6 +82,12 @@ def figures(job: Job) -> None:
     with written_then_renamed(job.outputs["report"]) as target:
         target.write_text(text, encoding="utf-8")
     write_json(records, job.outputs["findings"])
+
+
+def judged(results: Results) -> list[dict[str, Any]]:
+    """Findings of every model and dataset, their verdicts adjusted over all of them."""
+    of_each = [findings(model, dataset, tables["measures"]) for (model, dataset), tables in results.tables.items()]
+    return adjusted([record for records in of_each for record in records])
 
 
 def figure_rows(results: Results, model: Model) -> dict[str, pl.DataFrame]:

@@ -37,8 +37,8 @@ CONFIG = {
         "squares": {
             "kind": "squares",
             "scenes": {"train": 80, "validation": 20, "test": 40},
-            "variants": {"decorrelated": {"train": 40, "validation": 10, "test": 30}},
-            "pairs": {"vision": 50, "language": 30, "conflict": 30},
+            "variants": {"decorrelated": {"train": 40, "validation": 10, "test": 60}},
+            "pairs": {"vision": 30, "language": 30, "conflict": 30},
         }
     },
     "models": {
@@ -54,6 +54,7 @@ CONFIG = {
         "last_token_sites": [],
         "mirror_sets": [],
         "unrelated_control": False,
+        "displaced_pairs": 75,
     },
     "ablation": {"questions": 24, "methods": ["erasure"], "crosswise_sets": []},
     "amplification": {

@@ -1,12 +1,15 @@
-"""Answers in the published vocabularies of Qwen2-VL and Gemma-3: whole words, in every form, by every path that scores them."""
+"""Answers in the published vocabularies of Qwen2-VL, Gemma-3 and Pixtral: whole words, in every form, by every path that scores them."""
 
+import importlib.util
 import itertools
+import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from transformers.models.pixtral import image_processing_pil_pixtral
 
 from real_checkpoints import REAL_FAMILIES, real_checkpoint
 from tiny_workflow import REPOSITORY
@@ -165,9 +168,34 @@ def test_prompts_and_identity(adapter: Adapter, image: Image.Image) -> None:
     text = again.processor.tokenizer.decode(ids)
     assert text.index("Answer with one token.") < text.index(PROMPT)
     assert "You are a helpful assistant" not in text
-    assert text.endswith(("assistant\nThe answer is", "model\nThe answer is"))
+    assert text.endswith(("assistant\nThe answer is", "model\nThe answer is", "[/INST]The answer is"))
     [one] = {len(form) for form in again.cache.answer_forms("red")[2:3]}
     assert one == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["pixtral"], indirect=True)
+def test_pixtral_reads_what_its_own_processor_makes(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own wants torchvision, for its image processor alone: the one on Pillow stands in for it."""
+    name = "transformers.models.pixtral.processing_pixtral"
+    monkeypatch.setitem(sys.modules, "transformers.models.pixtral.image_processing_pixtral", image_processing_pil_pixtral)
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    ours = adapter.processor
+    own = module.PixtralProcessor(ours.image_processor, ours.tokenizer, patch_size=16, chat_template=ours.chat_template)
+    # Neither side is a multiple of a cell's.
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 475, 3), dtype=np.uint8))
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
+    text = own.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    made = own(text=[text], images=[image], return_tensors="pt", add_special_tokens=False)
+    prepared = adapter.prepare([image], [PROMPT])
+    assert (prepared.grid.rows, prepared.grid.cols) == (19, 30)
+    for key in ("input_ids", "attention_mask", "pixel_values", "image_sizes"):
+        assert torch.equal(made[key], prepared.inputs[key]), key
 
 
 def test_the_questions_of_a_scene_cost_a_sixth_of_as_many_whole_prompts(adapter: Adapter) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 import synthetic_results as synthetic
+from vlm_spatial.measures import last_token
 from vlm_spatial.measures.claims import BY_NAME, CLAIMS, judged
 from vlm_spatial.measures.findings import adjusted, findings
 from vlm_spatial.measures.verdicts import Measured, Rule, strata
@@ -58,6 +59,24 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     assert strip["crosswise_strip_flip"]["estimate"] == pytest.approx(88 / 92)
     assert strip["crosswise_object_flip"]["estimate"] == pytest.approx(10 / 92)
     assert strip["crosswise_last_layer"]["estimate"] == 1
+    # In layer 3, 37 of 46 follow the slot and 5 are the source's own answer; in layer 4 41 are, then all.
+    slot, takeover = strip["last_token_slot"], strip["last_token_takeover"]
+    assert (slot["estimate"], slot["control"]["estimate"]) == (pytest.approx(37 / 46), pytest.approx(5 / 46))
+    assert (takeover["estimate"], takeover["low"], takeover["high"]) == (4, 4, 4)
+    assert (slot["verdict"], takeover["verdict"]) == ("supported", "supported")
+
+
+def test_layers_of_the_last_token_are_those_at_which_most_pairs_surely_follow(scenes: Path) -> None:
+    table = synthetic.tables(scenes, synthetic.STRIP)["interchange"]
+    found = {row["outcome"]: row for row in last_token.layers(table).filter(axis="horizontal").iter_rows(named=True)}
+    # 23 of 46 follow the slot in layer 2, 37 in layer 3; 41 are the source's own in layer 4, all in layer 5.
+    assert [found["ordinal"][name] for name in ("measure", "estimate", "low", "high", "n")] == ["ordinal_layers", 3, 3, 3, 46]
+    assert [found["attribute"][name] for name in ("measure", "estimate", "low", "high", "n")] == ["attribute_layers", 5, 4, 5, 46]
+    # Cut off before layer 4, nothing takes over, and the last layer may be it.
+    before = last_token.takeover(last_token.carried(table.filter(pl.col("layer") < 4)))
+    assert math.isnan(before.estimate)
+    assert last_token.layers(table.filter(pl.col("layer") < 3)).filter(axis="horizontal")["estimate"].is_null().all()
+    assert last_token.layers(None).is_empty()
 
 
 def test_claims_on_patches_say_how_far_the_log_odds_move(strip: dict[str, dict]) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
 from vlm_spatial.interventions.ordering import language_sweep
-from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, routes
+from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, last_token, routes
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
@@ -184,6 +184,30 @@ def crosswise_last(tables: Tables) -> Measured:
     first, last = float(layers[0]), float(layers[-1])
     ends, found = Interval((first + last) / 2, first, last, len(layers)), crosswise.last_layer(tables["interchange"])
     return Measured(found, ends, "first and last site", found, math.nan)
+
+
+def last_token_slot(tables: Tables) -> Measured:
+    table = tables["interchange"]
+    found = last_token.carried(table)
+    if not found.pairs or not len(found.layers):
+        return NOTHING
+    best = at_best(Layers.of(found.ordinal))
+    ordinal, attribute = found.ordinal.astype(float), found.attribute.astype(float)
+    difference, p = at_best(Layers.of(found.ordinal, ordinal - attribute)).mean()
+    control = Layers.of(found.ordinal, attribute).chosen()
+    values = _of_pairs(table, found.pairs, best.values, tables, "last_token")
+    rate = binomial(int(control.sum()), len(found.pairs))
+    p = max(p, best.share_p(MOST))
+    return Measured(best.share(), rate, "the other run's own answer, at the same layer", difference, p, values, MOST - 0.1)
+
+
+def last_token_takeover(tables: Tables) -> Measured:
+    carried = last_token.carried(tables["interchange"])
+    if not carried.pairs or not len(carried.layers):
+        return NOTHING
+    first, last = float(carried.layers[0]), float(carried.layers[-1])
+    ends, found = Interval((first + last) / 2, first, last, len(carried.layers)), last_token.takeover(carried)
+    return Measured(found, ends, "first and last layer", found, math.nan)
 
 
 def dominance(tables: Tables) -> Measured:

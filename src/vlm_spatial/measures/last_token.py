@@ -1,5 +1,6 @@
 """Interchange of the last token: at which layers it carries the slot that is asked for, and at which the object there."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,9 +8,9 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from vlm_spatial.measures.table import BOTH, numbers, tidy
+from vlm_spatial.measures.verdicts import MOST
 from vlm_spatial.statistics import EMPTY, Interval, binomial_limits
 
-MOST_OF_PAIRS = 0.5
 OUTCOMES = ("ordinal", "attribute")
 
 
@@ -64,26 +65,29 @@ def takeover(found: Carried) -> Interval:
         after = 0 if not len(missing) else int(missing[-1]) + 1
         return float(found.layers[after]) if after < len(where) else float("nan")
 
-    estimate = first(counts > MOST_OF_PAIRS * n)
-    sure = first(low > MOST_OF_PAIRS)
-    return Interval(estimate, first(high > MOST_OF_PAIRS), float(found.layers[-1]) if np.isnan(sure) else sure, n)
+    estimate = first(counts > MOST * n)
+    sure = first(low > MOST)
+    return Interval(estimate, first(high > MOST), float(found.layers[-1]) if np.isnan(sure) else sure, n)
 
 
 def layers(table: pl.DataFrame | None) -> pl.DataFrame:
-    """``ordinal_layers`` and ``attribute_layers``, a row an axis: the layer with the highest rate, ``low`` and ``high`` the first and the last
-    layer at which most pairs surely have the outcome (exact limits); null if it is so at none.
+    """``ordinal_layers`` and ``attribute_layers``, a row an axis: the layer with the highest rate.
+
+    ``low`` and ``high`` are the first and the last layer at which most pairs surely have the outcome (exact limits). Null if there is none.
     """
     table = None if table is None or table.is_empty() else table.filter(experiment="last_token")
     rows: list[dict[str, object]] = []
-    for axis in [] if table is None else [BOTH, *sorted(table["axis"].unique())]:
-        assert table is not None
-        found = carried(table if axis == BOTH else table.filter(axis=axis))
-        n = len(found.pairs)
-        for outcome in OUTCOMES if n else ():
-            counts = found.follows(outcome).sum(axis=0)
-            surely = found.layers[binomial_limits(counts, np.full(len(counts), n))[0] > MOST_OF_PAIRS]
-            limits = (
-                numbers(Interval(float(found.layers[counts.argmax()]), float(surely[0]), float(surely[-1]), n)) if len(surely) else {"n": n}
-            )
-            rows.append({"axis": axis, "outcome": outcome, "measure": f"{outcome}_layers", **limits})
+    if table is not None:
+        for axis in [BOTH, *sorted(table["axis"].unique())]:
+            rows += _layers_of(carried(table if axis == BOTH else table.filter(axis=axis)), axis)
     return tidy(rows, "last_token", token_set="last", counted="pairs", method="layers whose exact interval lies above ½")
+
+
+def _layers_of(found: Carried, axis: str) -> Iterator[dict[str, object]]:
+    n = len(found.pairs)
+    for outcome in OUTCOMES if n else ():
+        counts = found.follows(outcome).sum(axis=0)
+        surely = found.layers[binomial_limits(counts, np.full(len(counts), n))[0] > MOST]
+        low, high = (float(surely[0]), float(surely[-1])) if len(surely) else (float("nan"), float("nan"))
+        highest = float(found.layers[counts.argmax()]) if len(surely) else float("nan")
+        yield {"axis": axis, "outcome": outcome, "measure": f"{outcome}_layers", **numbers(Interval(highest, low, high, n))}

@@ -122,6 +122,8 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "crosswise_strip_flip": ClaimTerms("Crosswise interchange, strip tokens, connector", "crosswise"),
     "crosswise_object_flip": ClaimTerms("Crosswise interchange, object tokens, best site", "crosswise"),
     "crosswise_last_layer": ClaimTerms("Crosswise interchange, strip tokens, last layer that flips", "crosswise"),
+    "last_token_slot": ClaimTerms("Last-token interchange, answers that follow the slot", "last_token"),
+    "last_token_takeover": ClaimTerms("Last-token interchange, first layer with the answer itself", "last_token"),
     "dominance": ClaimTerms("Exchange of token blocks, connector: dominance index", "dominance"),
     "language_ordering_peak": ClaimTerms("Interchange intervention, object tokens, best language layer", "language_flips"),
     "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),

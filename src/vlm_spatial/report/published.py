@@ -38,6 +38,7 @@ _OURS: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
         },
     ),
     ("table2_coco", "strict accuracy"): ("items", {"measure": "strict_accuracy", "condition": "untouched"}),
+    ("last_token", "layer after which the counterfactual's answer takes over"): ("claims", {"measure": "last_token_takeover"}),
     ("criss_cross", "last layer at which the answer still flips"): ("claims", {"measure": "crosswise_last_layer"}),
 }
 _DATASETS = {"COCO two-object": "coco"}

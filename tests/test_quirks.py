@@ -95,7 +95,7 @@ def test_the_published_ablation_cell_by_cell(tiny: Dataset, readers: dict[str, P
     found = encoder.edit(scene)(own)[0]
     drawn = encoder._draw([scene])
     [empty] = [encoder._plain_canvas(colour, size) for colour, size in drawn.colours]
-    alone = encoder._encode(drawn.canvases)
+    alone = list(encoder._encode(drawn.canvases))
     boxes, expected = tiny.boxes(scene), own[0].clone()
     objects = tiny.tokens(scene, grid).objects
     for cell in range(grid.size - shift):

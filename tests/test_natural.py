@@ -1,6 +1,7 @@
 """Photographs with boxes: scenes, questions and pairs against the boxes themselves, and every way in which they can be wrong."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -20,9 +21,10 @@ from vlm_spatial.config.datasets import dataset_settings
 from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.probes.layout import group, word_numbers
-from vlm_spatial.scenes.annotations import Labelled
+from vlm_spatial.scenes import choice_cache, natural_choice
+from vlm_spatial.scenes.annotations import Labelled, read_annotations
+from vlm_spatial.scenes.chosen import Choices, Chosen
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.scenes.natural_choice import Chosen
 from vlm_spatial.scenes.natural_drawing import letterbox, natural_scene
 from vlm_spatial.scenes.natural_pairs import equal_blocks
 from vlm_spatial.scenes.natural_questions import content_named, is_there, spoken, with_article
@@ -31,6 +33,7 @@ from vlm_spatial.scenes.sources.registry import dataset_files, source_of
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid, matched_blocks
+from vlm_spatial.workflow import file_cache
 
 pytestmark = pytest.mark.unit
 
@@ -339,6 +342,36 @@ def test_the_files_that_scenes_depend_on(made: tuple[Path, Any]) -> None:
     assert made[0] / "instances.json" in files
     planned = source_of("coco").plan(dataset_settings(settings(made[0])), 0)
     assert {made[0] / "photos" / item.scene.background for item in planned.scenes} == set(files) - {made[0] / "instances.json"}
+
+
+def test_choices_are_remembered_until_a_file_changes(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read once more from disk they are the same, and the boxes are not read again; another list, picture or setting is."""
+    monkeypatch.chdir(small)
+    monkeypatch.setattr(choice_cache, "LARGE", 0)
+    # A file written just now is not settled: it could change again without another time.
+    for path in (small / "instances.json", small / "photos"):
+        os.utime(path, (1e9, 1e9))
+    monkeypatch.setattr(file_cache, "_UNSETTLED_NS", -(10**18))
+    values = dataset_settings(settings(small))
+    reads: list[Path] = []
+
+    def read(path: Path) -> Any:
+        reads.append(path)
+        return read_annotations(path)
+
+    def chosen(changed: Any = values) -> Choices:
+        natural_choice._choices.cache_clear()
+        return natural_choice.choices(changed, small / "instances.json", None, read)
+
+    first = chosen()
+    assert (chosen(), len(reads)) == (first, 1)
+    assert first.scenes[0].objects[0].box == chosen().scenes[0].objects[0].box
+    assert chosen(values.model_copy(update={"seed": 5})) != first
+    assert len(reads) == 2
+    first.scenes[0].path.unlink()
+    assert first.scenes[0].path not in chosen().files()
+    edited(small, lambda one: one["images"].pop())
+    assert chosen().images == first.images - 1
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.progress import progress
-from vlm_spatial.scenes.natural_choice import Choices, Chosen
+from vlm_spatial.scenes.chosen import Choices, Chosen
 from vlm_spatial.scenes.natural_drawing import PictureDrawing, draw_picture, letterbox, natural_scene
 from vlm_spatial.scenes.natural_pairs import add_pairs
 from vlm_spatial.scenes.opening import open_upright, upright_size

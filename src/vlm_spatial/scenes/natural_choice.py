@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +16,8 @@ from pathlib import Path
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_json
 from vlm_spatial.scenes.annotations import Annotated, Annotations, Labelled, check_units, read_annotations
+from vlm_spatial.scenes.choice_cache import remembered
+from vlm_spatial.scenes.chosen import Choices, Chosen
 from vlm_spatial.scenes.opening import find_file, upright_size
 from vlm_spatial.scenes.plan import SPLITS, Split
 from vlm_spatial.scenes.sources.natural import NaturalSettings
@@ -24,48 +26,6 @@ from vlm_spatial.tokens import Axis, Box
 
 # Published boxes are rounded to hundredths, and end up to a pixel outside.
 _SLACK = 1.0
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A scene that the boxes give: objects in slot order, boxes in pixels of the upright photograph of ``size``.
-
-    Attributes:
-        order: a share that follows from the image's name alone; splits and selection go by it.
-        absent: names of categories that the image does not show, where the annotations say so of every category.
-    """
-
-    image: str
-    path: Path
-    size: tuple[int, int]
-    axis: Axis
-    objects: tuple[Labelled, ...]
-    order: float
-    split: Split
-    absent: tuple[str, ...] = ()
-
-
-@dataclass
-class Choices:
-    """What will be made, and what not."""
-
-    images: int
-    scenes: list[Chosen] = field(default_factory=list)
-    items: list[Chosen] = field(default_factory=list)
-    set_aside: list[SetAside] = field(default_factory=list)
-
-    def files(self) -> list[Path]:
-        """The images that are shown."""
-        return sorted({chosen.path for chosen in (*self.scenes, *self.items)})
-
-    def outlook(self) -> str:
-        """One line on what comes out."""
-        counts = Counter((chosen.axis, chosen.split) for chosen in self.scenes)
-        axes = dict.fromkeys(chosen.axis for chosen in self.scenes)
-        parts = [f"{axis} " + ", ".join(f"{counts[axis, split]} {split}" for split in SPLITS) for axis in axes]
-        items = f"; {len(self.items)} items of the list of questions" if self.items else ""
-        pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test"))
-        return f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)}){items}; {pairs} of them can be mirrored for pairs"
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -90,6 +50,11 @@ def choices(settings: NaturalSettings, boxes: Path, questions: Path | None = Non
 
 @lru_cache(maxsize=8)
 def _choices(settings: NaturalSettings, boxes: Path, questions: Path | None, read: Reader, _: object) -> Choices:
+    lists = [] if questions is None else [questions]
+    return remembered(settings, boxes, lists, lambda: _chosen(settings, boxes, questions, read))
+
+
+def _chosen(settings: NaturalSettings, boxes: Path, questions: Path | None, read: Reader) -> Choices:
     annotations = read(boxes)
     found, usable = Choices(len(annotations.images), set_aside=list(annotations.set_aside)), []
     sizes: dict[str, tuple[int, int]] = {}

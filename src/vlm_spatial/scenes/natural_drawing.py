@@ -6,7 +6,7 @@ from typing import Literal
 
 from PIL import Image
 
-from vlm_spatial.scenes.natural_choice import Chosen
+from vlm_spatial.scenes.chosen import Chosen
 from vlm_spatial.scenes.natural_questions import content_named
 from vlm_spatial.scenes.opening import open_upright
 from vlm_spatial.scenes.scene import CANVAS, Scene, Variant

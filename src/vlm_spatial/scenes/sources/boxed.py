@@ -11,7 +11,7 @@ from vlm_spatial.config.settings import UserPath
 from vlm_spatial.scenes.sources.natural import Natural, NaturalSettings
 
 if TYPE_CHECKING:
-    from vlm_spatial.scenes.natural_choice import Choices
+    from vlm_spatial.scenes.chosen import Choices
 
 
 class BoxedSettings(NaturalSettings):

@@ -14,7 +14,7 @@ from vlm_spatial.scenes.sources.settings import DatasetSettings, Pairs, Variants
 from vlm_spatial.scenes.sources.source import About, PlannedDataset, S, Source
 
 if TYPE_CHECKING:
-    from vlm_spatial.scenes.natural_choice import Choices
+    from vlm_spatial.scenes.chosen import Choices
 
 
 class NaturalSettings(DatasetSettings):

@@ -7,12 +7,13 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.scenes.labels import label
+from vlm_spatial.scenes.labels import Font, label
 
 _THUMBNAIL = 168
-_LABEL = 34
 _GAP = 6
 _LETTERS = 11
+_LINE, _LINES = 13, 3
+_LABEL = 20 + _LINES * _LINE
 _COLUMNS = 6
 _BOX_COLOURS = ("#0072B2", "#E69F00", "#CC79A7")
 
@@ -38,8 +39,21 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
             if column == 0:
                 draw.text((left, top), " · ".join(str(part) for part in key), fill="black", font=font)
             named, fitting = label(", ".join(scene["objects"]) or "(empty)", _LETTERS)
-            draw.text((left, top + 16 + height), named, fill="#444444", font=fitting)
+            for line, text in enumerate(_wrapped(named, fitting)):
+                draw.text((left, top + 16 + height + line * _LINE), text, fill="#444444", font=fitting)
     return sheet
+
+
+def _wrapped(text: str, font: Font) -> list[str]:
+    """The text in lines as wide as a thumbnail, broken between words; what does not fit into ``_LINES`` is left out."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= _THUMBNAIL:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines[:_LINES]
 
 
 def _thumbnail(dataset: Dataset, scene: Mapping[str, object]) -> Image.Image:

@@ -274,6 +274,24 @@ def test_every_image_is_used_or_its_reason_said(made: tuple[Path, Any], coco: Da
         assert f"{count} {split}" in outlook.split(axis)[1]
 
 
+def test_an_item_that_is_also_a_scene_of_two_objects_is_made_once_as_either(tmp_path: Path) -> None:
+    write_natural_set(tmp_path)
+    every = {"train": 100, "validation": 50, "test": 100}
+    free = dataset_settings(settings(tmp_path, objects=2, scenes=every, variants={}))
+    alone = [one for one in source_of("coco").choose(free).scenes if one.split == "test"]
+    said = {"horizontal": ("to the left of", "to the right of"), "vertical": ("above", "below")}
+    ids = {image["file_name"]: image["id"] for image in json.loads((tmp_path / "instances.json").read_text(encoding="utf-8"))["images"]}
+    names = [(ids[one.image], [each.label for each in one.objects], said[one.axis]) for one in alone]
+    items = [[number, *(f"A photo of a {first} {word} a {last}" for word in words)] for number, (first, last), words in names]
+    (tmp_path / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    dataset = dataset_settings(settings(tmp_path, objects=2, scenes=every, variants={}, questions=str(tmp_path / "items.json")))
+    assert set(source_of("coco").choose(dataset).items) & set(alone)
+    planned = source_of("coco").plan(dataset, 0).scenes
+    made = Counter((one.scene.variant, one.split == "test") for one in planned if one.scene.variant in ("main", "photo"))
+    assert made["photo", True] == len(items) > 0
+    assert made["main", True] == len(alone)
+
+
 def test_csv_and_json_give_the_same_scenes(made: tuple[Path, Any]) -> None:
     every = {"train": 100, "validation": 50, "test": 100}
     plans = [source_of(kind).plan(dataset_settings(settings(made[0], kind, scenes=every)), 0) for kind in ("coco", "boxed")]

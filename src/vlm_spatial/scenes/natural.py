@@ -29,11 +29,11 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
     opened = _Opened(planned.set_aside)
     numbers: Counter[tuple[Variant, Axis, Split]] = Counter()
     tests: dict[Axis, list[tuple[Planned, PictureDrawing]]] = defaultdict(list)
-    items = set(chosen.items)
-    for one in progress([*chosen.scenes, *chosen.items], "photos"):
+    # Told apart by their list: of two objects, a scene may be the same as an item.
+    listed = [*((one, False) for one in chosen.scenes), *((one, True) for one in chosen.items)]
+    for one, is_item in progress(listed, "photos"):
         if not opened.fits(one):
             continue
-        is_item = one in items
         of_variant: Variant = "photo" if is_item else "main"
         place = (of_variant, one.axis, one.split)
         number = numbers[place]

@@ -36,8 +36,8 @@ CONFIG = {
     "datasets": {
         "squares": {
             "kind": "squares",
-            "scenes": {"train": 80, "validation": 20, "test": 40},
-            "variants": {"decorrelated": {"train": 40, "validation": 10, "test": 60}},
+            "scenes": {"train": 100, "validation": 40, "test": 40},
+            "variants": {"decorrelated": {"train": 60, "validation": 20, "test": 60}},
             "pairs": {"vision": 30, "language": 30, "conflict": 30},
         }
     },

@@ -44,13 +44,18 @@ FEWER: dict[str, Any] = {
     "dataset": {
         "scenes": {"train": 8, "validation": 3, "test": 4},
         "variants": {"decorrelated": {"train": 6, "validation": 2, "test": 2}},
-        "pairs": {"vision": 3, "language": 3, "conflict": 3},
+        "pairs": {"vision": 2, "language": 2, "conflict": 2},
     },
     # Split by object: of six objects a reference two each.
     "photos": {"scenes": {"train": 12, "validation": 12, "test": 12}},
     "probes": {"bootstrap": 20, "strengths": [1.0], "strip_map_scenes": 2},
     "ablation": {"questions": 9, "fit_scenes": 6},
-    "amplification": {"questions": 9, "random_draws": 2},
+    "interchange": {
+        "token_sets": ["object", "strip", "random"],
+        "vision_sites": ["vision.0", "connector"],
+        "language_sites": ["connector"],
+    },
+    "amplification": {"questions": 9, "random_draws": 2, "projection_alphas": [1.0, 15.0], "oracle_alphas": [1.0, 15.0]},
     "figures": {"explorer_scenes": 2},
 }
 

@@ -31,14 +31,13 @@ ORGANISMS = REPOSITORY / "organisms"
 TRAINED = {f"{mechanism}-{seed}": mechanism for mechanism in ("vision", "language", "strip", "object") for seed in (0, 1)}
 FURTHER = {**{f"dial-{percent}": f"dial-{percent}" for percent in DIALS}, "language-qwen2_vl": "language"}
 MECHANISMS = TRAINED | FURTHER
-# The design's thresholds; what takes time and is asked of no planted organism is cut down.
+# The design's thresholds on the default 50 pairs a setting; what takes time and is asked of no planted organism is cut down.
 CONFIG = {
     "datasets": {
         "squares": {
             "kind": "squares",
-            "scenes": {"train": 100, "validation": 40, "test": 40},
-            "variants": {"decorrelated": {"train": 60, "validation": 20, "test": 60}},
-            "pairs": {"vision": 30, "language": 30, "conflict": 30},
+            "scenes": {"train": 100, "validation": 40, "test": 60},
+            "variants": {"decorrelated": {"train": 60, "validation": 20, "test": 40}},
         }
     },
     "models": {
@@ -54,7 +53,6 @@ CONFIG = {
         "last_token_sites": [],
         "mirror_sets": [],
         "unrelated_control": False,
-        "displaced_pairs": 75,
     },
     "ablation": {"questions": 24, "methods": ["erasure"], "crosswise_sets": []},
     "amplification": {

@@ -28,7 +28,7 @@ from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.probes.published import fit_published
 from vlm_spatial.probes.scores import SCHEMA, exchanged
-from vlm_spatial.statistics import clustered_share
+from vlm_spatial.statistics import clustered_mean, clustered_share, difference_of_sums
 from vlm_spatial.tokens import scene_tokens
 
 pytestmark = pytest.mark.unit
@@ -156,6 +156,19 @@ def test_a_score_is_the_plain_share_and_its_interval_that_of_the_statistics_modu
     row = score(found, "vision.0", "background", trained="main", scored="main")
     assert (row["accuracy"], row["low"], row["high"]) == pytest.approx((interval.estimate, interval.low, interval.high))
     assert row["n"] == len(mask)
+
+
+def test_a_difference_of_sums_over_single_units_is_that_of_the_units() -> None:
+    generator = np.random.default_rng(0)
+    hits, others = (generator.random(400) < share for share in (0.8, 0.5))
+    units = [str(unit) for unit in range(400)]
+    expected, _ = clustered_mean(hits.astype(float) - others, units)
+    found = difference_of_sums(hits, others, np.ones(400))
+    assert found.estimate == pytest.approx(expected.estimate)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.01)
+    # Where both are right everywhere, the interval still has a width, and it shrinks with the number of scenes.
+    widths = [difference_of_sums(tokens, tokens, tokens).high for tokens in (np.full(10, 6.0), np.full(100, 6.0))]
+    assert 0.02 < widths[1] < widths[0] / 5
 
 
 def test_constant_features_are_said_to_be_inconclusive(found: Analysis) -> None:

@@ -123,8 +123,8 @@ def clustered_mean(
     """Mean of paired differences in [−1, 1] with its interval, and its two-sided p against 0; ``n`` counts units.
 
     Student's interval after adding one difference of +1 and one of −1 (Bonett and Price 2012, for paired proportions): where few pairs
-    differ, the plain one is far too narrow, and where none does it has no width. For clusters one and a half of each: with one the
-    interval covers 92% where few units change and all in one direction.
+    differ, the plain one is far too narrow, and where none does it has no width. For clusters one and a half of each: one is too few
+    where few units change, all in one direction (docs/coverage.md simulates it).
 
     Args:
         clusters: of units that are not independent; by default all are.

@@ -20,8 +20,8 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 def caption(shown: pl.DataFrame) -> str:
     return (
-        "Accuracy on the test questions without a correction and with each form of it, at the site and α that the validation split of the "
-        "dataset named at the left chose; its subspace and slot directions were fitted there, too. “projection” needs no labels; "
+        "Accuracy on the test questions without a correction and with each form of it. The correction was fitted on the dataset named at "
+        "the left; its validation split chose site and α. “projection” needs no labels; "
         f"“oracle” is told each cell's slot. {counts(shown, 'questions')}. {INTERVAL}, n lowered for answers that agree within a scene. "
         "What random directions do is in the figures of net accuracy."
     )

@@ -168,12 +168,12 @@ CLAIMS: tuple[Claim, ...] = (
         "last_token_slot",
         "The last token knows the slot before the object",
         "interchange",
-        "In some language layer the prompt's last token carries the slot that is asked for, and not yet the object there. Laid into "
-        "another run, it makes the model name that picture's object in that slot.",
+        "In some language layer the prompt's last token carries the slot that is asked for, and not yet the object there. It is laid into "
+        "another run. The model then names that picture's object in that slot.",
         "Fewer than half of the answers followed the slot at the best layer.",
-        "highest rate of answers that follow the slot over the language layers, when the last token's value is replaced by that of a run "
-        "with other outer objects and a question for the other side; the layer is chosen on one half of the pairs and the rate counted on "
-        f"the other, and the other way round; {_PAIRED}, {_CROSSED}",
+        "rate of answers that follow the slot at the best language layer. The last token's value is replaced by that of a run with other "
+        "outer objects and a question for the other side. The layer is chosen on one half of the pairs and the rate counted on the other, "
+        f"and the other way round; {_PAIRED}, {_CROSSED}",
         "answers that are the other run's own, at the same layer",
         Rule(0.0, floor=MOST),
         measured.last_token_slot,
@@ -182,11 +182,11 @@ CLAIMS: tuple[Claim, ...] = (
         "last_token_takeover",
         "The object is fetched midway",
         "interchange",
-        "From an intermediate layer on the prompt's last token carries the answer itself: laid into another run, it makes that run give "
-        "it.",
+        "From an intermediate layer on the prompt's last token carries the answer itself. Laid into another run, it decides that run's "
+        "answer.",
         "A first layer that is the first or the last.",
-        "first layer from which on most answers are the other run's own when the last token's value is replaced; from the first layer that "
-        "may be it to the first that surely is",
+        "first layer from which on most answers are the other run's own when the last token's value is replaced. The interval goes from "
+        "the first layer that may be it to the first that surely is",
         "the first and the last layer",
         "supported: first < low and high < last; refuted: high ≤ first or low ≥ last; else inconclusive",
         measured.last_token_takeover,

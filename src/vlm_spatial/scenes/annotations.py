@@ -5,14 +5,13 @@ The published JSON of train2017 has 450 MB, most of it outlines that nothing her
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import json_fault
+from vlm_spatial.scenes.json_members import members, read_text
 from vlm_spatial.scenes.sources.source import SetAside
 from vlm_spatial.tokens import Box
 
@@ -71,20 +70,6 @@ def read_annotations(path: Path) -> Annotations:
     raise UserError(f"{path}: must end in .json (COCO's instances format) or .csv ({','.join(CSV_COLUMNS)})")
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a mark at its beginning.
-
-    Raises:
-        UserError: naming the file and what is wrong.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-
-
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +79,9 @@ def _from_coco(text: str, path: Path) -> Annotations:
     found: list[tuple[Any, Any, Any, bool]] = []
     set_aside: list[SetAside] = []
     seen: set[Any] = set()
-    for part, entry in _entries(text, path):
+    for part, entry in members(text, path, f"COCO's instances JSON, an object with {', '.join(_LISTS)}", _LISTS):
+        if part not in _LISTS:
+            continue
         seen.add(part)
         if entry is None:
             continue
@@ -143,57 +130,6 @@ def is_box(box: Any) -> bool:
     """Whether it is four finite numbers."""
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(number, int | float) for number in box)
     return numbers and all(abs(number) < float("inf") for number in box)
-
-
-def _entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Every element of the lists that matter, with the list's name; ``None`` once for each such list."""
-    decoder = json.JSONDecoder()
-    try:
-        place = skip_blank(text, 0)
-        if text[place : place + 1] != "{":
-            raise UserError(f"{path}: must be COCO's instances JSON, an object with {', '.join(_LISTS)}")
-        place = skip_blank(text, place + 1)
-        while text[place] != "}":
-            key, place = decoder.raw_decode(text, place)
-            place = skip_blank(text, place)
-            if text[place] != ":":
-                raise json.JSONDecodeError("Expecting ':' delimiter", text, place)
-            place = skip_blank(text, place + 1)
-            if key in _LISTS and text[place] == "[":
-                yield key, None
-                place = skip_blank(text, place + 1)
-                while text[place] != "]":
-                    entry, place = decoder.raw_decode(text, place)
-                    yield key, entry
-                    place = after_entry(text, place, "]")
-                place += 1
-            else:
-                _, place = decoder.raw_decode(text, place)
-            place = after_entry(text, place, "}")
-    except IndexError as error:
-        raise UserError(f"{path}: is not JSON: it ends in the middle; download it again") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {json_fault(error)}; download it again") from error
-
-
-_BLANK = " \t\r\n"
-
-
-def skip_blank(text: str, place: int) -> int:
-    """The next place in JSON text that is no blank."""
-    while text[place : place + 1] and text[place] in _BLANK:
-        place += 1
-    return place
-
-
-def after_entry(text: str, place: int, end: str) -> int:
-    """After a comma, or at ``end``."""
-    place = skip_blank(text, place)
-    if text[place] == ",":
-        return skip_blank(text, place + 1)
-    if text[place] != end:
-        raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
-    return place
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------

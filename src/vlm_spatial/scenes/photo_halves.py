@@ -4,7 +4,7 @@ The left photo shows its object left of the reference, the right one shows anoth
 Nothing is aligned or blended, and a camera's orientation tag is not applied. See :mod:`vlm_spatial.scenes.sources.halves` for the boxes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -108,38 +108,51 @@ def plan_halves(settings: WhatsUpSettings, seed: int) -> PlannedDataset:
         for index, picture in enumerate(chosen):
             scene = picture.scene("main", canvas, canvas.labelled(picture.left.reference), None)
             add(scene_name("main", "horizontal", split, index), split, scene, picture)
-    pairs: list[Pair] = []
+
+    def of_pair(picture: Picture) -> tuple[str, Scene]:
+        name, reference = scene_name("pair", "horizontal", "test", len(scenes)), picture.left.reference
+        blocks = canvas.blocks(reference)
+        assert blocks is not None
+        scene = picture.scene("pair", canvas, blocks, canvas.bands(reference))
+        add(name, "test", scene, picture)
+        return name, scene
+
     exchangeable = _exchangeable(pictures, canvas, settings)
-    for experiment in EXPERIMENTS:
-        wanted = list(turns(experiment, settings, outer=True))
-        made = 0
-        generator = np.random.default_rng(np.random.SeedSequence([seed, settings.seed, 8, EXPERIMENTS.index(experiment)]))
-        sides = list(_sides(experiment, exchangeable, generator))
-        used: set[tuple[int, object, object]] = set()
-        for template, slots in wanted:
-            number = next((index for index in range(len(sides)) if (index, template, slots) not in used), None)
-            if number is None:
-                continue
-            used.add((number, template, slots))
-            names = []
-            shown = []
-            for picture in sides[number]:
-                name = scene_name("pair", "horizontal", "test", len(scenes))
-                reference = picture.left.reference
-                blocks = canvas.blocks(reference)
-                assert blocks is not None
-                scene = picture.scene("pair", canvas, blocks, canvas.bands(reference))
-                add(name, "test", scene, picture)
-                names.append(name)
-                shown.append(scene)
-            ids = (names[0], names[-1], None)
-            pairs.append(
-                make_pair(f"{experiment}-horizontal-{made:05d}", experiment, template, slots, shown[0], shown[-1], ids, settings.wording)
-            )
-            made += 1
-        if made < len(wanted):
-            set_aside.append(SetAside(f"{experiment} pairs", f"{made} of {len(wanted)} made: {_WHY[experiment]}"))
+    pairs = [pair for experiment in EXPERIMENTS for pair in _pairs(experiment, exchangeable, settings, seed, of_pair, set_aside)]
     return PlannedDataset(scenes, pairs, drawings, draw_halves, set_aside)
+
+
+def _pairs(
+    experiment: Experiment,
+    pictures: Sequence[Picture],
+    settings: WhatsUpSettings,
+    seed: int,
+    of_pair: Callable[[Picture], tuple[str, Scene]],
+    set_aside: list[SetAside],
+) -> list[Pair]:
+    """As many pairs as are asked for and can be made; none twice with one template and slots.
+
+    Args:
+        of_pair: adds a picture's scene to the dataset; gives its name and the scene.
+        set_aside: gets what could not be made.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([seed, settings.seed, 8, EXPERIMENTS.index(experiment)]))
+    sides = list(_sides(experiment, pictures, generator))
+    wanted = list(turns(experiment, settings, outer=True))
+    made: list[Pair] = []
+    used: set[tuple[int, object, object]] = set()
+    for template, slots in wanted:
+        number = next((index for index in range(len(sides)) if (index, template, slots) not in used), None)
+        if number is None:
+            continue
+        used.add((number, template, slots))
+        shown = [of_pair(picture) for picture in sides[number]]
+        (clean, scene), (other, counterfactual) = shown[0], shown[-1]
+        name = f"{experiment}-horizontal-{len(made):05d}"
+        made.append(make_pair(name, experiment, template, slots, scene, counterfactual, (clean, other, None), settings.wording))
+    if len(made) < len(wanted):
+        set_aside.append(SetAside(f"{experiment} pairs", f"{len(made)} of {len(wanted)} made: {_WHY[experiment]}"))
+    return made
 
 
 _NO_MORE = "no further pictures of one reference whose tokens are published as exchanged"

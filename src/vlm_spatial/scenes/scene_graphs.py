@@ -1,13 +1,11 @@
 """Reading the boxes of GQA's scene graphs: ``{image id: {width, height, objects: {id: {name, x, y, w, h}}}}``."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import json_fault
-from vlm_spatial.scenes.annotations import Annotated, Annotations, Labelled, after_entry, is_box, read_text, skip_blank
+from vlm_spatial.scenes.annotations import Annotated, Annotations, Labelled, is_box
+from vlm_spatial.scenes.json_members import members, read_text
 from vlm_spatial.scenes.sources.source import SetAside
 
 _NEEDED = ("name", "x", "y", "w", "h")
@@ -22,7 +20,7 @@ def read_scene_graphs(path: Path) -> Annotations:
     images: dict[str, Annotated] = {}
     set_aside: list[SetAside] = []
     labels: set[str] = set()
-    for key, graph in _members(read_text(path), path):
+    for key, graph in members(read_text(path), path, "GQA's scene graphs, an object of image ids"):
         if not isinstance(graph, dict) or not isinstance(graph.get("objects"), dict):
             set_aside.append(SetAside(f"{Path(path).name}, image {key}", "has no objects"))
             continue
@@ -54,25 +52,3 @@ def _add(thing: object, image: Annotated) -> str | None:
     x, y, width, height = map(float, box)
     image.boxes.append(Labelled(thing["name"].strip(), (x, y, x + width, y + height)))
     return None
-
-
-def _members(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Image ids and graphs, one at a time: as a whole the published file takes several times its size in memory."""
-    decoder = json.JSONDecoder()
-    try:
-        place = skip_blank(text, 0)
-        if text[place : place + 1] != "{":
-            raise UserError(f"{path}: must be GQA's scene graphs, an object of image ids")
-        place = skip_blank(text, place + 1)
-        while text[place] != "}":
-            key, place = decoder.raw_decode(text, place)
-            place = skip_blank(text, place)
-            if text[place] != ":":
-                raise json.JSONDecodeError("Expecting ':' delimiter", text, place)
-            graph, place = decoder.raw_decode(text, skip_blank(text, place + 1))
-            yield str(key), graph
-            place = after_entry(text, place, "}")
-    except IndexError as error:
-        raise UserError(f"{path}: is not JSON: it ends in the middle; download it again") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {json_fault(error)}; download it again") from error

@@ -81,6 +81,8 @@ def _asked_blind(dataset: Dataset, questions: pl.DataFrame, settings: BehaviourS
 
 def blind_answers(engine: PatchEngine, dataset: Dataset, asked: Sequence[dict[str, Any]], batch: int) -> dict[str, dict[str, Any]]:
     """The answer to each question over a plain grey picture of its scene's size, by ``question_id``: ``blind_predicted, blind_correct``."""
+    if not asked:
+        return {}
     sizes = {row["scene_id"]: dataset.size(row["scene_id"]) for row in asked}
     grey = {size: Image.new("RGB", size, GREY) for size in set(sizes.values())}
     for image in grey.values():

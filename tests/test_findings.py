@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -250,6 +251,20 @@ def of_strata(shares: list[float], each: int) -> Measured:
     table = pl.DataFrame({"axis": "horizontal", "template": "slot_to_object", "exchange": names, "value": values})
     difference, p = clustered_mean(table["value"].to_numpy())
     return Measured(difference, Interval(0, 0, 0, 0), "c", difference, p, table)
+
+
+def test_strata_are_the_same_at_every_call_and_in_every_order_of_the_pairs() -> None:
+    """A table of counts has the order of a hash table unless it is sorted, and permutations depend on it."""
+    found = of_strata([0.7, 0.5, 0.4, 0.6, 0.55, 0.65, 0.35, 0.5], 12)
+    assert found.values is not None
+    wanted = strata(found)
+    for seed in range(10):
+        shuffled = replace(found, values=found.values.sample(fraction=1, shuffle=True, seed=seed))
+        again = strata(shuffled)
+        assert wanted is not None
+        assert again is not None
+        assert (again.p, again.disagree) == (wanted.p, wanted.disagree)
+        assert again.means.equals(wanted.means)
 
 
 def test_strata_that_disagree_are_mixed() -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tiny_workflow import CONFIG, REPOSITORY, Workflow
+from vlm_spatial.report.field_terms import GROUPS
 from vlm_spatial.stages.registry import of_scope
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
@@ -241,6 +242,7 @@ CASES = [
         with_old_times(append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), f"{SRC}/stages/conflict.py"),
         of_both("conflict") | FIGURES,
     ),
+    Case("code of a stage that is off", append(f"{SRC}/stages/routes.py", "\nNEW = 1\n"), NOTHING),
     Case("code of a figure", append(f"{SRC}/figures/accuracy.py", "\nNEW = 1\n"), FIGURES),
     Case("code of the claims", append(f"{SRC}/measures/claims.py", "\nNEW = 1\n"), of_both("measures") | FIGURES),
     Case("code of a command", append(f"{SRC}/commands/inspect.py", "\nNEW = 1\n"), NOTHING),
@@ -263,6 +265,7 @@ CASES = [
     Case("probes: bootstrap", configure("probes.bootstrap", 11), BOTH_PROBES_AND_AFTER),
     Case("interchange: token_sets", configure("interchange.token_sets", ["object"]), of_both("interchange", "ablation") | FIGURES),
     Case("conflict: token_sets", configure("conflict", {"token_sets": ["object"]}), of_both("conflict") | FIGURES),
+    Case("routes: enabled", configure("routes", {"enabled": True}), of_both("routes") | FIGURES),
     Case("ablation: methods", configure("ablation.methods", ["erasure"]), of_both("ablation") | FIGURES),
     Case("amplification: random_draws", configure("amplification.random_draws", 3), of_both("amplification") | FIGURES),
     Case("figures: title", configure("figures.title", "Where?"), FIGURES),
@@ -329,6 +332,26 @@ def test_exactly_the_jobs_that_a_change_needs(case: Case, finished: Workflow, tm
     workflow = finished.copy(tmp_path / "run")
     case.change(workflow)
     assert workflow.jobs(*case.arguments, environment=case.environment(workflow)) == case.jobs
+
+
+OFF = tuple(name for name in of_scope("model and dataset", optional=True) if name not in ANALYSES)
+"""Stages that a setting turns on."""
+
+
+def test_stages_that_are_off_run_through_the_workflow_once_they_are_on(finished: Workflow, tmp_path: Path) -> None:
+    """Of a model that answers right, so that there is something to draw: figures, section of the report; and a change of one alone."""
+    workflow = finished.copy(tmp_path / "run")
+    known = {"checkpoint": str(REPOSITORY / "organisms" / "natural-gemma3"), "datasets": ["squares"]}
+    workflow.write_config(CONFIG | {"models": {"natural": known}} | {stage: {"enabled": True, "pairs": 1} for stage in OFF})
+    assert workflow.jobs() == of("natural", *ANALYSES, *OFF) | FIGURES
+    workflow.run()
+    assert workflow.jobs() == NOTHING
+    for name in GROUPS["How does the language model fetch the answer?"]:
+        assert (workflow.folder / f"results/figures/natural/{name}.svg").is_file()
+    page = (workflow.folder / "results/report.html").read_text(encoding="utf-8")
+    assert "How does the language model fetch the answer?" in page
+    append(f"{SRC}/stages/routes.py", "\nNEW = 1\n")(workflow)
+    assert workflow.jobs() == of("natural", "routes") | FIGURES
 
 
 def test_the_documentation_has_a_line_for_each_case() -> None:

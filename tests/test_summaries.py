@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from vlm_spatial.figures import ablated
 from vlm_spatial.figures.figure import BOTH
@@ -14,9 +18,12 @@ from vlm_spatial.figures.flips import language_rows, vision_rows
 from vlm_spatial.measures import flips
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.report.conclusions import two_by_two
-from vlm_spatial.statistics import binomial_limits
+from vlm_spatial.statistics import binomial_limits, holm
 
 pytestmark = pytest.mark.unit
+
+COUNTS = st.just(0.0) | st.floats(0.01, 300)
+"""Of an adjusted sample; they need not be whole."""
 
 COLUMNS = {
     "pair_id": pl.String,
@@ -384,3 +391,18 @@ def test_no_success_has_a_lower_limit_of_zero_and_not_a_little_more() -> None:
     assert all(low == 0.0 for low, _ in limits[::2])
     assert all(high == 1.0 for _, high in limits[1::2])
     assert all(0 < high < 1 for _, high in limits[::2])
+
+
+@given(st.lists(st.tuples(COUNTS, COUNTS).filter(any), min_size=1, max_size=20))
+def test_exact_limits_are_those_of_statsmodels(counts: list[tuple[float, float]]) -> None:
+    hits = np.array([right for right, _ in counts])
+    n = np.array([right + wrong for right, wrong in counts])
+    np.testing.assert_allclose(binomial_limits(hits, n), proportion_confint(hits, n, method="beta"), atol=1e-9)
+
+
+# statsmodels collects garbage at every call.
+@settings(max_examples=8)
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_adjusts_as_statsmodels_does(p_values: list[float]) -> None:
+    expected = multipletests(p_values, method="holm")[1] if p_values else []
+    np.testing.assert_allclose(holm(p_values), expected, atol=1e-12)

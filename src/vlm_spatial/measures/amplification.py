@@ -98,21 +98,21 @@ def at(table: pl.DataFrame, split: str, method: str, site: str, alpha: float) ->
     ).sort("question_id", "draw")
 
 
-def control_outcomes(table: pl.DataFrame, control: str, site: str, alpha: float) -> list[Outcome]:
-    """One outcome a draw of a control (``random``, ``complement``, ``shuffled``, ``oracle_random``) on the test split."""
-    rows = at(spatial(table), "test", control, site, alpha)
-    return [outcome(part) for _, part in sorted(rows.partition_by("draw", as_dict=True).items())]
+def control_outcome(table: pl.DataFrame, control: str, site: str, alpha: float) -> Outcome:
+    """A control of one draw (``complement``, ``shuffled``) on the test split."""
+    return outcome(at(spatial(table), "test", control, site, alpha))
 
 
 def random_corrected_share(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
     """Share of errors that a form's random controls corrected: mean over draws and the 95% range of the draws."""
-    shares = [o.corrected_share.estimate for o in control_outcomes(table, RANDOM[method], site, alpha) if o.errors]
-    return _range(shares)
+    wrong = at(spatial(table), "test", RANDOM[method], site, alpha).filter(~pl.col("correct_before"))
+    return _range(wrong.group_by("draw").agg(pl.col("correct").mean())["correct"].to_list())
 
 
 def random_net(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
     """Net change in accuracy under a form's random controls: mean over draws and the 95% range of the draws."""
-    return _range([o.net.estimate for o in control_outcomes(table, RANDOM[method], site, alpha)])
+    rows = at(spatial(table), "test", RANDOM[method], site, alpha)
+    return _range(rows.group_by("draw").agg(net=pl.col("correct").mean() - pl.col("correct_before").mean())["net"].to_list())
 
 
 def random_calibration_error(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:

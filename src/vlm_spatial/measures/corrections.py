@@ -10,7 +10,7 @@ from vlm_spatial.measures.amplification import (
     RANDOM,
     at,
     choose,
-    control_outcomes,
+    control_outcome,
     curve,
     outcome,
     random_calibration_error,
@@ -82,7 +82,7 @@ def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> lis
             (CORRECTED, random_corrected_share(part, site, alpha, of_form)),
             (CALIBRATION, random_calibration_error(part, site, alpha, of_form)),
         ]
-    result = control_outcomes(part, method, site, alpha)[0]
+    result = control_outcome(part, method, site, alpha)
     error = calibration(at(part, "test", method, site, alpha)).error_after
     return [(NET, result.net), (CORRECTED, result.corrected_share), (CALIBRATION, error)]
 

@@ -140,13 +140,13 @@ def strata(found: Measured, effect: float = APART_EFFECT) -> Strata | None:
 
 
 def _homogeneity(values: pl.DataFrame) -> float:
-    from scipy.stats import PermutationMethod, chi2_contingency
+    from scipy.stats import MonteCarloMethod, chi2_contingency
 
     # In order: the permutations of a table depend on that of its rows.
     found = values.group_by("stratum", "value").len().sort("stratum", "value")
     counts = found.pivot("value", index="stratum", values="len").fill_null(0).drop("stratum").to_numpy()
     if counts.shape[1] < 2:
         return 1.0
-    # 999 permutations can tell 0.001.
-    method = PermutationMethod(n_resamples=999, rng=np.random.default_rng(0))
+    # 999 permutations can tell 0.001; tables with these margins are what permutations give.
+    method = MonteCarloMethod(n_resamples=999, rng=np.random.default_rng(0))
     return float(chi2_contingency(counts, correction=False, method=method).pvalue)

@@ -20,7 +20,6 @@ PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
-    "statsmodels",
     "polars",
     "altair",
     "vl-convert-python",

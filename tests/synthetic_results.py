@@ -359,6 +359,55 @@ def routes() -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+HEADS = 2
+"""Attention heads of a language layer."""
+
+
+def heads() -> pl.DataFrame:
+    """Head 1 of layer 4 brings three quarters of the other run's answer, head 0 of layer 3 half of its slot, the others nothing."""
+    every = LANGUAGE * HEADS
+    single = [("head", "patched", "each", layer, head, 1, None) for layer in range(LANGUAGE) for head in range(HEADS)]
+    several = [("heads_cumulative", "patched", "all", None, None, every, None)]
+    for form in ("patched", "mean"):
+        several += [("heads_cumulative", form, "ranked", None, None, count, None) for count in (1, every)]
+        several += [("heads_cumulative", form, "random", None, None, 1, draw) for draw in range(2)]
+    rows = []
+    for experiment, form, chosen, layer, head, count, draw in (*single, *several):
+        share = {"ranked": 40 / 46, "random": 0.1}.get(chosen, 0.0) if count < every else 1.0
+        attribute = 7.5 if (layer, head) == (4, 1) else 10 * share
+        ordinal = 2.0 if (layer, head) == (3, 0) else 4.0 * (count == every)
+        for axis in AXES:
+            for index in range(PAIRS):
+                follows = index < round(share * (PAIRS - SET_ASIDE))
+                rows.append(
+                    {
+                        "pair_id": f"last_token-{axis}-{index:05d}",
+                        "experiment": experiment,
+                        "axis": axis,
+                        "template": "relation_to_object",
+                        "condition": "intact",
+                        "form": form,
+                        "chosen": chosen,
+                        "layer": layer,
+                        "head": head,
+                        "heads": count,
+                        "model_heads": every,
+                        "draw": draw,
+                        "included": index < PAIRS - SET_ASIDE,
+                        "outcome": ("attribute" if form == "patched" else "other") if follows else "stay",
+                        "ordinal_log_odds_clean": -3.0,
+                        "ordinal_log_odds": ordinal - 3.0,
+                        "ordinal_log_odds_source": 1.0,
+                        "attribute_log_odds_clean": -5.0,
+                        "attribute_log_odds": attribute - 5.0,
+                        "attribute_log_odds_source": 5.0,
+                        "candidate_mass_clean": 0.97,
+                        "candidate_mass": 0.97,
+                    }
+                )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
 def ablation_sweep(planted: Planted) -> pl.DataFrame:
     """The language sweep under each ablation."""
     rows = [row for condition in ("erasure", "neutral") for row in language(planted.ordering_ablated, condition)]
@@ -597,6 +646,7 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "interchange": interchange(planted),
         "conflict": conflict(planted),
         "routes": routes(),
+        "heads": heads(),
         "ablation_sweep": ablation_sweep(planted),
         "ablation_accuracy": ablation_accuracy(questions, planted),
         "ablation_check": ablation_check(),

@@ -16,6 +16,7 @@ from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import BlockEdit, HeadOutput, Knockout, PositionIds, Rescaled, head_count, head_width
 from vlm_spatial.models.families import NAMES
+from vlm_spatial.models.heads import head_outputs
 
 pytestmark = pytest.mark.model
 
@@ -70,8 +71,9 @@ def edit_of(draw: st.DrawFn, adapter: Adapter, number: int) -> BlockEdit:
             return Rescaled(queries, keys, first, last, draw(st.sampled_from([0.5, 1.0, 2.0])), draw(st.sampled_from([0.0, 1.0])))
         return Knockout(queries, queries, first, last)
     if kind == "head":
-        values = torch.tensor(np.random.default_rng(draw(st.integers(0, 9))).normal(size=(len(queries), head_width(adapter))))
-        return HeadOutput(first, draw(st.integers(0, head_count(adapter) - 1)), queries, values.float())
+        heads = draw(st.sampled_from([(0,), (head_count(adapter) - 1,), tuple(range(head_count(adapter)))[::-1]]))
+        values = np.random.default_rng(draw(st.integers(0, 9))).normal(size=(len(queries), len(heads), head_width(adapter)))
+        return HeadOutput(first, heads, queries, torch.tensor(values).float())
     moved = ids(adapter, number).clone()
     at = torch.as_tensor(keys)
     moved[..., at] = moved[..., at.flip(0)] + draw(st.integers(0, 2))
@@ -102,7 +104,7 @@ def test_what_has_no_effect_changes_no_bit(adapter: Adapter) -> None:
     edits: list[BlockEdit] = [
         Rescaled(np.array([-1]), np.arange(5), 0, depth - 1),
         PositionIds(ids(adapter, 0), 0, depth - 1),
-        HeadOutput(1, 1, np.array([-1]), own[:, head_width(adapter) : 2 * head_width(adapter)]),
+        HeadOutput(1, (1,), np.array([-1]), own[:, None, head_width(adapter) : 2 * head_width(adapter)]),
         # A position always keeps itself.
         Knockout(np.array([last]), np.array([last]), 0, depth - 1),
     ]
@@ -204,9 +206,13 @@ def test_a_head_output_of_all_heads_is_the_attention_output(adapter: Adapter) ->
     layer = len(adapter.language_blocks) - 1
     pair = PAIRS[0]
     width, source = head_width(adapter), head_outputs_by_hand(adapter, pair.sources["counterfactual"], layer)
-    slices = [source[-1:, head * width : (head + 1) * width] for head in range(head_count(adapter))]
-    parts = [InBlocks(0, HeadOutput(layer, head, np.array([-1]), made)) for head, made in enumerate(slices)]
+    slices = [source[-1:, None, head * width : (head + 1) * width] for head in range(head_count(adapter))]
+    parts = [InBlocks(0, HeadOutput(layer, (head,), np.array([-1]), made)) for head, made in enumerate(slices)]
     found = run_plain(adapter, PAIRS, [parts])
+    together = HeadOutput(layer, tuple(range(len(slices))), np.array([-1]), torch.cat(slices, dim=1))
+    assert torch.equal(found, run_plain(adapter, PAIRS, [InBlocks(0, together)]))
+    counterfactual = pair.sources["counterfactual"]
+    assert torch.equal(head_outputs(adapter, counterfactual.image, counterfactual.prompt, -1)[layer], together.values[0])
     projection = adapter.language_blocks[layer].self_attn.o_proj
     output = projection(source)[-1]
 
@@ -253,7 +259,8 @@ def test_edits_at_text_rows_reuse_the_image(adapter_of: Callable[[str], Adapter]
         (Knockout(np.array([], dtype=int), np.array([0]), 0, 0), "the token set is empty"),
         (Knockout(np.array([1]), np.array([99]), 0, 0), "positions must be whole numbers from -"),
         (Rescaled(np.array([1]), np.array([0, 1]), 0, 0), "a position always sees itself as it is"),
-        (HeadOutput(0, 0, np.array([1]), torch.zeros(2, 16)), r"values of shape \(2, 16\); needed are \(1, 16\)"),
+        (HeadOutput(0, (0,), np.array([1]), torch.zeros(2, 1, 16)), r"values of shape \(2, 1, 16\); needed are \(1, 1, 16\)"),
+        (HeadOutput(0, (0, 2), np.array([1]), torch.zeros(1, 2, 16)), "head output: head 2; this model has 0 to 1"),
         (PositionIds(torch.zeros(1, 5), 0, 0), r"position ids: ids of shape \(1, 5\); this prompt has \(3, 1, "),
     ],
 )

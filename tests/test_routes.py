@@ -147,7 +147,14 @@ def test_the_stage_writes_its_table_and_refuses_masks_under_flash_attention(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = make_reader(tmp_path / "reader", "qwen2_vl")
-    asked = job(reader, tiny.folder, tmp_path, "table", {"enabled": True, "pairs": 2, "routes": ["image_to_answer", "object_to_question"]})
+    asked = job(
+        reader,
+        tiny.folder,
+        tmp_path,
+        "table",
+        {"enabled": True, "pairs": 2, "routes": ["image_to_answer", "object_to_question"], "heads": False},
+    )
+    asked = Job(asked.settings, asked.inputs, {**asked.outputs, "heads": tmp_path / "heads.parquet"})
     routes(asked)
     table = pl.read_parquet(asked.outputs["table"])
     # Two axes, two pairs; three windows and all layers, each with its control, and values removed.

@@ -30,10 +30,10 @@ TEXT_ROUTES: tuple[RouteName, ...] = tuple(name for name in get_args(RouteName) 
 
 
 class RoutesSettings(Settings):
-    """Attention knockout between groups of tokens."""
+    """Attention knockout between groups of tokens, and attention heads at the last token."""
 
     enabled: bool = Field(False, description="whether the stage is run")
-    pairs: PositiveCount = Field(50, description="vision pairs of an axis whose answers are looked at")
+    pairs: PositiveCount = Field(50, description="pairs of an axis: vision pairs, and for heads last-token pairs")
     routes: tuple[RouteName, ...] = Field(
         TEXT_ROUTES, description="routes that are closed; the last two, inside the image, cost most; none: leave it out"
     )
@@ -47,4 +47,6 @@ class RoutesSettings(Settings):
     standing: tuple[RouteName, ...] = Field(
         (), description="routes closed in every run, the untouched ones too: for organisms that were trained so"
     )
+    heads: bool = Field(True, description="also replace what attention heads write at the last token, alone and together")
+    head_draws: PositiveCount = Field(20, description="draws of random heads of the same layers, the control")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of edited runs")

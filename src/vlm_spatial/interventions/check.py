@@ -61,15 +61,15 @@ def check_edit(adapter: Adapter, name: str, edit: BlockEdit, length: int) -> Non
         if tuple(edit.ids.shape) != expected:
             raise UserError(f"{name}: ids of shape {tuple(edit.ids.shape)}; this prompt has {expected}")
         return
-    heads = (edit.head,) if isinstance(edit, HeadOutput) else (edit.heads or ()) if isinstance(edit, Knockout) else ()
+    heads = (edit.heads or ()) if isinstance(edit, HeadOutput | Knockout) else ()
     for head in heads:
         if not 0 <= head < head_count(adapter):
             raise UserError(f"{name}: head {head}; this model has 0 to {head_count(adapter) - 1}")
     _check_indices(name, "position", edit.queries, None, length, length)
     if isinstance(edit, HeadOutput):
-        expected = (len(edit.queries), head_width(adapter))
+        expected = (len(edit.queries), len(edit.heads), head_width(adapter))
         if tuple(edit.values.shape) != expected:
-            raise UserError(f"{name}: values of shape {tuple(edit.values.shape)}; needed are {expected} (positions, head width)")
+            raise UserError(f"{name}: values of shape {tuple(edit.values.shape)}; needed are {expected} (positions, heads, head width)")
     else:
         _check_indices(name, "position", edit.keys, None, length, length)
         if isinstance(edit, Rescaled) and np.intersect1d(places(edit.queries, length), places(edit.keys, length)).size:

@@ -181,8 +181,8 @@ def _rows(
     places = [[positions_of(adapter, run, case) for run in several] for (_, case), several in zip(group, of_case, strict=True)]
     always = [[standing_edits(standing, each, depth) for each in several] for several in places]
     flat = [edits for several in always for edits in several]
-    clean = iter(_untouched(engine, runs, flat))
-    source = iter(_untouched(engine, [PairRuns(run.pair_id, run.sources["counterfactual"]) for run in runs], flat))
+    clean = iter(untouched(engine, runs, flat))
+    source = iter(untouched(engine, [PairRuns(run.pair_id, run.sources["counterfactual"]) for run in runs], flat))
     asked: list[tuple[int, Closing, int]] = []
     edited: list[tuple[InBlocks, ...]] = []
     for number, (index, _) in enumerate(group):
@@ -243,7 +243,7 @@ def _named(before: np.ndarray, there: np.ndarray, after: np.ndarray) -> Iterator
     yield from (("margin_clean", before), ("margin_source", there), ("margin", after))
 
 
-def _untouched(engine: PatchEngine, runs: Sequence[PairRuns], always: Sequence[Sequence[BlockEdit]]) -> Tensor:
+def untouched(engine: PatchEngine, runs: Sequence[PairRuns], always: Sequence[Sequence[BlockEdit]]) -> Tensor:
     """Logits of runs with what is always closed, and nothing else."""
     if not any(always):
         return finite(engine, engine.clean(runs), runs, "unpatched runs")

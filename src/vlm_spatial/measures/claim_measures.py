@@ -8,7 +8,7 @@ import polars as pl
 
 from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
 from vlm_spatial.interventions.ordering import language_sweep
-from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, last_token, routes
+from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, heads, last_token, routes
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
@@ -73,6 +73,13 @@ def fallback(tables: Tables) -> Measured:
     if each.is_empty():
         return NOTHING
     return Measured(found, ZERO, "no more than the sum of each", found, p, each.select("axis", "template", "value"))
+
+
+def head_sparsity(tables: Tables) -> Measured:
+    rate, drawn, difference, p, pairs = heads.few(tables["heads"])
+    if pairs.is_empty():
+        return NOTHING
+    return Measured(rate, drawn, "random heads of the same layers", difference, p, pairs.select("axis", "template", "value"))
 
 
 def accuracy(tables: Tables) -> Measured:

@@ -257,6 +257,19 @@ CLAIMS: tuple[Claim, ...] = (
         optional=True,
     ),
     Claim(
+        "head_sparsity",
+        "Few heads fetch the answer",
+        "heads",
+        "At the last token, a tenth of the language model's attention heads carry what decides most answers.",
+        "At most half of the answers become the other run's.",
+        "answers that become the other run's own when the tenth of the heads that carries most of it (one head at least, a power of two) "
+        f"is replaced at the last token by that run's; heads are ranked on one half of the pairs and counted on the other; {_PAIRED}",
+        "as many random heads of the same layers, mean of the draws, on the same pairs",
+        Rule(0.0, floor=MOST),
+        measured.head_sparsity,
+        optional=True,
+    ),
+    Claim(
         "language_ordering_peak",
         "Language layers carry position codes",
         "interchange",

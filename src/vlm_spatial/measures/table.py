@@ -41,6 +41,8 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "low": pl.Float64,
     "high": pl.Float64,
     "n": pl.Int64,
+    "head": pl.Int64,
+    "heads": pl.Int64,
     "counted": pl.String,
     "clusters": pl.Int64,
     "set_aside": pl.Int64,

@@ -62,16 +62,16 @@ class Rescaled:
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What one head of block ``first`` hands to the output projection, replaced at some positions.
+    """What heads of block ``first`` hand to the output projection, replaced at some positions.
 
     Attributes:
-        values: ``[positions, head width]``.
+        values: ``[positions, heads, head width]``.
     """
 
     first: int
-    head: int
+    heads: tuple[int, ...]
     queries: Positions
-    values: Float[Tensor, "positions width"]
+    values: Float[Tensor, "positions heads width"]
 
     @property
     def last(self) -> int:
@@ -107,7 +107,7 @@ def places(positions: Positions, length: int) -> Positions:
 
 def head_width(adapter: "Adapter") -> int:
     """Features that one head of a language block hands to the output projection."""
-    return int(_attention(adapter.language_blocks[0]).head_dim)
+    return int(attention_of(adapter.language_blocks[0]).head_dim)
 
 
 def head_count(adapter: "Adapter") -> int:
@@ -115,12 +115,13 @@ def head_count(adapter: "Adapter") -> int:
     return _heads(adapter.language_blocks[0])
 
 
-def _attention(block: nn.Module) -> Any:
+def attention_of(block: nn.Module) -> Any:
+    """A language block's attention."""
     return block.self_attn
 
 
 def _heads(block: nn.Module) -> int:
-    return int(_attention(block).o_proj.in_features) // int(_attention(block).head_dim)
+    return int(attention_of(block).o_proj.in_features) // int(attention_of(block).head_dim)
 
 
 class Joined:
@@ -297,11 +298,11 @@ def _head_outputs(block: nn.Module, edits: Sequence[Sequence[BlockEdit]], length
         for row, edit in written:
             queries = places(edit.queries, length) - start
             kept = queries >= 0
-            width = edit.values.shape[1]
-            made[row, queries[kept], edit.head * width : (edit.head + 1) * width] = edit.values[kept].to(made)
+            by_head = made[row].unflatten(-1, (-1, edit.values.shape[2]))
+            by_head[np.ix_(queries[kept], np.asarray(edit.heads))] = edit.values[kept].to(made)
         return (made,)
 
-    handle = _attention(block).o_proj.register_forward_pre_hook(replaced)
+    handle = attention_of(block).o_proj.register_forward_pre_hook(replaced)
     try:
         yield
     finally:

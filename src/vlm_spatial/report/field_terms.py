@@ -64,6 +64,15 @@ TERMS: dict[str, Terms] = {
         "Attention knockout, windows of layers",
         "Where a curve is high, the route must be open there. At its random control: no such need.",
     ),
+    "heads": Terms(
+        "Activation patching of single attention heads at the last prompt position",
+        "A dark square: this head alone brings that much of the other run's answer. All pale: many heads share it. Ordinal: the slot asked "
+        "for. Attribute: the object there.",
+    ),
+    "heads_together": Terms(
+        "Activation patching and mean ablation of ranked attention heads, last prompt position",
+        "A curve that is high at few heads: few of them do it. Compare with random heads of the same layers.",
+    ),
     "ablation": Terms(
         "Concept erasure (LEACE) and neutral re-encoding, 2 × 2 with the ordering erased in the language model",
         "Losing both costs more than the sum of each: they stand in for each other. Less: both are needed at once.",
@@ -95,7 +104,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Which visual tokens carry the answer?": ("vision_flips", "crosswise"),
     "Vision's code or the token's place: which decides?": ("dominance",),
     "What does the language model add?": ("language_flips", "displaced", "last_token", "ablation"),
-    "How does the language model fetch the answer?": ("routes", "routes_by_layer"),
+    "How does the language model fetch the answer?": ("routes", "routes_by_layer", "heads", "heads_together"),
     "Does strengthening the signal correct errors?": (
         "amplified_accuracy",
         "amplification",
@@ -132,6 +141,7 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "object_to_answer_needed": ClaimTerms("Attention knockout, object tokens → answer, all layers", "routes_by_layer"),
     "text_mediated_share": ClaimTerms("Attention knockout: share of the damage that is image → question", "routes"),
     "fallback": ClaimTerms("Attention knockout: both image routes against the sum of each", "routes"),
+    "head_sparsity": ClaimTerms("Activation patching of a tenth of the attention heads, last token", "heads_together"),
     "ablation_drop": ClaimTerms("Ablation of the vision layout: accuracy lost", "ablation"),
     "backup_gain": ClaimTerms("Interchange intervention under ablation: ordering gained", "language_flips"),
     "errors_corrected": ClaimTerms("Activation steering, probe subspace: errors corrected", "amplification"),

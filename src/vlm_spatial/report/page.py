@@ -46,6 +46,7 @@ CONTROL_LABELS = {
     "condition": "Condition",
     "form": "Code of",
     "routes": "Routes",
+    "replaced": "Heads are",
 }
 
 Rows = Mapping[str, Mapping[str, pl.DataFrame]]

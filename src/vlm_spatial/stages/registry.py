@@ -198,7 +198,7 @@ _EXPERIMENTS = (
     Stage(
         "routes",
         "model and dataset",
-        _files(_ON_DATASET, table="routes.parquet"),
+        _files(_ON_DATASET, table="routes.parquet", heads="heads.parquet"),
         _SCENES,
         device="gpu",
         settings=RoutesSettings,

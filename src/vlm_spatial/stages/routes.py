@@ -1,8 +1,12 @@
-"""Stage: attention knockout between the image, the question and the answer; which route does the answer need?"""
+"""Stage: attention knockout between the image, the question and the answer, and attention heads at the last token."""
+
+import polars as pl
 
 from vlm_spatial.config.routes import RoutesSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.heads import SCHEMA, HeadSweep
+from vlm_spatial.interventions.last_token import last_token_cases
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.routes import check_routes, chosen_cases, closings, run_routes, windows
 from vlm_spatial.models.load import load_adapter
@@ -11,7 +15,7 @@ from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def routes(job: Job) -> None:
-    """Write ``routes.parquet``."""
+    """Write ``routes.parquet`` and ``heads.parquet``, which has no rows where heads are left out."""
     settings = section(job, RoutesSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
@@ -21,7 +25,13 @@ def routes(job: Job) -> None:
     cases = chosen_cases(read_cases(dataset, adapter, "vision"), settings.pairs)
     plan = closings(settings.routes, spans, depth, controls=settings.controls)
     engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
-    write_parquet(run_routes(engine, dataset, cases, plan, settings.standing, job.settings["seed"]), job.outputs["table"])
+    seed = job.settings["seed"]
+    write_parquet(run_routes(engine, dataset, cases, plan, settings.standing, seed), job.outputs["table"])
+    heads = pl.DataFrame(schema=SCHEMA)
+    if settings.heads:
+        last = read_cases(dataset, adapter, "last_token") or last_token_cases(dataset, read_cases(dataset, adapter, "language"))
+        heads = HeadSweep(engine, dataset, chosen_cases(last, settings.pairs), settings.standing).run(settings.head_draws, seed)
+    write_parquet(heads, job.outputs["heads"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""What attention heads carry at the last token: the effect of each, and of the first ones together."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from vlm_spatial.measures.crosswise import BROKEN
+from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
+from vlm_spatial.measures.table import BOTH, numbers, tidy
+from vlm_spatial.measures.verdicts import MOST
+from vlm_spatial.statistics import EMPTY, Interval, binomial, clustered_mean
+
+OUTCOMES = ("ordinal", "attribute")
+FEW = 0.1
+"""Share of the heads that the claim calls few."""
+_TOGETHER = "heads_cumulative"
+
+
+def heads(table: pl.DataFrame | None) -> pl.DataFrame:
+    """``head_effect`` and ``broken`` of each head, ``outcome_rate``, ``damage`` and ``recovery`` of several, and ``head_sparsity``."""
+    if table is None or table.is_empty():
+        return tidy([], "heads")
+    rows: list[dict[str, object]] = []
+    for axis in (BOTH, *sorted(table["axis"].unique())):
+        of_axis = table if axis == BOTH else table.filter(axis=axis)
+        aside = of_axis.filter(~pl.col("included"))["pair_id"].n_unique()
+        found = [*_single(of_axis), *_several(of_axis), *_sparsity(of_axis)]
+        rows += [{"axis": axis, "token_set": "last", "set_aside": aside, **row} for row in found]
+    return tidy(rows, "heads", counted="pairs")
+
+
+def _single(table: pl.DataFrame) -> Iterator[dict[str, object]]:
+    """Change of the log-odds that one head makes, as a share of the change that all heads make."""
+    kept = table.filter("included")
+    for outcome in OUTCOMES:
+        change = pl.col(f"{outcome}_log_odds") - pl.col(f"{outcome}_log_odds_clean")
+        # Pairs whose two runs differ little say nothing.
+        apart = pl.col(f"{outcome}_log_odds_source") - pl.col(f"{outcome}_log_odds_clean") >= SMALLEST_GAP
+        whole = kept.filter(apart, chosen="all").select("pair_id", whole=change)
+        single = kept.filter(experiment="head").select("pair_id", "layer", "head", part=change)
+        joined = single.join(whole, on="pair_id", maintain_order="left")
+        for (layer, head), group in joined.group_by("layer", "head", maintain_order=True):
+            found = ratio(group["part"].to_numpy(), group["whole"].to_numpy())
+            of = {"site": f"language.{layer}", "head": head, "outcome": outcome, "measure": "head_effect", "method": "Student over pairs"}
+            yield of | numbers(found)
+    broken = pl.col("candidate_mass") < BROKEN * pl.col("candidate_mass_clean")
+    for (layer, head), group in kept.filter(experiment="head").group_by("layer", "head", maintain_order=True):
+        found = binomial(group.select(broken.sum()).item(), group.height)
+        yield {"site": f"language.{layer}", "head": head, "measure": "broken", "method": "exact interval", **numbers(found)}
+
+
+def _several(table: pl.DataFrame) -> Iterator[dict[str, object]]:
+    """What heads together do, by how many they are; of random ones each pair counts once, with the mean over its draws."""
+    kept = table.filter("included", experiment=_TOGETHER).filter(pl.col("chosen") != "all")
+    broken = pl.col("candidate_mass") < BROKEN * pl.col("candidate_mass_clean")
+    by = ("form", "chosen", "heads")
+    for keys, group in kept.group_by(by, maintain_order=True):
+        form, chosen, count = keys
+        of = {"condition": form, "source": chosen, "heads": count}
+        means = group.group_by("pair_id", maintain_order=True).agg(
+            attribute=(pl.col("outcome") == "attribute").mean(),
+            lost=(pl.col("outcome") != "stay").mean(),
+            broken=broken.mean(),
+            part=(pl.col("attribute_log_odds") - pl.col("attribute_log_odds_clean")).mean(),
+            whole=(pl.col("attribute_log_odds_source") - pl.col("attribute_log_odds_clean")).mean(),
+        )
+        one = chosen == "ranked"
+        if form == "patched":
+            yield of | {"measure": "outcome_rate", "outcome": "attribute"} | _rate(means["attribute"].to_numpy(), one)
+            apart = means.filter(pl.col("whole") >= SMALLEST_GAP)
+            moved = numbers(ratio(apart["part"].to_numpy(), apart["whole"].to_numpy()))
+            yield of | {"measure": "recovery", "method": "Student over pairs"} | moved
+        else:
+            yield of | {"measure": "damage"} | _rate(means["lost"].to_numpy(), one)
+        yield of | {"measure": "broken"} | _rate(means["broken"].to_numpy(), one)
+
+
+def _rate(values: Float[np.ndarray, " pairs"], one: bool) -> dict[str, object]:
+    if one:
+        return numbers(binomial(round(float(values.sum())), len(values))) | {"method": "exact interval"}
+    return numbers(clustered_mean(values)[0]) | {"method": "Student over pairs, mean of the draws"}
+
+
+def _sparsity(table: pl.DataFrame) -> Iterator[dict[str, object]]:
+    """The share of the heads, ranked first, with which most answers become the source's.
+
+    ``low`` and ``high`` are the first shares that may be it and that surely are, by the exact limits of the rates.
+    """
+    rates = sorted(
+        (int(str(row["heads"])), row) for row in _several(table) if row["measure"] == "outcome_rate" and row["source"] == "ranked"
+    )
+    if not rates:
+        return
+    every = int(table["model_heads"][0])
+
+    def first(name: str) -> float:
+        there = [count / every for count, row in rates if float(str(row[name])) > MOST]
+        return min(there, default=float("nan"))
+
+    found = Interval(first("estimate"), first("high"), first("low"), int(str(rates[0][1]["n"])))
+    yield {"measure": "head_sparsity", "method": "first share of the heads whose rate is above ½ (exact limits)", **numbers(found)}
+
+
+def few(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
+    """Answers that become the source's with a tenth of the heads patched, rounded down to a power of two.
+
+    Returns:
+        the rate of the ranked heads and of random ones of the same layers, their paired difference with its p, the pairs with ``value``.
+    """
+    count = few_heads(table)
+    kept = table.filter("included", experiment=_TOGETHER, form="patched", heads=count)
+    follows = (pl.col("outcome") == "attribute").cast(pl.Float64)
+    ranked = kept.filter(chosen="ranked").select("pair_id", "axis", "template", ranked=follows)
+    drawn = kept.filter(chosen="random").group_by("pair_id", maintain_order=True).agg(drawn=follows.mean())
+    paired = ranked.join(drawn, on="pair_id", maintain_order="left").with_columns(value=pl.col("ranked") - pl.col("drawn"))
+    if paired.is_empty():
+        return EMPTY, EMPTY, EMPTY, 1.0, paired
+    difference, p = clustered_mean(paired["value"].to_numpy())
+    rate = binomial(int(paired["ranked"].sum()), paired.height)
+    return rate, clustered_mean(paired["drawn"].to_numpy())[0], difference, p, paired
+
+
+def few_heads(table: pl.DataFrame) -> int:
+    """How many heads the claim is about."""
+    most = FEW * float(table["model_heads"][0])
+    return 2 ** int(np.log2(most)) if most >= 1 else 1

@@ -10,12 +10,15 @@ the largest one (float32) ends the benchmark. The engine makes the whole sweep i
 full forward pass a patch, make a part of it (``--peer-share 3``: every third patch, other ones each round), and their time is scaled to all
 patches by the number of forward passes. ``share_of_ideal`` is the time that the engine's arithmetic would take at the rate of a
 plain matrix product of the model's own shape, measured here too, divided by the engine's time.
+``times_more_operations_than_ideal`` is how many times the operations of plain hooks are those of the engine, if none of its batches
+computed a position in vain.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from benchmarks.midsize import SIZES, MidSize, midsize_adapter, side_of
 from benchmarks.peers import TransformerLens, batched_sweep, missing, nnsight_sweep, plain_sweep, pyvene_sweep
 from PIL import Image
 
+from vlm_spatial.interventions import plan
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.patch import PairRuns, Patch, Run
 from vlm_spatial.models.adapter import Adapter
@@ -104,13 +108,14 @@ def peer_sweeps(adapter: Adapter, pairs: list[PairRuns]) -> tuple[dict[str, Swee
 
 
 def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int, peers: bool = True) -> dict[str, Any]:
-    """Everything about one model; see the module's own description. Without ``peers``: plain hooks only, one by one."""
+    """Everything about one model; see the module's own description. Without ``peers``: plain hooks only."""
     runs, patches = pairs_of(pairs, side_of(adapter.family, size)), patches_of(adapter, pairs, size.grid)
-    sweeps: dict[str, Sweep] = {REFERENCE: lambda some: plain_sweep(adapter, runs, some)}
-    reasons: dict[str, str] = {}
-    if peers:
-        others, reasons = peer_sweeps(adapter, runs)
-        sweeps |= {BATCHED: lambda some: batched_sweep(adapter, runs, some), **others}
+    sweeps: dict[str, Sweep] = {
+        REFERENCE: lambda some: plain_sweep(adapter, runs, some),
+        BATCHED: lambda some: batched_sweep(adapter, runs, some),
+    }
+    others, reasons = peer_sweeps(adapter, runs) if peers else ({}, {})
+    sweeps |= others
 
     def part(number: int) -> list[int]:
         return list(range(number % share, len(patches), share))
@@ -137,6 +142,9 @@ def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int
         "operations": operations(lambda: PatchEngine(adapter).run(runs, patches)),
         "language_block_calls": calls["language_calls"],
     }
+    # No batch computes a position in vain: what is left, no patch can do without.
+    with mock.patch.object(plan, "WASTE", 0.0):
+        ideal = operations(lambda: PatchEngine(adapter).run(runs, patches))
     for name in sweeps:
         # pyvene runs the source again for every patch.
         passes, done = (2 * len(patches), 2 * len(part(0))) if name == "pyvene" else (len(patches) + pairs, len(part(0)) + pairs)
@@ -157,6 +165,7 @@ def measure(adapter: Adapter, size: MidSize, pairs: int, rounds: int, share: int
         "share_of_patches_by_peers": f"1/{share}",
         "methods": found,
         "unsupported": reasons,
+        "times_more_operations_than_ideal": round(one_run * (len(patches) + pairs) / ideal, 2),
         "vision_share_of_one_run": round(vision / one_run, 2),
         "matmul_gflops": round(rate / 1e9, 1),
         "share_of_ideal": round(own["operations"] / rate / own["seconds"]["median"], 2),

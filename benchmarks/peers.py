@@ -6,6 +6,7 @@ Patches that copy a source's values as they are (no transform); pairs without ed
 import copy
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from benchmarks.measure import Unsupported, version
@@ -150,14 +151,19 @@ class TransformerLens:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         try:
+            from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
             from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
         except ImportError as error:
             raise Unsupported(f"cannot be imported: {error}") from error
+        if adapter.architecture not in SUPPORTED_ARCHITECTURES:
+            raise Unsupported(f"Unsupported architecture: {adapter.architecture}")
         model = copy.deepcopy(adapter.model)
-        try:
-            self.bridge = build_bridge_from_module(model, adapter.architecture, hf_config=model.config, model_name=adapter.family)
-        except (ValueError, ImportError) as error:
-            raise Unsupported(f"{type(error).__name__}: {error}") from error
+        # Of Qwen it asks for torchvision, which only image processors use; images are prepared here.
+        with mock.patch.object(SUPPORTED_ARCHITECTURES[adapter.architecture], "required_libraries", []):
+            try:
+                self.bridge = build_bridge_from_module(model, adapter.architecture, hf_config=model.config, model_name=adapter.family)
+            except AttributeError as error:
+                raise Unsupported(f"{type(error).__name__}: {error}") from error
 
     @torch.inference_mode()
     def sweep(self, pairs: Sequence[PairRuns], patches: Sequence[Patch]) -> Float[Tensor, "patches vocabulary"]:
@@ -188,12 +194,19 @@ class TransformerLens:
         )
         return {site: self.adapter.read(site, cache[self.hook_name(site)], prepared) for site in sites}
 
-    @staticmethod
-    def hook_name(site: Site) -> str:
+    def hook_name(self, site: Site) -> str:
+        """The hook of a site.
+
+        Raises:
+            Unsupported: if the bridge has none there.
+        """
         part, _, layer = site.partition(".")
-        if part == "connector":
-            return "vision_projector.hook_out"
-        return f"vision_encoder.encoder_layers.{layer}.hook_out" if part == "vision" else f"blocks.{layer}.hook_out"
+        places = {"connector": ["vision_projector"], "language": [f"blocks.{layer}"]}
+        places["vision"] = [f"vision_encoder.encoder_layers.{layer}", f"vision_encoder.blocks.{layer}"]
+        for place in places[part]:
+            if f"{place}.hook_out" in self.bridge.hook_dict:
+                return f"{place}.hook_out"
+        raise Unsupported(f"no hook at {site}")
 
     @staticmethod
     def _inputs(prepared: Any) -> dict[str, Any]:

@@ -29,9 +29,9 @@ def make_scenes(folder: Path, kind: str = "squares") -> Path:
     return folder
 
 
-STAGED = ("gemma3", "qwen2_vl", "llava")
-"""Families that whole stages are run for: a grid of another kind, tokens in another order, and a class token. The others differ from them
-in what the tests of adapters, engine, extraction and corrections hold for every family.
+STAGED = ("gemma3", "qwen2_vl", "llava", "qwen3_vl", "paligemma")
+"""Families that whole stages are run for: a grid of another kind, tokens in another order, a class token, later entries, and images that
+see the question. The others differ from them in what the tests of adapters, engine, extraction and corrections hold for every family.
 """
 
 

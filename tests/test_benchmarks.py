@@ -193,8 +193,14 @@ def test_the_page_is_made_of_the_results_and_says_what_we_lose_at(tmp_path: Path
     points = [{"value": value, "seconds": spread([value * 0.1]), "ideal_seconds": value * 0.05} for value in (1, 2, 4)]
     curve = {"work": "patch sweep", "points": points, "growth": {"seconds": 1.0, "operations": 1.0, "operations_plain": 1.2}}
     write("scaling", {"curves": {"pairs": curve}, **ENVIRONMENT}, tmp_path / "results")
+    one = {"reach": "prompt", "patches": 8, "times_slower": 2.9, "times_slower_batched": 2.8, "times_more_operations": 2.7, "ideal": 2.75}
+    one |= {name: spread([1.0]) for name in ("processor_seconds", "processor_seconds_plain", "processor_seconds_batched")}
+    one |= {"vision_share_of_one_run": 0.12, "difference": 5e-7}
+    write("patch_sweep_families", {"size": vars(QUICK), "families": {"paligemma": one}, **ENVIRONMENT}, tmp_path / "results")
+    write("extraction", result | {"benchmark": "patch_sweep", "methods": {}}, tmp_path / "results")
     page.main()
     text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "| paligemma | the whole prompt | 12% | 1 (1–1) | 1 (1–1) | 1 (1–1) | **2.9** | **2.8** | 2.7 | 2.8 | 5e-07 |" in text
     assert "| nnsight 0.8.1 | 11 (11–11) | 5.5 |" in text
     assert "- pyvene: not installed" in text
     assert "- Patch sweep, Qwen2-VL: peak memory, plain hooks 50, ours 300" in text

@@ -18,6 +18,9 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))
 
 
+LATE_HOOKS = ("llava", "llava_onevision", "mistral3", "pixtral")
+"""Families whose vision features transformers collects with hooks of its own."""
+
 PAIRS = [
     PairRuns(f"vision-{index}", Run(noise(2 * index), prompt), {"counterfactual": Run(noise(2 * index + 1), prompt)})
     for index, prompt in enumerate(PROMPTS)
@@ -54,8 +57,37 @@ def test_equal_to_pyvene_in_the_language_model(adapter: Adapter) -> None:
     pytest.importorskip("pyvene", reason="pyvene is not installed (extra peers)")
     from benchmarks.peers import pyvene_sweep
 
-    if adapter.family in ("llava", "llava_onevision", "mistral3", "pixtral"):
+    if adapter.family in LATE_HOOKS:
         pytest.skip("pyvene keeps transformers from collecting the hidden states that this family's vision features are taken from")
     asked = patches([site for site in adapter.sites if site.startswith("language")])
     expected = pyvene_sweep(adapter, PAIRS, asked)
+    assert ((PatchEngine(adapter).run(PAIRS, asked) - expected).abs().max() / expected.abs().max()).item() <= RELATIVE
+
+
+@pytest.mark.slow
+def test_equal_to_transformer_lens_where_it_has_a_hook(adapter: Adapter) -> None:
+    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed (benchmarks/requirements.txt)")
+    from benchmarks.measure import Unsupported
+    from benchmarks.peers import TransformerLens
+
+    try:
+        lens = TransformerLens(adapter)
+    except Unsupported as error:
+        pytest.skip(f"TransformerLens: {error}")
+
+    def has(site: str) -> bool:
+        # transformers' hook at the feature layer is older: what a later one changes there is lost.
+        if site == f"vision.{len(adapter.vision_blocks) - 1}" and adapter.family in LATE_HOOKS:
+            return False
+        if site == "connector" and adapter.late_entries:
+            return False
+        try:
+            return bool(lens.hook_name(site))
+        except Unsupported:
+            return False
+
+    sites = [site for site in adapter.sites if has(site)]
+    assert {site for site in adapter.sites if site.startswith("language")} <= set(sites)
+    asked = patches(sites)
+    expected = lens.sweep(PAIRS, asked)
     assert ((PatchEngine(adapter).run(PAIRS, asked) - expected).abs().max() / expected.abs().max()).item() <= RELATIVE

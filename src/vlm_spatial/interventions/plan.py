@@ -19,7 +19,7 @@ from vlm_spatial.models.decoder import Layout
 from vlm_spatial.models.values import Reach
 
 # Rows of one batch start at its earliest start; this share of positions may be computed in vain.
-_WASTE = 0.08
+WASTE = 0.08
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def batches(rows: Sequence[Row], layout: Layout, size: Callable[[int], int]) -> 
     left = sorted(rows, key=lambda row: row.start)
     while left:
         positions = layout.length - left[0].start
-        alike = [row for row in left if row.start - left[0].start <= _WASTE * positions]
+        alike = [row for row in left if row.start - left[0].start <= WASTE * positions]
         left = left[len(alike) :]
         alike.sort(key=lambda row: row.entry)
         most = size(positions)

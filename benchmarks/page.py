@@ -124,8 +124,8 @@ def families(result: dict[str, Any]) -> str:
         "Operations are counts, the same on every machine: those of plain hooks over those of the engine. The ideal is the same, if no "
         "batch computed a position in vain. What is left then is needed, since every position behind the first patched one changes in "
         "every later block. So two things decide. One is the share of the vision encoder, which the engine runs once an image. "
-        "The other is what a visual token sees: where it sees the whole prompt, every position is computed again. Marks between rows of cells (Pixtral, "
-        "Mistral 3) have seen the clean image. So a patch of all cells follows the source in the first row alone.\n",
+        "The other is what a visual token sees: where it sees the whole prompt, every position is computed again. Marks between rows of "
+        "cells (Pixtral, Mistral 3) have seen the clean image. So a patch of all cells follows the source in the first row alone.\n",
         where(result),
         "| family | a visual token sees | vision, of a pass | ours, s | plain hooks, s | batched, s | × time | × time, batched "
         "| × operations | ideal | difference |",

@@ -359,6 +359,87 @@ def routes() -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+MOVED = {("exchanged", "kept"): 0.5, ("kept", "exchanged"): 0.8, ("exchanged", "exchanged"): 0.0, ("kept", "kept"): 0.0}
+"""Share of answers that move, by what of the strips is exchanged; in a window of exchanged ids 0.2, of random tokens none."""
+
+
+def positions() -> pl.DataFrame:
+    """Answers follow exchanged position ids, and 0.6 of them are lost where all tokens are shuffled."""
+    every = (0, LANGUAGE - 1)
+    moves = [(name, *how, "none", *every, share * (name == "strip")) for name in ("strip", "random") for how, share in MOVED.items()]
+    moves += [("strip", "kept", "exchanged", "none", 2, 3, 0.2)]
+    moves += [("all", "shuffled", ids, name, *every, 0.6 * (name == "all")) for ids in ("kept", "shuffled") for name in ("all", "object")]
+    rows = []
+    for token_set, values, ids, shuffle, first, last, share in moves:
+        for axis in AXES:
+            for index in range(PAIRS):
+                moved = index < round(share * (PAIRS - SET_ASIDE))
+                included = index < PAIRS - SET_ASIDE
+                rows.append(
+                    {
+                        "pair_id": f"conflict-{axis}-{index:05d}",
+                        "axis": axis,
+                        "template": "slot_to_object",
+                        "token_set": token_set,
+                        "values": values,
+                        "ids": ids,
+                        "shuffle": shuffle,
+                        "layer_from": first,
+                        "layer_to": last,
+                        "all_layers": (first, last) == every,
+                        "included": included,
+                        "outcome": ("other" if shuffle != "none" else "move") if moved else "stay",
+                        "right_before": included,
+                        "right_after": included and not moved,
+                        "candidate_mass_clean": 0.97,
+                        "candidate_mass": 0.97,
+                    }
+                )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+TEXT_DECIDES, TEXT_SUFFICES = 0.9, 0.7
+"""Share of answers that follow the question's residuals of every layer, and that are right over a grey picture with them."""
+
+
+def readout() -> pl.DataFrame:
+    """The image decides up to layer 2, the question from then on."""
+    taken = [("usage", "own", "image", "counterfactual", layer, float(layer < 3)) for layer in range(LANGUAGE)]
+    taken += [("usage", "own", "question", "counterfactual", layer, float(layer >= 3)) for layer in range(LANGUAGE)]
+    taken += [("usage", "own", "question", "counterfactual", None, TEXT_DECIDES), ("usage", "own", "question", "unrelated", None, 0.0)]
+    taken += [("sufficiency", "grey", "question", "original", None, TEXT_SUFFICES), ("sufficiency", "grey", None, "original", None, 0.3)]
+    rows = []
+    for experiment, picture, group, source, layer, share in taken:
+        for axis in AXES:
+            for index in range(PAIRS):
+                hit = index < round(share * (PAIRS - SET_ASIDE))
+                flips = hit and experiment == "usage"
+                rows.append(
+                    {
+                        "pair_id": f"vision-{axis}-{index:05d}",
+                        "experiment": experiment,
+                        "axis": axis,
+                        "template": "slot_to_object",
+                        "picture": picture,
+                        "group": group,
+                        "source": source,
+                        "site": None if layer is None else f"language.{layer}",
+                        "layer": layer,
+                        "all_layers": group is not None and layer is None,
+                        "included": index < PAIRS - SET_ASIDE,
+                        "outcome": "flip" if flips else "stay" if experiment == "usage" or hit else "other",
+                        "right_after": hit if experiment == "sufficiency" else not flips,
+                        "candidates": 3,
+                        "margin_clean": -3.0,
+                        "margin_source": 3.0,
+                        "margin": 3.0 if flips else -3.0,
+                        "candidate_mass_clean": 0.97,
+                        "candidate_mass": 0.97,
+                    }
+                )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
 HEADS = 2
 """Attention heads of a language layer."""
 
@@ -647,6 +728,8 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "conflict": conflict(planted),
         "routes": routes(),
         "heads": heads(),
+        "positions": positions(),
+        "readout": readout(),
         "ablation_sweep": ablation_sweep(planted),
         "ablation_accuracy": ablation_accuracy(questions, planted),
         "ablation_check": ablation_check(),

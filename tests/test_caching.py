@@ -265,6 +265,8 @@ CASES = [
     Case("probes: bootstrap", configure("probes.bootstrap", 11), BOTH_PROBES_AND_AFTER),
     Case("interchange: token_sets", configure("interchange.token_sets", ["object"]), of_both("interchange", "ablation") | FIGURES),
     Case("conflict: token_sets", configure("conflict", {"token_sets": ["object"]}), of_both("conflict") | FIGURES),
+    Case("positions: enabled", configure("positions", {"enabled": True}), of_both("positions") | FIGURES),
+    Case("readout: enabled", configure("readout", {"enabled": True}), of_both("readout") | FIGURES),
     Case("routes: enabled", configure("routes", {"enabled": True}), of_both("routes") | FIGURES),
     Case("ablation: methods", configure("ablation.methods", ["erasure"]), of_both("ablation") | FIGURES),
     Case("amplification: random_draws", configure("amplification.random_draws", 3), of_both("amplification") | FIGURES),
@@ -346,7 +348,7 @@ def test_stages_that_are_off_run_through_the_workflow_once_they_are_on(finished:
     assert workflow.jobs() == of("natural", *ANALYSES, *OFF) | FIGURES
     workflow.run()
     assert workflow.jobs() == NOTHING
-    for name in GROUPS["How does the language model fetch the answer?"]:
+    for name in (*GROUPS["How does the language model fetch the answer?"], "positions", "positions_by_layer"):
         assert (workflow.folder / f"results/figures/natural/{name}.svg").is_file()
     page = (workflow.folder / "results/report.html").read_text(encoding="utf-8")
     assert "How does the language model fetch the answer?" in page

@@ -114,6 +114,7 @@ def test_an_organism_by_hand(tiny: Dataset) -> None:
     assert row["candidate_mass"] == pytest.approx(np.exp(cases[0].reader.log_probabilities(logits(cases[0], mean)[None])).sum(), abs=1e-4)
     found = heads(table).filter(axis="both axes")
     effects = found.filter(measure="head_effect", outcome="attribute")
+    assert effects.sort("estimate").select("site", "head").row(-1) == ("language.3", 1)
     assert effects.height == len(blocks) * head_count(adapter)
     assert found.filter(measure="outcome_rate", heads=12)["estimate"].to_list() == [1.0]
 

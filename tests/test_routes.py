@@ -12,12 +12,13 @@ import synthetic_results as synthetic
 from stage_inputs import job, make_reader, make_scenes
 from vlm_spatial.config.routes import TEXT_ROUTES, RouteName
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.edited_runs import windows
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.patch import InBlocks
 from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.interventions.route_names import ROUTES
-from vlm_spatial.interventions.routes import Closing, closings, edits_of_closing, positions_of, run_routes, windows
+from vlm_spatial.interventions.routes import Closing, closings, edits_of_closing, positions_of, run_routes
 from vlm_spatial.interventions.token_groups import text_groups
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.routes import ALL_LAYERS, fallback, knockouts, text_mediated_share

@@ -24,7 +24,7 @@ def _map(palette: str) -> Layers:
     """Squares of heads (across) and layers (up), white where a head does nothing."""
     del palette
     # One hue a sign, and lightness that grows with the size, so that no colour has to be told apart.
-    scale = alt.Scale(domain=[-1, 0, 1], range=["#E69F00", "#f7f7f5", "#0072B2"], clamp=True)
+    scale = alt.Scale(domain=[-1, 0, 1], range=["#E69F00", "#f7f7f5", "#0072B2"], clamp=True, interpolate="rgb")
     square = (
         alt.Chart()
         .mark_rect(stroke="#b9b9b6", strokeWidth=0.5)

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from vlm_spatial.config.routes import RouteName
 from vlm_spatial.interventions.answers import mass, outcome
+from vlm_spatial.interventions.edited_runs import finite, read_next, untouched
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import InBlocks, PairRuns
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.interventions.routes import finite, positions_of, read_next, standing_edits, untouched
+from vlm_spatial.interventions.routes import positions_of, standing_edits
 from vlm_spatial.models.block_edits import BlockEdit, HeadOutput, head_count
 from vlm_spatial.models.heads import head_outputs
 from vlm_spatial.progress import progress

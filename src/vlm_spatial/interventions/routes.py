@@ -11,13 +11,12 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-import torch
 from PIL import Image
-from torch import Tensor
 
 from vlm_spatial.config.routes import RouteName
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import mass, outcome
+from vlm_spatial.interventions.edited_runs import finite, read_next, untouched
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
@@ -28,7 +27,6 @@ from vlm_spatial.interventions.route_names import ROUTES, Piece
 from vlm_spatial.interventions.token_groups import cell_groups, text_groups
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import BlockEdit, Knockout, Positions, Rescaled
-from vlm_spatial.models.finite import require_finite
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
@@ -79,19 +77,6 @@ class Closing:
     form: Form
     first: int
     last: int
-
-
-def windows(depth: int, width: int | None = None, every: int | None = None) -> list[tuple[int, int]]:
-    """First and last layer of windows around centres from the first layer to the last, cut at the ends.
-
-    Args:
-        width: layers in a window; 9 of 28 or more, else a quarter of them.
-        every: distance of the centres; 2 of 28 layers or more, else 1.
-    """
-    width = width or (9 if depth >= 28 else -(-depth // 4))
-    every = every or (2 if depth >= 28 else 1)
-    starts = [centre - (width - 1) // 2 for centre in range(0, depth, every)]
-    return list(dict.fromkeys((max(0, start), min(depth - 1, start + width - 1)) for start in starts))
 
 
 def closings(routes: Sequence[RouteName], spans: Sequence[tuple[int, int]], depth: int, *, controls: bool) -> list[Closing]:
@@ -243,30 +228,6 @@ def _named(before: np.ndarray, there: np.ndarray, after: np.ndarray) -> Iterator
     yield from (("margin_clean", before), ("margin_source", there), ("margin", after))
 
 
-def untouched(engine: PatchEngine, runs: Sequence[PairRuns], always: Sequence[Sequence[BlockEdit]]) -> Tensor:
-    """Logits of runs with what is always closed, and nothing else."""
-    if not any(always):
-        return finite(engine, engine.clean(runs), runs, "unpatched runs")
-    logits = engine.run(runs, [tuple(InBlocks(pair, edit) for edit in edits) for pair, edits in enumerate(always)])
-    return finite(engine, logits, runs, "unpatched runs")
-
-
-def finite(engine: PatchEngine, logits: Tensor, pairs: Sequence[PairRuns], what: str) -> Tensor:
-    """The logits; refused if one is not finite.
-
-    Raises:
-        UserError: naming the run.
-    """
-    if len(pairs):
-        require_finite(engine.adapter, logits, lambda row: pairs[row].clean.shown, what)
-    return logits
-
-
-def read_next(case: Case, rows: Iterator[Tensor]) -> np.ndarray:
-    """Log-probabilities of the candidates from the next rows of logits."""
-    return case.reader.log_probabilities(torch.stack(list(itertools.islice(rows, len(case.reader.beginnings)))))
-
-
 def check_routes(adapter: Adapter, spans: Sequence[tuple[int, int]]) -> None:
     """Refuse what no run could do, before anything runs.
 
@@ -280,14 +241,3 @@ def check_routes(adapter: Adapter, spans: Sequence[tuple[int, int]]) -> None:
     for first, last in spans:
         if not 0 <= first <= last < depth:
             raise UserError(f"routes: language layers {first} to {last}; this model has 0 to {depth - 1}")
-
-
-def chosen_cases(cases: Sequence[Case], limit: int) -> list[Case]:
-    """The first ``limit`` pairs of each axis."""
-    seen: dict[str, int] = {}
-    kept = []
-    for case in cases:
-        seen[case.axis] = seen.get(case.axis, 0) + 1
-        if seen[case.axis] <= limit:
-            kept.append(case)
-    return kept

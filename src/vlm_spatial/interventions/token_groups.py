@@ -4,6 +4,9 @@ Positions are found by comparing prompts: what a prompt has in common with one t
 is the chat template's. No tokenizer is asked how it works.
 """
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int
 from PIL import Image
@@ -72,3 +75,19 @@ def _common(first: Int[np.ndarray, " a"], second: Int[np.ndarray, " b"]) -> int:
     length = min(len(first), len(second))
     differing = np.flatnonzero(first[:length] != second[:length])
     return int(differing[0]) if len(differing) else length
+
+
+def word_position(adapter: Adapter, image: Image.Image, prompt: Prompt, words: Sequence[str]) -> int | None:
+    """The last token of the one word of ``words`` that a prompt names; None if it names none or several.
+
+    What a prompt has in common, from its end, with ones that name other words is all behind that token.
+    """
+    text = prompt.prompt if isinstance(prompt, Begun) else prompt
+    named = [word for word in words if len(re.findall(rf"\b{re.escape(word)}\b", text)) == 1]
+    if len(named) != 1 or len(words) < 2:
+        return None
+    own = adapter.tokens(image, prompt)[0][0].numpy()
+    begin, end = next(re.finditer(rf"\b{re.escape(named[0])}\b", text)).span()
+    others = [text[:begin] + word + text[end:] for word in words if word != named[0]]
+    common = min(_common(own[::-1], _other(adapter, image, prompt, other)[::-1]) for other in others)
+    return len(own) - common - 1

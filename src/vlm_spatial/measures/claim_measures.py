@@ -8,7 +8,7 @@ import polars as pl
 
 from vlm_spatial.interventions.labels import ABLATION_CONTROLS, CONNECTOR, CONTENT, INTACT, INTENDED, LANGUAGE_ERASED
 from vlm_spatial.interventions.ordering import language_sweep
-from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, heads, last_token, routes
+from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, heads, last_token, positions, readout, routes
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
@@ -80,6 +80,36 @@ def head_sparsity(tables: Tables) -> Measured:
     if pairs.is_empty():
         return NOTHING
     return Measured(rate, drawn, "random heads of the same layers", difference, p, pairs.select("axis", "template", "value"))
+
+
+def place_is(condition: str) -> Callable[[Tables], Measured]:
+    def measure(tables: Tables) -> Measured:
+        index, p = positions.dominance(tables["positions"], condition)
+        values = positions.moving(tables["positions"], condition).select("axis", "template", "value")
+        return Measured(index, ZERO, "neither decides", index, p, values)
+
+    return measure
+
+
+def shuffle_sensitivity(tables: Tables) -> Measured:
+    every, within, difference, p, pairs = positions.shuffled_apart(tables["positions"])
+    if pairs.is_empty():
+        return NOTHING
+    return Measured(every, within, "tokens shuffled within their own object", difference, p, pairs.select("axis", "template", "value"))
+
+
+def text_decides(tables: Tables) -> Measured:
+    follows, unrelated, difference, p, pairs = readout.text_decides(tables["readout"])
+    if pairs.is_empty():
+        return NOTHING
+    return Measured(follows, unrelated, "an unrelated picture's", difference, p, pairs.select("axis", "template", "value"))
+
+
+def text_suffices(tables: Tables) -> Measured:
+    right, guess, p, values = readout.text_suffices(tables["readout"])
+    if values.is_empty():
+        return NOTHING
+    return Measured(right, _point(guess, values.height), behaviour.GUESS, _minus(right, guess), p, values, over=guess)
 
 
 def accuracy(tables: Tables) -> Measured:

@@ -55,6 +55,23 @@ TERMS: dict[str, Terms] = {
         "Interchange of token blocks at the connector: content code against sequence position",
         "+1: the vision code always decides. −1: the position always does.",
     ),
+    "positions": Terms(
+        "Exchange of visual tokens' values and of their rotary position ids, 2 × 2",
+        "Dark at ids alone: the rotary index says the place. Dark at both: the causal order does. Pale everywhere: vision's code does.",
+    ),
+    "positions_by_layer": Terms(
+        "Exchange of rotary position ids in windows of language layers",
+        "Where move rises, these layers read the place from the rotary index.",
+    ),
+    "readout": Terms(
+        "Activation patching by token group, residual stream of the language model",
+        "Image falls where question or answer rises: there the text has taken the answer over. Neither word nor question rises: the answer "
+        "position looks at the image itself.",
+    ),
+    "readout_text": Terms(
+        "Activation patching of the question's tokens in all layers; sufficiency over a corrupted image",
+        "First point far right of its control: the question's tokens decide. Right over grey: they hold all that is needed.",
+    ),
     "routes": Terms(
         "Attention knockout, all language layers",
         "A thick line: without it the answer is lost. Image → question thick, image → answer thin: text passes the picture on. Both thin, "
@@ -102,9 +119,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Does the model answer right?": ("accuracy", "merge_effect", "training"),
     "Where can the slot be read?": ("probes", "strip_maps", "strip_index", "geometry", "site_angles"),
     "Which visual tokens carry the answer?": ("vision_flips", "crosswise"),
-    "Vision's code or the token's place: which decides?": ("dominance",),
+    "Vision's code or the token's place: which decides?": ("dominance", "positions", "positions_by_layer"),
     "What does the language model add?": ("language_flips", "displaced", "last_token", "ablation"),
-    "How does the language model fetch the answer?": ("routes", "routes_by_layer", "heads", "heads_together"),
+    "How does the language model fetch the answer?": ("readout", "readout_text", "routes", "routes_by_layer", "heads", "heads_together"),
     "Does strengthening the signal correct errors?": (
         "amplified_accuracy",
         "amplification",
@@ -134,9 +151,14 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "last_token_slot": ClaimTerms("Last-token interchange, answers that follow the slot", "last_token"),
     "last_token_takeover": ClaimTerms("Last-token interchange, first layer with the answer itself", "last_token"),
     "dominance": ClaimTerms("Exchange of token blocks, connector: dominance index", "dominance"),
+    "rotary_dominance": ClaimTerms("Exchange of position ids, all layers: dominance index", "positions"),
+    "order_dominance": ClaimTerms("Exchange of values with their position ids: dominance index", "positions"),
+    "shuffle_sensitivity": ClaimTerms("Shuffled visual tokens: answers lost", "positions"),
     "language_ordering_peak": ClaimTerms("Interchange intervention, object tokens, best language layer", "language_flips"),
     "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),
     "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place", "displaced"),
+    "text_decides": ClaimTerms("Activation patching, question tokens, all layers", "readout_text"),
+    "text_suffices": ClaimTerms("Sufficiency of the question tokens over a grey image", "readout_text"),
     "object_to_question_needed": ClaimTerms("Attention knockout, object tokens → question, all layers", "routes_by_layer"),
     "object_to_answer_needed": ClaimTerms("Attention knockout, object tokens → answer, all layers", "routes_by_layer"),
     "text_mediated_share": ClaimTerms("Attention knockout: share of the damage that is image → question", "routes"),

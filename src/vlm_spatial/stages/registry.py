@@ -15,7 +15,9 @@ from vlm_spatial.config.behaviour import BehaviourSettings
 from vlm_spatial.config.conflict import ConflictSettings
 from vlm_spatial.config.figures import FiguresSettings
 from vlm_spatial.config.interchange import InterchangeSettings
+from vlm_spatial.config.positions import PositionsSettings
 from vlm_spatial.config.probes import ProbesSettings
+from vlm_spatial.config.readout import ReadoutSettings
 from vlm_spatial.config.routes import RoutesSettings
 from vlm_spatial.config.settings import Settings
 
@@ -196,12 +198,30 @@ _EXPERIMENTS = (
         settings=ConflictSettings,
     ),
     Stage(
+        "readout",
+        "model and dataset",
+        _files(_ON_DATASET, table="readout.parquet"),
+        _SCENES,
+        device="gpu",
+        settings=ReadoutSettings,
+        optional=True,
+    ),
+    Stage(
         "routes",
         "model and dataset",
         _files(_ON_DATASET, table="routes.parquet", heads="heads.parquet"),
         _SCENES,
         device="gpu",
         settings=RoutesSettings,
+        optional=True,
+    ),
+    Stage(
+        "positions",
+        "model and dataset",
+        _files(_ON_DATASET, table="positions.parquet"),
+        _SCENES,
+        device="gpu",
+        settings=PositionsSettings,
         optional=True,
     ),
     Stage(

@@ -4,11 +4,12 @@ import polars as pl
 
 from vlm_spatial.config.routes import RoutesSettings
 from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions.edited_runs import chosen_cases, windows
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.heads import SCHEMA, HeadSweep
 from vlm_spatial.interventions.last_token import last_token_cases
 from vlm_spatial.interventions.pairs_on_grid import read_cases
-from vlm_spatial.interventions.routes import check_routes, chosen_cases, closings, run_routes, windows
+from vlm_spatial.interventions.routes import check_routes, closings, run_routes
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section

@@ -1,0 +1,206 @@
+"""Which tokens' residuals the answer is read from, and whether the question's alone are enough.
+
+Usage: the residuals of one token group, after one language layer, are those of the counterfactual run, in which two objects have changed
+places and the prompt is the same. Or the question's are so after every layer at once, while the answer's tokens are left free; patched
+as well, these would give the other run's answer in any case. The control takes the question's from an unrelated picture.
+
+Sufficiency: the picture is grey, or noise, and the question's residuals after every layer are those of the run with the real picture.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from vlm_spatial.config.readout import Corrupted, Group
+from vlm_spatial.interventions.answers import mass, outcome
+from vlm_spatial.interventions.edited_runs import finite, read_next
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.memory import pairs_at_once
+from vlm_spatial.interventions.pairs_on_grid import Case
+from vlm_spatial.interventions.patch import PairRuns, Patch, Run
+from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
+from vlm_spatial.interventions.token_groups import text_groups, word_position
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import Positions
+from vlm_spatial.models.values import Site
+from vlm_spatial.progress import progress
+from vlm_spatial.scenes.dataset import Dataset
+
+Experiment = Literal["usage", "sufficiency"]
+
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "pair_id": pl.String,
+    "experiment": pl.String,
+    "axis": pl.String,
+    "template": pl.String,
+    "picture": pl.String,
+    "group": pl.String,
+    "source": pl.String,
+    "site": pl.String,
+    "layer": pl.Int32,
+    "all_layers": pl.Boolean,
+    "included": pl.Boolean,
+    "predicted": pl.String,
+    "outcome": pl.String,
+    "right_after": pl.Boolean,
+    "candidates": pl.Int32,
+    "margin_clean": pl.Float64,
+    "margin_source": pl.Float64,
+    "margin": pl.Float64,
+    "candidate_mass_clean": pl.Float64,
+    "candidate_mass": pl.Float64,
+    "positions": pl.Int32,
+}
+"""Columns of readout.parquet; see docs/formats.md."""
+
+OWN = "own"
+_WORDS = {"object_to_slot": "word.target", "relation_to_object": "word.reference"}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Residuals that one run takes from another.
+
+    Attributes:
+        picture: ``own``, or the corrupted one that is shown.
+        group: the token group; None: nothing is taken.
+        source: of the residuals: ``counterfactual``, ``unrelated``, or ``original`` (the real picture).
+        sites: after which layers.
+    """
+
+    experiment: Experiment
+    picture: str
+    group: str | None
+    source: str
+    sites: tuple[Site, ...]
+
+
+def plan(groups: Sequence[Group], corrupted: Sequence[Corrupted], sites: Sequence[Site], depth: int, unrelated: bool) -> list[Taken]:
+    """Everything that is taken in a pair.
+
+    Args:
+        unrelated: whether the pair has an unrelated picture.
+    """
+    every = tuple(f"language.{layer}" for layer in range(depth))
+    made = [Taken("usage", OWN, group, "counterfactual", (site,)) for group in groups for site in sites]
+    made += [Taken("usage", OWN, "question", source, every) for source in ("counterfactual", *(["unrelated"] if unrelated else []))]
+    for picture in corrupted:
+        made += [Taken("sufficiency", picture, "question", "original", every), Taken("sufficiency", picture, None, "original", ())]
+    return made
+
+
+def corrupt(image: Image.Image, how: str, seed: Sequence[int]) -> Image.Image:
+    """A picture of the same size in plain grey, or of noise."""
+    if how == "grey":
+        return Image.new("RGB", image.size, (128, 128, 128))
+    pixels = np.random.default_rng(list(seed)).integers(0, 256, (image.height, image.width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def positions_of(adapter: Adapter, run: Run, case: Case, objects: Sequence[str]) -> dict[str, Positions]:
+    """Token groups of a prompt; ``word`` where it names exactly one of the objects."""
+    groups = text_groups(adapter, run.image, run.prompt)
+    word = word_position(adapter, run.image, run.prompt, objects) if case.template in _WORDS else None
+    return groups if word is None else groups | {"word": np.array([word])}
+
+
+def run_readout(engine: PatchEngine, dataset: Dataset, cases: Sequence[Case], plans: Sequence[Sequence[Taken]], seed: int) -> pl.DataFrame:
+    """One row a pair and what it takes (columns: ``SCHEMA``); pairs whose prompt lacks a group have no row of it.
+
+    A pair is ``included`` if the untouched model answers both of its scenes right.
+    """
+    most = max((len(of) * len(case.reader.beginnings) for case, of in zip(cases, plans, strict=True)), default=1)
+    size = pairs_at_once(engine.adapter.vocabulary, most)
+    paired = list(enumerate(zip(cases, plans, strict=True)))
+    groups = [paired[start : start + size] for start in range(0, len(paired), size)]
+    rows: list[dict[str, object]] = []
+
+    def read(group: Sequence[tuple[int, tuple[Case, Sequence[Taken]]]]) -> dict[str, Image.Image]:
+        return pictures(engine.adapter, dataset, (scene for _, (case, _) in group for scene in case.shown))
+
+    for group, images in progress(prefetch(groups, read), "residuals", len(groups)):
+        rows += _rows(engine, dataset, images, group, seed)
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _rows(
+    engine: PatchEngine,
+    dataset: Dataset,
+    images: Mapping[str, Image.Image],
+    group: Sequence[tuple[int, tuple[Case, Sequence[Taken]]]],
+    seed: int,
+) -> Iterator[dict[str, object]]:
+    runs: list[PairRuns] = []
+    asked: list[tuple[Case, Taken, int]] = []
+    patches: list[tuple[Patch, ...]] = []
+    bare: list[PairRuns] = []
+    untouched: list[PairRuns] = []
+    for index, (case, of_case) in group:
+        objects: list[str] = list(dataset.row(case.clean_scene)["objects"])  # type: ignore[call-overload]
+        own = case.runs(images)
+        untouched += own
+        where = [positions_of(engine.adapter, run.clean, case, objects) for run in own]
+        shown = {OWN: len(runs)}
+        runs += own
+        for picture in dict.fromkeys(taken.picture for taken in of_case if taken.picture != OWN):
+            shown[picture] = len(runs)
+            other = corrupt(images[case.clean_scene], picture, [seed, index])
+            # Of a read-only image the key is worked out once.
+            other.readonly = 1
+            runs += [PairRuns(run.pair_id, Run(other, run.clean.prompt), {"original": run.clean}) for run in own]
+        for taken in of_case:
+            first = shown[taken.picture]
+            if taken.group is None:
+                asked.append((case, taken, 0))
+                bare += runs[first : first + len(own)]
+            elif all(taken.group in each for each in where):
+                asked.append((case, taken, len(where[0][taken.group])))
+                patches += [
+                    tuple(Patch(first + number, site, source=taken.source, to_positions=each[taken.group]) for site in taken.sites)
+                    for number, each in enumerate(where)
+                ]
+    parts = (untouched, _sources(untouched), bare)
+    clean, there, plain = (iter(finite(engine, engine.clean(some), some, "unpatched runs")) for some in parts)
+    known = {case.pair_id: (read_next(case, clean), read_next(case, there)) for _, (case, _) in group}
+    logits = iter(finite(engine, engine.run(runs, patches), [runs[of_run[0].pair] for of_run in patches], "patched runs"))
+    for case, taken, count in asked:
+        after = read_next(case, plain if taken.group is None else logits)
+        yield _row(case, taken, *known[case.pair_id], after, count)
+
+
+def _sources(runs: Sequence[PairRuns]) -> list[PairRuns]:
+    return [PairRuns(run.pair_id, run.sources["counterfactual"]) for run in runs]
+
+
+def _row(case: Case, taken: Taken, before: np.ndarray, there: np.ndarray, after: np.ndarray, count: int) -> dict[str, object]:
+    reader, right, other = case.reader, case.clean_answer, case.counterfactual_answer
+    predicted = reader.best(after)
+    one = taken.sites[0] if len(taken.sites) == 1 else None
+    return {
+        "pair_id": case.pair_id,
+        "experiment": taken.experiment,
+        "axis": case.axis,
+        "template": case.template,
+        "picture": taken.picture,
+        "group": _WORDS[case.template] if taken.group == "word" else taken.group,
+        "source": taken.source,
+        "site": one,
+        "layer": None if one is None else int(one.split(".")[1]),
+        "all_layers": taken.group is not None and one is None,
+        "included": reader.best(before) == right and reader.best(there) == other,
+        "predicted": predicted,
+        "outcome": outcome(predicted, case.hypotheses),
+        "right_after": predicted == right,
+        "candidates": len(reader.candidates),
+        "margin_clean": reader.log_odds(before, other, right),
+        "margin_source": reader.log_odds(there, other, right),
+        "margin": reader.log_odds(after, other, right),
+        "candidate_mass_clean": mass(before),
+        "candidate_mass": mass(after),
+        "positions": count,
+    }

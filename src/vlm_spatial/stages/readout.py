@@ -1,0 +1,32 @@
+"""Stage: residuals of the image's tokens, the question's or the answer's taken from another run; which does the answer follow?"""
+
+from vlm_spatial.config.readout import ReadoutSettings
+from vlm_spatial.errors import UserError
+from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions.edited_runs import chosen_cases
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.pairs_on_grid import read_cases
+from vlm_spatial.interventions.readout import plan, run_readout
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.scenes.dataset import Dataset
+from vlm_spatial.stages.stage import Job, run_stage, section
+
+
+def readout(job: Job) -> None:
+    """Write ``readout.parquet``."""
+    settings = section(job, ReadoutSettings)
+    dataset = Dataset.open(job.inputs["scenes"])
+    adapter = load_adapter(**job.settings["model"])
+    sites = adapter.matching_sites(settings.sites)
+    for site in sites:
+        if not site.startswith("language."):
+            raise UserError(f"readout.sites: {site} holds visual tokens only; allowed are language layers, such as language.*")
+    cases = chosen_cases(read_cases(dataset, adapter, "vision", unrelated=True), settings.pairs)
+    depth = len(adapter.language_blocks)
+    plans = [plan(settings.groups, settings.corrupted, sites, depth, case.unrelated_scene is not None) for case in cases]
+    engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
+    write_parquet(run_readout(engine, dataset, cases, plans, job.settings["seed"]), job.outputs["table"])
+
+
+if __name__ == "__main__":
+    run_stage("readout", readout)

@@ -77,7 +77,7 @@ def assert_as_undisturbed(workflow: Workflow, undisturbed: dict[str, dict[str, s
 
 @pytest.mark.slow
 def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Workflow) -> None:
-    """Each stage in turn is started on its own and disturbed; then one plain run puts everything right.
+    """Every second stage in turn is started on its own and disturbed; then one plain run puts everything right.
 
     The stage's own process, or the workflow while its child lives on, gets SIGKILL or SIGTERM. The test does not wait for orphans:
     the next run meets them.
@@ -86,7 +86,7 @@ def test_signals_at_random_moments_of_each_stage_change_no_result(workflow: Work
     undisturbed = digests(workflow)
     ways = [(victim, sent) for victim in ("stage", "workflow") for sent in (signal.SIGKILL, signal.SIGTERM)] * 3
     generator.shuffle(ways)
-    for (stage, result), (victim, sent) in zip(RESULTS.items(), ways, strict=False):
+    for (stage, result), (victim, sent) in zip(list(RESULTS.items())[::2], ways, strict=False):
         record_path(workflow.folder / result).unlink(missing_ok=True)
         benchmark = workflow.folder / f"results/benchmarks/{registry.STAGES[stage].place.format(**NAMES)}.tsv"
         seconds = generator.random() * float(pl.read_csv(benchmark, separator="\t")["s"][0])

@@ -2,7 +2,7 @@
 
 The run takes every command that Snakemake would give to the shell, in its order, and runs it in this process: 60 stages then
 import torch once. Its models are folders of the preset's two architectures with reduced widths, its photos the tests' own set. Only paths
-are changed, and, unless VLM_SPATIAL_WHOLE_PRESET is set, the numbers in ``FEWER``: with the preset's own it takes hours of CPU.
+are changed, and what ``FEWER`` and ``FEWER_DATASETS`` say, unless VLM_SPATIAL_WHOLE_PRESET is set: the whole takes hours of CPU.
 """
 
 import importlib
@@ -39,6 +39,9 @@ PRESET = REPOSITORY / "presets/extended.yaml"
 DATASETS = ("squares", "shapes", "objects", "whatsup")
 FAMILIES = {"qwen2-vl-7b": "qwen2_vl", "gemma-3-4b": "gemma3"}
 WHOLE = "VLM_SPATIAL_WHOLE_PRESET" in os.environ
+# Each dataset with one model: the other's photographs are in tests/test_preset_real.py.
+FEWER_DATASETS = {"qwen2-vl-7b": ("objects", "whatsup"), "gemma-3-4b": ("squares", "shapes")}
+RUNS = dict.fromkeys(FAMILIES, DATASETS) if WHOLE else FEWER_DATASETS
 # Merged over the preset for a run of minutes; everything else is as it stands there.
 FEWER: dict[str, Any] = {
     "dataset": {
@@ -146,12 +149,14 @@ def results(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
             dataset.update(FEWER["dataset"] | (FEWER["photos"] if dataset["kind"] == "whatsup" else {}))
         for section in FEWER.keys() - {"dataset", "photos"}:
             values[section] = values.get(section, {}) | FEWER[section]
+        for name, datasets in RUNS.items():
+            values["models"][name]["datasets"] = list(datasets)
     config = folder / "paper.yaml"
     config.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     planned = snakemake(folder, config, "--dry-run", "--printshellcmds")
     assert planned.returncode == 0, planned.stderr
     commands = re.findall(r"^Shell command: (python -m vlm_spatial\.stages\..*)$", planned.stdout + planned.stderr, flags=re.MULTILINE)
-    of_models = len(FAMILIES) * (len(DATASETS) * len(MODEL_STAGES) + len(ACROSS_STAGES))
+    of_models = sum(len(datasets) * len(MODEL_STAGES) + len(ACROSS_STAGES) for datasets in RUNS.values())
     assert len(commands) == len(DATASETS) + of_models + len(["figures"])
     jobs = [shlex.split(command.split(" 2>&1 | tee ")[0])[2:] for command in commands]
     # A dry-run's order says nothing; the registry has each stage after those whose results it reads.
@@ -169,9 +174,9 @@ def test_the_preset_runs_whole(results: Path) -> None:
     pages = (results / "report.html").read_text(encoding="utf-8")
     findings = json.loads((results / "findings.json").read_text(encoding="utf-8"))
     claims = {record["claim"] for record in findings}
-    for model in FAMILIES:
+    for model, datasets in RUNS.items():
         assert model in pages
-        for dataset in DATASETS:
+        for dataset in datasets:
             folder = results / model / dataset
             for table in (table for stage in MODEL_STAGES for table in STAGES[stage].tables):
                 # The list of COCO's items is of photographs with boxes only.
@@ -196,7 +201,7 @@ def test_every_experiment_of_the_preset_ran_on_every_dataset(results: Path) -> N
             assert set(pairs) == {"vision", "language", "conflict"}
             aside = set(pl.read_parquet(results / "scenes" / dataset / "set_aside.parquet")["file"])
             assert aside >= {f"{experiment} pairs" for experiment, made in pairs.items() if made < wanted}
-        for model in FAMILIES:
+        for model in (name for name, datasets in RUNS.items() if dataset in datasets):
             interchange = pl.read_parquet(results / model / dataset / "interchange.parquet")
             conflict = pl.read_parquet(results / model / dataset / "conflict.parquet")
             for table, experiment in ((interchange, "vision"), (interchange, "language"), (conflict, "conflict")):
@@ -209,6 +214,6 @@ def test_every_experiment_of_the_preset_ran_on_every_dataset(results: Path) -> N
 
 @pytest.mark.slow
 def test_photos_are_asked_unmerged_merged_and_merged_with_themselves(results: Path) -> None:
-    for model in FAMILIES:
+    for model in (name for name, datasets in RUNS.items() if "whatsup" in datasets):
         behaviour = pl.read_parquet(results / model / "whatsup" / "behaviour.parquet")
         assert {"photo", "main", "self_merge"} <= set(behaviour.filter(split="test")["variant"])

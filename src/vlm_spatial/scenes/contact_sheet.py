@@ -7,13 +7,13 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_spatial.scenes.dataset import Dataset
-from vlm_spatial.scenes.labels import Font, label
+from vlm_spatial.scenes.labels import LINE, Font, label
 
 _THUMBNAIL = 168
 _GAP = 6
 _LETTERS = 11
-_LINE, _LINES = 13, 3
-_LABEL = 20 + _LINES * _LINE
+_LINES = 3
+_LABEL = 20 + _LINES * LINE
 _COLUMNS = 6
 _BOX_COLOURS = ("#0072B2", "#E69F00", "#CC79A7")
 
@@ -40,7 +40,7 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
                 draw.text((left, top), " · ".join(str(part) for part in key), fill="black", font=font)
             named, fitting = label(", ".join(scene["objects"]) or "(empty)", _LETTERS)
             for line, text in enumerate(_wrapped(named, fitting)):
-                draw.text((left, top + 16 + height + line * _LINE), text, fill="#444444", font=fitting)
+                draw.text((left, top + 16 + height + line * LINE), text, fill="#444444", font=fitting)
     return sheet
 
 

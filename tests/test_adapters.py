@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vlm_spatial.config.workflow import Config
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.models.adapter import Adapter
@@ -26,6 +27,8 @@ from vlm_spatial.models.inputs import _Latest, image_key
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.plain import Hooks
 from vlm_spatial.models.values import Prepared
+from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.workflow.layout_check import misfits
 
 pytestmark = pytest.mark.model
 
@@ -107,6 +110,29 @@ def test_oblong_images_keep_their_shape(family: str, rows: int, cols: int, check
     image.paste("green", (5 * 16, 2 * 16, 6 * 16, 3 * 16))
     for site, change in changed_cells(adapter, image, blank).items():
         assert change.amax(dim=1).nonzero().flatten().tolist() == [2 * cols + 5], site
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_oblong_photographs_are_for_families_that_keep_the_shape(family: str, adapter_of: Callable[[str], Adapter], tmp_path: Path) -> None:
+    adapter, keeps = adapter_of(family), family in (*QWEN, *ROW_BREAKS)
+    oblong = Image.effect_noise((96, 48), 90).convert("RGB")
+    if keeps:
+        assert adapter.prepare([oblong], [PROMPT]).grid == TokenGrid(3, 6)
+    else:
+        for ask in (lambda: adapter.grid(*oblong.size), lambda: adapter.prepare([oblong], [PROMPT])):
+            with pytest.raises(UserError, match=f"{family} makes a square of every image, and would squeeze or cut one of 96×48 pixels"):
+                ask()
+    # And said before any job.
+    photographs = {"kind": "boxed", "images": str(tmp_path), "boxes": str(tmp_path / "boxes.csv")}
+    values = {
+        "datasets": {"own": photographs | {"canvas": "native"}, "square": photographs, "squeezed": photographs | {"canvas": "squeezed"}},
+        "models": {"mine": {"checkpoint": adapter.identity.checkpoint, "datasets": ["square", "own", "squeezed"]}},
+    }
+    found = list(misfits(Config.model_validate(values), tmp_path / "cache.json"))
+    assert len(found) == (0 if keeps else 1)
+    for key, wrong in found:
+        assert key == "models.mine.datasets"
+        assert wrong.startswith(f"own shows photographs in their own shape (canvas: native), and {family} makes a square of every image")
 
 
 @pytest.mark.parametrize("family", ROW_BREAKS)

@@ -91,7 +91,7 @@ def test_image_sizes_that_the_model_does_not_have_are_one_line(
     settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")) | harm
     (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     if (family == "llava" and "size" in harm) or (family == "llava_onevision" and "do_resize" in harm):
-        load_adapter(folder, device="cpu").prepare([Image.new("RGB", (97, 95))], [PROMPT])
+        load_adapter(folder, device="cpu").prepare([Image.new("RGB", (97, 97))], [PROMPT])
         return
     with pytest.raises(UserError, match=r"makes (images|tiles) of .* the model (reads|expects)") as error:
         load_adapter(folder, device="cpu")

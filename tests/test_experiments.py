@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from natural_set import write_natural_set
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.experiments import EXPERIMENTS, OF_FIGURE, SIDE, Drawer, Panel, mains, pairs, pictures
 from vlm_spatial.figures.theme import SLOT_COLOURS
+from vlm_spatial.report.sketches import parts_of_one_grid
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
@@ -47,10 +49,10 @@ def cell_of(drawer: Drawer, scene: str, slot: int) -> int:
     return int(np.flatnonzero(drawer.dataset.tokens(scene, GRID).objects[slot])[5])
 
 
-def shown(image: Image.Image, cell: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def shown(image: Image.Image, cell: int, grid: TokenGrid = GRID) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Colours of a cell: beside its dot, and at its centre."""
-    wide, high = image.width / GRID.cols, image.height / GRID.rows
-    row, col = divmod(cell, GRID.cols)
+    wide, high = image.width / grid.cols, image.height / grid.rows
+    row, col = divmod(cell, grid.cols)
     # A fifth of the side from the corner lies outside of the dot and of the lines between cells.
     beside = image.getpixel((round((col + 0.2) * wide), round((row + 0.2) * high)))
     centre = image.getpixel((round((col + 0.5) * wide), round((row + 0.5) * high)))
@@ -136,3 +138,33 @@ def test_neutral_scenes_show_every_object_in_its_slot(dataset: Dataset) -> None:
 def test_an_experiment_without_pairs_has_no_picture(tmp_path: Path) -> None:
     none = run(tmp_path / "squares", pairs=0)
     assert set(pictures(none, GRID)) == {"probes", "mirror", "displaced", "ablation", "amplification"}
+
+
+def test_scenes_with_grids_of_their_own_are_drawn_on_them(tmp_path: Path) -> None:
+    """Photographs of three shapes, each on a canvas of its own."""
+    write_natural_set(tmp_path, 12)
+    settings = {
+        "kind": "coco",
+        "images": str(tmp_path / "photos"),
+        "annotations": str(tmp_path / "instances.json"),
+        "canvas": "native",
+        "axes": ["horizontal"],
+        "scenes": {"train": 0, "validation": 0, "test": 12},
+        "pairs": {"vision": 12, "language": 0, "conflict": 0},
+    }
+    scenes_stage(Job({"dataset": settings, "name": "test"}, {}, {"folder": tmp_path / "scenes"}))
+    dataset = Dataset.open(tmp_path / "scenes")
+    own = {f"{width}x{height}": [height // 28, width // 28] for width, height in dataset.scenes.select("width", "height").rows()}
+    parts = list(parts_of_one_grid(dataset, TokenGrid(16, 16), own))
+    assert {(grid.rows, grid.cols) for _, grid in parts} == {(12, 16), (16, 12), (16, 16)}
+    assert sum(part.pairs.height for part, _ in parts) == dataset.pairs.height == 12
+    for part, grid in parts:
+        pair = pairs(Drawer(part, grid), "vision")[0]
+        strips = dict(zip((0, 1, 2), part.tokens(pair["clean_scene"], grid).strips, strict=True))
+        image = pictures(part, grid, ["vision"])["vision"][-1].image
+        assert image.width * grid.rows == pytest.approx(image.height * grid.cols, rel=0.02)
+        for slot in range(3):
+            dotted = [shown(image, cell, grid)[1] == DOTS[slot] for cell in range(grid.size)]
+            assert dotted == (strips[slot].tolist() if slot in pair["slots"] else [False] * grid.size)
+    # One grid for all: the dataset as it is.
+    assert list(parts_of_one_grid(dataset, GRID, {})) == [(dataset, GRID)]

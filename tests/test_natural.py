@@ -545,6 +545,10 @@ def test_the_canvas() -> None:
     assert letterbox((640, 480), "native") == ((448, 336), (0, 0, 448, 336))
     assert letterbox((480, 720), "native") == ((308, 448), (4, 0, 303, 448))
     assert letterbox((1, 5000), "native") == ((28, 448), (13, 0, 14, 448))
+    assert letterbox((640, 480), "squeezed") == ((448, 448), (0, 0, 448, 448))
+    box = Labelled("cup", (320.0, 120.0, 640.0, 480.0))
+    squeezed = natural_scene(Chosen("a", Path("a"), (640, 480), "horizontal", (box, box), 0.0, "test", ()), "coco", "main", 0, "squeezed")
+    assert squeezed.boxes[0] == (224, 112, 448, 448)
 
 
 # --- the sample of COCO ----------------------------------------------------------------------------------------------

@@ -51,7 +51,11 @@ def test_the_preset_states_the_published_protocol(tmp_path: Path) -> None:
     published = {"qwen": ("qwen2-vl", "float32"), "gemma": ("gemma-3", "float32"), "pixtral": ("pixtral", "bfloat16")}
     for of_model, model in config.models.items():
         if of_model.endswith("-coco"):
-            assert (model.datasets, model.dtype, model.prompting.system) == (("coco",), "float32", "")
+            assert (model.dtype, model.prompting.system) == ("float32", "")
+            # Gemma-3 is shown them squeezed.
+            canvas = {"coco": "native", "coco-gemma": "squeezed"}
+            assert model.datasets == (("coco-gemma",) if of_model.startswith("gemma") else ("coco",))
+            assert all(config.datasets[name].canvas == canvas[name] for name in model.datasets)
             assert model.quirks.second_bos == (not of_model.startswith("qwen"))
             continue
         layout, dtype = published[model.datasets[0].split("-")[1]]

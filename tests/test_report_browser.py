@@ -125,6 +125,15 @@ def test_all_seven_figures_are_drawn(page: Any) -> None:
     assert len(page.find_elements(By.CSS_SELECTOR, "#figure-strip_maps .picture")) == 6
 
 
+def test_accuracy_before_and_after_is_drawn_for_all_models_of_the_dataset_chosen(page: Any) -> None:
+    # Two models, each untouched and under two corrections.
+    until(page, lambda: points(page, "amplified_models") == 6)
+    # The numbers are the same on both datasets here, so that another drawing is told by its mark.
+    page.execute_script("document.querySelector('#figure-amplified_models .chart').firstElementChild.id = 'before'")
+    choose(page, "#amplified", "squares")
+    until(page, lambda: not page.find_elements(By.ID, "before") and points(page, "amplified_models") == 6)
+
+
 def test_selections_change_the_charts(page: Any) -> None:
     before = {figure: chart(page, figure) for figure in ("vision_flips", "dominance", "language_flips")}
     choose(page, "#model", "strip-organism")

@@ -3,7 +3,7 @@
 Pixels show whose content a token carries. Its dot has the colour of the slot whose code it carries; no dot: it is left alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -88,10 +88,14 @@ class Drawer:
         return made
 
 
-def pictures(dataset: Dataset, grid: TokenGrid) -> dict[str, list[Panel]]:
-    """The panels of each experiment that the dataset has scenes for, in the order of the method."""
+def pictures(dataset: Dataset, grid: TokenGrid, wanted: Collection[str] | None = None) -> dict[str, list[Panel]]:
+    """The panels of each experiment (of those wanted) that the dataset has scenes for, in the order of the method.
+
+    Args:
+        grid: the token grid of all of the dataset's scenes.
+    """
     drawer = Drawer(dataset, grid)
-    found = {name: draw(drawer) for name, draw in EXPERIMENTS.items()}
+    found = {name: draw(drawer) for name, draw in EXPERIMENTS.items() if wanted is None or name in wanted}
     return {name: panels for name, panels in found.items() if panels}
 
 

@@ -44,6 +44,8 @@ class Adapter(ABC):
     """First dimensions of position ids, before rows and positions: (3,) where time, height and width have their own."""
     whole_state: bool = True
     """Whether the cells of any vision block determine the connector's output: no class token, no earlier outputs that it reads."""
+    keeps_shape: ClassVar[bool] = False
+    """Whether an oblong image stays one, on an oblong grid."""
     quirks: QuirkSettings = QuirkSettings()
     recipe: ClassVar[Recipe]
 

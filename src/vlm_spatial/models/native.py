@@ -15,6 +15,8 @@ from vlm_spatial.tokens import TokenGrid
 class NativeAdapter(Adapter):
     """The grid depends on the image's size."""
 
+    keeps_shape = True
+
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
         self._grids: dict[tuple[int, int], TokenGrid] = {}

@@ -7,7 +7,7 @@ the figure and in ``report.html``.
 
 import json
 
-from vlm_spatial.figures import comparison, sizes, strip_maps
+from vlm_spatial.figures import amplified_models, comparison, sizes, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 
 HEAD = """{#- Written by `python -m vlm_spatial.report.captions`; a test holds it to the figures. -#}
@@ -24,7 +24,8 @@ def about() -> dict[str, tuple[str, str]]:
     """Title and question of every figure, by the name of its file up to a hyphen."""
     drawn = {figure.name: (figure.title, figure.question) for figure in FIGURES}
     maps = {strip_maps.NAME: (strip_maps.TITLE, strip_maps.QUESTION)}
-    together = {comparison.NAME: (comparison.TITLE, "How do the models differ, claim by claim?"), sizes.NAME: (sizes.TITLE, sizes.QUESTION)}
+    together = {comparison.NAME: (comparison.TITLE, "How do the models differ, claim by claim?")}
+    together |= {module.NAME: (module.TITLE, module.QUESTION) for module in (sizes, amplified_models)}
     return drawn | maps | together
 
 

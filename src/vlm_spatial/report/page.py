@@ -11,7 +11,16 @@ import polars as pl
 import vl_convert
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import ablated, comparison, correction_transfer, merge_effect, sizes, strip_maps
+from vlm_spatial.figures import (
+    ablated,
+    amplified_accuracy,
+    amplified_models,
+    comparison,
+    correction_transfer,
+    merge_effect,
+    sizes,
+    strip_maps,
+)
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.figures.paper import VEGA_LITE
 from vlm_spatial.figures.screen import named, specification
@@ -96,6 +105,7 @@ def page(
         # Those of an experiment that is not run by default are there if it was.
         claims=[claim for claim in CLAIMS if claim.name in {record["claim"] for record in records}],
         by_size=[BY_NAME[name] for name in data["sizes"]["claims"]],
+        amplified=data["amplified_models"]["datasets"],
         records={(r["model"], r["dataset"], r["claim"]): r for r in records},
         glyphs=GLYPHS,
         truth=truth,
@@ -210,6 +220,7 @@ def _data(
     datasets = sorted(results.datasets)
     compared = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
     by_size = sizes.rows(compared, results.manifests)
+    amplified = amplified_models.rows({model: of_model[amplified_accuracy.FIGURE.name] for model, of_model in rows.items()})
     sites = {
         model: sorted({site for table in of_model.values() if "site" in table.columns for site in table["site"].unique()}, key=site_order)
         for model, of_model in rows.items()
@@ -237,6 +248,11 @@ def _data(
             "spec": named(sizes.draw(settings.palette, sorted(by_size["family"].unique()), datasets), 260),
             "rows": columns(by_size),
             "claims": by_size["claim"].unique(maintain_order=True).to_list(),
+        },
+        "amplified_models": {
+            "spec": named(amplified_models.draw(settings.palette), max(120, 40 * len(results.models))),
+            "rows": columns(amplified),
+            "datasets": sorted(amplified["dataset"].unique()),
         },
         "explorer": explorer(results, settings.explorer_scenes),
         "slotColours": list(SLOT_COLOURS),

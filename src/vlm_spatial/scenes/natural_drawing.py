@@ -18,7 +18,7 @@ PADDING = (127, 127, 127)
 CELL = 28
 """Pixels along a side of a visual token of the models that keep the aspect ratio; a native canvas has whole cells of it."""
 
-Canvas = Literal["square", "native"]
+Canvas = Literal["square", "native", "squeezed"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,11 @@ class PictureDrawing:
 def letterbox(size: tuple[int, int], canvas: Canvas = "square") -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """Width and height of the canvas for a picture of this size, and where it lies there: its longer side ``CANVAS``, centred.
 
-    A ``native`` canvas is the smallest of whole cells that holds it, so that less than a cell of padding is left.
+    A ``native`` canvas is the smallest of whole cells that holds it, so that less than a cell of padding is left. A ``squeezed`` picture
+    fills the square.
     """
+    if canvas == "squeezed":
+        return (CANVAS, CANVAS), (0, 0, CANVAS, CANVAS)
     scale = CANVAS / max(size)
     width, height = (max(1, round(side * scale)) for side in size)
     across, down = (CANVAS, CANVAS) if canvas == "square" else (-(-width // CELL) * CELL, -(-height // CELL) * CELL)

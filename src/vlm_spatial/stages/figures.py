@@ -47,7 +47,7 @@ from typing import Any
 import polars as pl
 
 from vlm_spatial.config.figures import FiguresSettings
-from vlm_spatial.figures import comparison, paper, sizes, strip_maps
+from vlm_spatial.figures import amplified_accuracy, amplified_models, comparison, paper, sizes, strip_maps
 from vlm_spatial.figures.catalogue import FIGURES
 from vlm_spatial.files import write_json, written_then_renamed
 from vlm_spatial.measures.claims import CLAIMS
@@ -75,7 +75,7 @@ def figures(job: Job) -> None:
     with written_then_renamed(job.outputs["figures"]) as folder:
         for model in progress(results.models, "figures"):
             write_model(results, model, rows[model.name], cells[model.name], folder / model.name, settings)
-        write_comparison(results, records, folder / COMPARISON, settings)
+        write_comparison(results, records, rows, folder / COMPARISON, settings)
         if truth:
             pl.DataFrame(truth).write_csv(folder / COMPARISON / "truth.csv")
     text = page(results, records, rows, cells, truth, settings, job.settings)
@@ -134,8 +134,14 @@ def write_model(
             paper.write_beside(folder, name, strip_maps.TITLE, strip_maps.caption(shown), shown)
 
 
-def write_comparison(results: Results, records: list[dict[str, Any]], folder: Path, settings: FiguresSettings) -> None:
-    """One panel a claim, all models in each; the verdicts as CSV; and the same against the models' sizes."""
+def write_comparison(
+    results: Results,
+    records: list[dict[str, Any]],
+    rows: dict[str, dict[str, pl.DataFrame]],
+    folder: Path,
+    settings: FiguresSettings,
+) -> None:
+    """All models in one figure: one panel a claim; the same against the models' sizes; accuracy before and after amplification."""
     folder.mkdir(parents=True)
     shown = comparison.rows(records, {claim.name: claim.title for claim in CLAIMS})
     chart = comparison.printed(shown, settings.palette, sorted(results.datasets))
@@ -147,6 +153,11 @@ def write_comparison(results: Results, records: list[dict[str, Any]], folder: Pa
     if chart is not None:
         paper.export(chart, folder, sizes.NAME, by_size)
         paper.write_beside(folder, sizes.NAME, sizes.TITLE, sizes.caption(by_size), by_size)
+    amplified = amplified_models.rows({model: of_model[amplified_accuracy.FIGURE.name] for model, of_model in rows.items()})
+    chart = amplified_models.printed(amplified, settings.palette)
+    if chart is not None:
+        paper.export(chart, folder, amplified_models.NAME, amplified)
+        paper.write_beside(folder, amplified_models.NAME, amplified_models.TITLE, amplified_models.caption(amplified), amplified)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,11 @@
     URL.revokeObjectURL(link.href);
   }
 
-  // Models of about one size are not drawn against it.
-  const CHOOSERS = { comparison: "#claim", ...($("#sized") ? { sizes: "#sized" } : {}) };
+  // Figures of all models: where their rows are chosen, and by what. Those that say nothing here are not in the page.
+  const CHOOSERS = Object.fromEntries(Object.entries({ comparison: ["#claim", "claim"], sizes: ["#sized", "claim"], amplified_models: ["#amplified", "dataset"] }).filter(([, [chooser]]) => $(chooser)));
   function drawModels(name) {
-    const element = $(`#figure-${name}`), rows = select(data[name].rows, { claim: $(CHOOSERS[name]).value }).filter((row) => row.estimate !== null);
+    const [chooser, column] = CHOOSERS[name], element = $(`#figure-${name}`);
+    const rows = select(data[name].rows, { [column]: $(chooser).value }).filter((row) => row.estimate !== null);
     $(".empty", element).hidden = rows.length > 0;
     $(".chart", element).hidden = rows.length === 0;
     return rows.length ? embed($(".chart", element), data[name].spec, rows) : undefined;
@@ -323,7 +324,7 @@
   $("#dataset").addEventListener("change", (event) => { state.dataset = event.target.value; show(); });
   $("#axis").addEventListener("change", (event) => { state.axis = event.target.value; show(); });
   $("#site").addEventListener("change", (event) => setSite(event.target.value));
-  for (const [name, chooser] of Object.entries(CHOOSERS)) $(chooser).addEventListener("change", () => drawModels(name));
+  for (const [name, [chooser]] of Object.entries(CHOOSERS)) $(chooser).addEventListener("change", () => drawModels(name));
   for (const figure of figures) {
     for (const control of $$(`#figure-${figure} [data-control]`)) control.addEventListener("change", () => draw(figure));
     $(`#figure-${figure} .csv`).addEventListener("click", () => saveCsv(figure));

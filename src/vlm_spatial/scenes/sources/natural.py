@@ -21,10 +21,11 @@ class NaturalSettings(DatasetSettings):
     """Photographs with boxes."""
 
     images: UserPath = Field(description="the folder that the images' names start from; links are followed")
-    canvas: Literal["square", "native"] = Field(
+    canvas: Literal["square", "native", "squeezed"] = Field(
         "square",
-        description="square: all photographs on one square canvas, and so on one token grid. native: a canvas of its own shape, for models "
-        "that keep the aspect ratio; token grids then differ between scenes",
+        description="square: each photograph, with padding, on one square canvas, and so on one token grid. native: a canvas of its own "
+        "shape, for models that keep the aspect ratio; token grids then differ between scenes. squeezed: each squeezed to the square, as "
+        "published for Gemma-3",
     )
     objects: Literal[2, 3] = Field(3, description="objects of a scene; two stand in the outer slots")
     min_area: Share = Field(0.01, description="smallest box of an object, as a share of the image")
@@ -38,6 +39,10 @@ class NaturalSettings(DatasetSettings):
         description="vision: an image and its mirror image, horizontally; language: none",
     )
     variants: Variants = Field(Variants(mirror=True), description="mirror only, on the horizontal axis")
+
+    @property
+    def own_shapes(self) -> bool:
+        return self.canvas == "native"
 
     @model_validator(mode="after")
     def _as_photographed(self) -> Self:

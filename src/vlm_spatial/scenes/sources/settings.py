@@ -124,6 +124,11 @@ class DatasetSettings(Settings):
         return self.drawn
 
     @property
+    def own_shapes(self) -> bool:
+        """Whether images have shapes of their own, which a family of fixed squares would squeeze or cut."""
+        return False
+
+    @property
     def laid_out(self) -> tuple[int, int] | None:
         """Pixels along a side of the canvas, and visual tokens that it is laid out for; None where any grid will do."""
         return None

@@ -205,6 +205,22 @@ class Adapter(ABC):
         positions = visual_positions(self.cells_of(rows.visual), grid.size)
         return Prepared({name: value.to(self.device) for name, value in inputs.items()}, positions.to(self.device), grid)
 
+    def check_shapes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Refuse images of several shapes, which a family that makes a square of each would squeeze each in another way.
+
+        Args:
+            sizes: width and height of every image.
+
+        Raises:
+            UserError: if there are several shapes and the family does not keep them.
+        """
+        if not self.keeps_shape and len({width / height for width, height in sizes}) > 1:
+            shown = ", ".join(f"{width}×{height}" for width, height in sizes[:3])
+            raise UserError(
+                f"{self.identity.checkpoint}: {self.family} makes a square of every image, and would squeeze these each in another way "
+                f"(such as {shown} pixels); give it photographs with canvas: square or squeezed"
+            )
+
     def take_quirks(self, quirks: QuirkSettings) -> None:
         """From here on, do as the published run did.
 

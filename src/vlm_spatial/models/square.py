@@ -31,12 +31,7 @@ class SquareAdapter(RasterAdapter):
     def connect(self, states: Tensor) -> Tensor:
         """The connector's output for the last vision block's."""
 
-    def grid(self, width: int, height: int) -> TokenGrid:
-        if width != height:
-            raise UserError(
-                f"{self.identity.checkpoint}: {self.family} makes a square of every image, and would squeeze or cut one of "
-                f"{width}×{height} pixels; lay it on a square (of photographs: canvas: square or squeezed)"
-            )
+    def grid(self, width: int, height: int) -> TokenGrid:  # noqa: ARG002 - every image becomes the same square
         return TokenGrid(self.side, self.side)
 
     def image_inputs(self, made: Sequence[Mapping[str, Tensor]], rows: Rows) -> dict[str, Tensor]:  # noqa: ARG002

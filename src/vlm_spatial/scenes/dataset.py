@@ -121,6 +121,11 @@ class Dataset:
         row = self.row(scene_id)
         return int(str(row["width"])), int(str(row["height"]))
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Every width and height that images have."""
+        return self.scenes.select("width", "height").unique().sort("width", "height").rows()
+
     def boxes(self, scene_id: str) -> list[Box]:
         """Pixel box of each object, in slot order."""
         boxes: list[list[float]] = self.scenes["boxes"][self._position(scene_id)].to_list()

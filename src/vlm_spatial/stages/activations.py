@@ -15,6 +15,7 @@ def activations(job: Job) -> None:
     settings = section(job, ActivationsSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
+    adapter.check_shapes(dataset.sizes)
     scenes = dataset.scenes.filter(pl.col("variant") != "pair")
     code = stage_identity("activations", CODE_CACHE).digest
     extract(adapter, dataset.quick_image, scenes, job.outputs["store"], job.outputs["manifest"], settings, code, job.made_by)

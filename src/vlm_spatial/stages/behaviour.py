@@ -55,6 +55,7 @@ def behaviour(job: Job) -> None:
     if questions.is_empty():
         raise UserError(f"behaviour.splits: {list(settings.splits)} hold no question of {job.inputs['scenes']}; allowed are those that do")
     engine = PatchEngine(load_adapter(**job.settings["model"]), memory_gb=settings.memory_gb)
+    engine.adapter.check_shapes(dataset.sizes)
     asked = questions.sort("scene_id", maintain_order=True).rows(named=True)
     batches = [asked[start : start + settings.batch] for start in range(0, len(asked), settings.batch)]
 

@@ -398,6 +398,8 @@ def positions() -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
+STEERED = {"id": 0.6, "random": 0.1, "other_axis": 0.0}
+"""Share of answers that an added vector turns, at layer 2 alone."""
 TEXT_DECIDES, TEXT_SUFFICES = 0.9, 0.7
 """Share of answers that follow the question's residuals of every layer, and that are right over a grey picture with them."""
 
@@ -408,12 +410,14 @@ def readout() -> pl.DataFrame:
     taken += [("usage", "own", "question", "counterfactual", layer, float(layer >= 3)) for layer in range(LANGUAGE)]
     taken += [("usage", "own", "question", "counterfactual", None, TEXT_DECIDES), ("usage", "own", "question", "unrelated", None, 0.0)]
     taken += [("sufficiency", "grey", "question", "original", None, TEXT_SUFFICES), ("sufficiency", "grey", None, "original", None, 0.3)]
+    for layer in (1, 2):
+        taken += [("steer", "own", "word.target", source, layer, share * (layer == 2)) for source, share in STEERED.items()]
     rows = []
     for experiment, picture, group, source, layer, share in taken:
         for axis in AXES:
             for index in range(PAIRS):
                 hit = index < round(share * (PAIRS - SET_ASIDE))
-                flips = hit and experiment == "usage"
+                flips = hit and experiment != "sufficiency"
                 rows.append(
                     {
                         "pair_id": f"vision-{axis}-{index:05d}",
@@ -425,9 +429,11 @@ def readout() -> pl.DataFrame:
                         "source": source,
                         "site": None if layer is None else f"language.{layer}",
                         "layer": layer,
+                        "alpha": 2.0 if experiment == "steer" else None,
+                        "draw": 0 if source == "random" else None,
                         "all_layers": group is not None and layer is None,
                         "included": index < PAIRS - SET_ASIDE,
-                        "outcome": "flip" if flips else "stay" if experiment == "usage" or hit else "other",
+                        "outcome": "flip" if flips else "stay" if experiment != "sufficiency" or hit else "other",
                         "right_after": hit if experiment == "sufficiency" else not flips,
                         "candidates": 3,
                         "margin_clean": -3.0,

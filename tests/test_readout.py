@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 import synthetic_results as synthetic
@@ -13,10 +14,12 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.patch import Patch
-from vlm_spatial.interventions.readout import corrupt, plan, run_readout
+from vlm_spatial.interventions.readout import corrupt, plan, run_readout, steering
 from vlm_spatial.interventions.reference import run_plain
+from vlm_spatial.interventions.spatial_ids import half_of, matched_random, slot_parts
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.measures.claims import judged
+from vlm_spatial.measures.readout import id_swap
 from vlm_spatial.measures.readout import readout as measured
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Begun
@@ -104,6 +107,56 @@ def test_an_organism_looks_at_the_image(tiny: Dataset) -> None:
     assert unrelated["estimate"].max() < 0.5  # type: ignore[operator]
 
 
+def test_slots_are_taken_apart_from_objects_by_hand() -> None:
+    """Unbalanced, and exact: two objects with parts of their own, three slots that sum to zero."""
+    of_object = {"red": np.array([5.0, 1.0]), "blue": np.array([-2.0, 7.0])}
+    of_slot = np.array([[1.0, 0.0], [0.0, -3.0], [-1.0, 3.0]])
+    rows = [("red", 0), ("red", 1), ("red", 1), ("blue", 1), ("blue", 2)]
+    values = np.stack([of_object[name] + of_slot[slot] for name, slot in rows])
+    found = slot_parts(values, [name for name, _ in rows], np.array([slot for _, slot in rows]))
+    assert found is not None
+    assert found == pytest.approx(of_slot)
+    # Where each object stands in one slot, object and slot cannot be told apart.
+    assert slot_parts(values[[0, 4]], ["red", "blue"], np.array([0, 2])) is None
+    assert [half_of(name, ["green", "blue", "red"]) for name in ("blue", "green", "red")] == [0, 1, 0]
+    drawn = matched_random(np.array([3.0, 4.0]), np.random.default_rng(0))
+    assert np.linalg.norm(drawn) == pytest.approx(5.0)
+
+
+def test_a_vector_that_is_added_at_the_name(tiny: Dataset, tmp_path: Path) -> None:
+    """By hand: a hook on the block that adds it there. And no vector, no change."""
+    adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
+    case = next(case for case in read_cases(tiny, adapter, "vision") if case.template == "object_to_slot")
+    vectors = np.random.default_rng(0).standard_normal((1, 3, adapter.width))
+    ids = {(axis, 0): vectors * factor for axis, factor in (("horizontal", 3.0), ("vertical", 0.0))}
+    made = steering(case, ["language.1"], ids, 0, (0.5, 2.0), 2, 0)
+    asked = [(one.group, one.source, one.alpha, one.draw) for one in made]
+    assert asked == [
+        ("word", "id", 0.5, None),
+        ("word", "id", 2.0, None),
+        *(("word", "random", 2.0, draw) for draw in (0, 1)),
+        ("word", "other_axis", 2.0, None),
+        ("first", "id", 2.0, None),
+    ]
+    table = run_readout(PatchEngine(adapter), tiny, [case], [made], 0)
+    other = table.filter(source="other_axis") if case.axis == "horizontal" else table.filter(source="id", group="word.target")
+    assert other["margin"].to_list() == pytest.approx(other["margin_clean"].to_list(), abs=1e-5)
+    image = tiny.image(case.clean_scene)
+    position = word_position(adapter, image, case.prompt, list(tiny.row(case.clean_scene)["objects"]))  # type: ignore[call-overload]
+    step = torch.tensor(ids[case.axis, 0][0, case.slots[1]] - ids[case.axis, 0][0, case.slots[0]]).float()
+
+    def add(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[0, position] += 2.0 * step
+        return output
+
+    handle = adapter.language_blocks[1].register_forward_hook(add)
+    scores = case.reader.log_probabilities(adapter.run(adapter.prepare([image], [case.prompt]))[0])
+    handle.remove()
+    [row] = table.filter(source="id", group="word.target", alpha=2.0).iter_rows(named=True)
+    assert row["margin"] == pytest.approx(case.reader.log_odds(scores, case.counterfactual_answer, case.clean_answer), abs=1e-4)
+
+
 def test_measures_of_planted_answers() -> None:
     table = synthetic.readout()
     found = measured(table).filter(axis="both axes")
@@ -119,21 +172,33 @@ def test_measures_of_planted_answers() -> None:
     ]
     verdicts = dict(judged({"readout": table}).filter(experiment="claims").select("measure", "verdict").iter_rows())
     assert (verdicts["text_decides"], verdicts["text_suffices"]) == ("supported", "supported")
+    assert verdicts["spatial_id_swap"] == "supported"
+    rate, drawn, difference, _, _ = id_swap(table)
+    assert (rate.estimate, drawn.estimate) == (pytest.approx(28 / 46), pytest.approx(5 / 46))
+    assert difference.estimate == pytest.approx(23 / 46)
+    steered = found.filter(measure="flip_rate", site="language.2", token_set="word.target")
+    assert dict(steered.select("source", "estimate").iter_rows()) == pytest.approx({"id": 28 / 46, "random": 5 / 46, "other_axis": 0.0})
     turned = table.with_columns(outcome=pl.lit("stay"), right_after=pl.col("pair_id").str.ends_with("0"))
     verdicts = dict(judged({"readout": turned}).filter(experiment="claims").select("measure", "verdict").iter_rows())
-    assert (verdicts["text_decides"], verdicts["text_suffices"]) == ("refuted", "refuted")
+    assert {verdicts[name] for name in ("text_decides", "text_suffices", "spatial_id_swap")} == {"refuted"}
 
 
 def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Dataset, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "qwen2_vl")
-    settings = {"enabled": True, "pairs": 1, "groups": ["image"], "corrupted": ["noise"], "sites": ["language.1"]}
+    settings = {"enabled": True, "pairs": 1, "groups": ["image"], "corrupted": ["noise"], "sites": ["language.1"], "id_questions": 0}
     asked = job(reader, tiny.folder, tmp_path, "table", settings)
     readout(asked)
     # Two axes, one pair: one group at one layer, the question twice in all, and two of the noise.
     assert pl.read_parquet(asked.outputs["table"]).height == 2 * 5
+    more = {"id_questions": 18, "id_draws": 1, "id_alphas": [2.0], "pairs": 3, "groups": [], "corrupted": []}
+    readout(Job({**asked.settings, "stage": {**settings, **more}}, asked.inputs, asked.outputs))
+    steered = pl.read_parquet(asked.outputs["table"]).filter(experiment="steer")
+    assert set(steered["template"]) == {"object_to_slot"}
+    assert set(steered["source"]) == {"id", "random", "other_axis"}
     for wrong, says in (
         ({"groups": ["text"]}, r"stage\.groups"),
         ({"corrupted": ["black"]}, r"stage\.corrupted"),
+        ({"id_alphas": []}, "id_alphas: name at least one"),
         ({"sites": ["language.9"]}, "site 'language.9': this model has"),
         ({"sites": ["connector"]}, r"readout\.sites: connector holds visual tokens only"),
     ):

@@ -8,6 +8,7 @@ from vlm_spatial.measures.table import select
 
 ALL_LAYERS = "all layers"
 GROUPS = ["image", "question", "word.target", "word.reference", "answer"]
+_STEERED = {"id": "word + ID", "random": "random vector"}
 _NUMBERS = ("axis", "estimate", "low", "high", "n", "set_aside")
 _DECIDES, _UNRELATED = "answers that follow another run's question tokens", "the same of an unrelated picture (control)"
 _WITH, _WITHOUT = "with the question's", "without"
@@ -16,9 +17,12 @@ _SERIES = [_DECIDES, _UNRELATED, *(f"right over {picture}: {how}" for picture in
 
 def layer_rows(tables: Tables) -> pl.DataFrame:
     """A row a layer, axis and token group."""
-    columns = {name: name for name in (*_NUMBERS, "site", "source")} | {"token_set": "series"}
+    columns = {name: name for name in (*_NUMBERS, "site", "source", "alpha")} | {"token_set": "series"}
     shown = select(tables.get("measures"), "readout", ["flip_rate"], columns)
-    shown = shown.filter(pl.col("site") != ALL_LAYERS, source="counterfactual").drop("source")
+    # Of added vectors, those of the largest strength.
+    steered = shown.filter(pl.col("alpha") == pl.col("alpha").max(), pl.col("source").is_in(list(_STEERED)), series="word.target")
+    steered = steered.with_columns(series=pl.col("source").replace(_STEERED))
+    shown = pl.concat([shown.filter(pl.col("site") != ALL_LAYERS, source="counterfactual"), steered]).drop("source", "alpha")
     return shown if shown.is_empty() else with_sites(shown)
 
 
@@ -27,6 +31,7 @@ def layer_caption(shown: pl.DataFrame) -> str:
         "Residuals of one group of tokens, after one language layer, are those of a run in which two objects have changed places. "
         "Share of answers that become that run's. Image: all visual tokens. Question: all between image and answer. Word: the last token "
         "of the object's name, the one asked for (target) or the one referred to (reference). Answer: the template's last tokens. "
+        "Word + ID: at the name a learned vector of the other slot is added; its control is a random vector of the same length. "
         f"{counts(shown, 'pairs')} (at most {most_aside(shown)} a setting set aside: the model answers one of the two scenes wrong). "
         f"{INTERVAL} (exact)."
     )
@@ -63,7 +68,7 @@ BY_LAYER = Figure(
     title="Whose residuals decide",
     question="At which layer does the answer leave the image's tokens for the text's?",
     rows=layer_rows,
-    draw=lambda palette: over_sites("series", GROUPS, palette, y_title="answers that follow", tooltip=["series"]),
+    draw=lambda palette: over_sites("series", [*GROUPS, *_STEERED.values()], palette, y_title="answers that follow", tooltip=["series"]),
     caption=layer_caption,
     by_site=True,
     optional=True,

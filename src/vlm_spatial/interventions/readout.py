@@ -4,6 +4,8 @@ Usage: the residuals of one token group, after one language layer, are those of 
 places and the prompt is the same. Or the question's are so after every layer at once, while the answer's tokens are left free; patched
 as well, these would give the other run's answer in any case. The control takes the question's from an unrelated picture.
 
+Steering: at the name of the object asked for, its spatial ID is exchanged for another slot's (``spatial_ids.py``).
+
 Sufficiency: the picture is grey, or noise, and the question's residuals after every layer are those of the run with the real picture.
 """
 
@@ -21,9 +23,10 @@ from vlm_spatial.interventions.edited_runs import finite, read_next
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
-from vlm_spatial.interventions.patch import PairRuns, Patch, Run
+from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
+from vlm_spatial.interventions.spatial_ids import Added, Ids, matched_random
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import Positions
@@ -31,7 +34,7 @@ from vlm_spatial.models.values import Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
-Experiment = Literal["usage", "sufficiency"]
+Experiment = Literal["usage", "sufficiency", "steer"]
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "pair_id": pl.String,
@@ -43,6 +46,8 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "source": pl.String,
     "site": pl.String,
     "layer": pl.Int32,
+    "alpha": pl.Float64,
+    "draw": pl.Int32,
     "all_layers": pl.Boolean,
     "included": pl.Boolean,
     "predicted": pl.String,
@@ -71,6 +76,7 @@ class Taken:
         group: the token group; None: nothing is taken.
         source: of the residuals: ``counterfactual``, ``unrelated``, or ``original`` (the real picture).
         sites: after which layers.
+        added: instead of taken residuals, a vector that is added; ``source`` then says which.
     """
 
     experiment: Experiment
@@ -78,6 +84,51 @@ class Taken:
     group: str | None
     source: str
     sites: tuple[Site, ...]
+    alpha: float | None = None
+    draw: int | None = None
+    added: Added | None = None
+
+    def patch(self, pair: int, site: Site, positions: Positions) -> Patch:
+        """The patch of pair number ``pair`` after one layer."""
+        source = self.source if self.added is None else CLEAN
+        return Patch(pair, site, source=source, to_positions=positions, transform=self.added)
+
+
+def steering(
+    case: Case, sites: Sequence[Site], ids: Mapping[tuple[str, int], Ids], half: int, alphas: Sequence[float], draws: int, seed: int
+) -> list[Taken]:
+    """The named object's spatial ID exchanged for that of the other slot, and controls at the largest strength.
+
+    Controls: random vectors of the same length, the same slots' IDs of the other axis, and the same vector at the question's first token.
+
+    Args:
+        half: of the objects, to which the named one belongs.
+    """
+    if (case.axis, half) not in ids:
+        return []
+    here, there = case.slots
+    others = [found for (axis, of), found in ids.items() if axis != case.axis and of == half]
+    generator = np.random.default_rng([seed, *case.pair_id.encode()])
+    made = []
+    for number, site in enumerate(sites):
+
+        def taken(
+            source: str,
+            vector: np.ndarray,
+            alpha: float,
+            group: str = "word",
+            draw: int | None = None,
+            site: Site = site,
+        ) -> Taken:
+            return Taken("steer", OWN, group, source, (site,), alpha, draw, Added(alpha * vector))
+
+        step = ids[case.axis, half][number, there] - ids[case.axis, half][number, here]
+        most = max(alphas)
+        made += [taken("id", step, alpha) for alpha in alphas]
+        made += [taken("random", matched_random(step, generator), most, draw=draw) for draw in range(draws)]
+        made += [taken("other_axis", found[number, there] - found[number, here], most) for found in others]
+        made.append(taken("id", step, most, "first"))
+    return made
 
 
 def plan(groups: Sequence[Group], corrupted: Sequence[Corrupted], sites: Sequence[Site], depth: int, unrelated: bool) -> list[Taken]:
@@ -106,6 +157,7 @@ def positions_of(adapter: Adapter, run: Run, case: Case, objects: Sequence[str])
     """Token groups of a prompt; ``word`` where it names exactly one of the objects."""
     groups = text_groups(adapter, run.image, run.prompt)
     word = word_position(adapter, run.image, run.prompt, objects) if case.template in _WORDS else None
+    groups = groups | {"first": groups["question"][:1]}
     return groups if word is None else groups | {"word": np.array([word])}
 
 
@@ -161,8 +213,7 @@ def _rows(
             elif all(taken.group in each for each in where):
                 asked.append((case, taken, len(where[0][taken.group])))
                 patches += [
-                    tuple(Patch(first + number, site, source=taken.source, to_positions=each[taken.group]) for site in taken.sites)
-                    for number, each in enumerate(where)
+                    tuple(taken.patch(first + number, site, each[taken.group]) for site in taken.sites) for number, each in enumerate(where)
                 ]
     parts = (untouched, _sources(untouched), bare)
     clean, there, plain = (iter(finite(engine, engine.clean(some), some, "unpatched runs")) for some in parts)
@@ -191,6 +242,8 @@ def _row(case: Case, taken: Taken, before: np.ndarray, there: np.ndarray, after:
         "source": taken.source,
         "site": one,
         "layer": None if one is None else int(one.split(".")[1]),
+        "alpha": taken.alpha,
+        "draw": taken.draw,
         "all_layers": taken.group is not None and one is None,
         "included": reader.best(before) == right and reader.best(there) == other,
         "predicted": predicted,

@@ -105,6 +105,13 @@ def text_decides(tables: Tables) -> Measured:
     return Measured(follows, unrelated, "an unrelated picture's", difference, p, pairs.select("axis", "template", "value"))
 
 
+def spatial_id_swap(tables: Tables) -> Measured:
+    found, drawn, difference, p, values = readout.id_swap(tables["readout"])
+    if values.is_empty():
+        return NOTHING
+    return Measured(found, drawn, "random vectors of the same length", difference, p, values)
+
+
 def text_suffices(tables: Tables) -> Measured:
     right, guess, p, values = readout.text_suffices(tables["readout"])
     if values.is_empty():

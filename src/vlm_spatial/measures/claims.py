@@ -219,6 +219,19 @@ CLAIMS: tuple[Claim, ...] = (
         optional=True,
     ),
     Claim(
+        "spatial_id_swap",
+        "Place is written at the object's name",
+        "readout",
+        "A vector that says the slot, learned from other objects, turns the answer to another slot when it is added at the object's name.",
+        "Fewer than 5 points more answers turned than by random vectors of the same length.",
+        "answers that become the other slot's when at the object's name its spatial ID is exchanged, at the largest strength; the layer is "
+        f"chosen on one half of the pairs and the rate counted on the other; {_PAIRED}",
+        "random vectors of the same length at the same layer, mean of the draws, on the same pairs",
+        Rule(DROP_SMALLEST),
+        measured.spatial_id_swap,
+        optional=True,
+    ),
+    Claim(
         "text_suffices",
         "The question's tokens are enough",
         "readout",

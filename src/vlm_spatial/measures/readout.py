@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
+from vlm_spatial.measures.best_layer import Layers
 from vlm_spatial.measures.crosswise import BROKEN
 from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
 from vlm_spatial.measures.routes import ALL_LAYERS
@@ -21,7 +22,7 @@ def readout(table: pl.DataFrame | None) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
     for axis in (BOTH, *sorted(table["axis"].unique())):
         of_axis = table if axis == BOTH else table.filter(axis=axis)
-        rows += [{"axis": axis, **row} for row in (*_usage(of_axis), *_sufficiency(of_axis))]
+        rows += [{"axis": axis, **row} for row in (*_usage(of_axis), *_steering(of_axis), *_sufficiency(of_axis))]
     return tidy(rows, "readout", counted="pairs")
 
 
@@ -40,6 +41,49 @@ def _usage(table: pl.DataFrame) -> Iterator[dict[str, object]]:
         if keys[2] == "counterfactual":
             recovered = ratio(moved["margin"].to_numpy() - clean, moved["margin_source"].to_numpy() - clean)
             yield {**of, "measure": "recovery", **student, **numbers(recovered)}
+
+
+def _steering(table: pl.DataFrame) -> Iterator[dict[str, object]]:
+    """Flips under an added vector, by layer and strength; of random vectors each pair counts once, with the mean over its draws."""
+    by = ("group", "site", "source", "alpha")
+    for keys, group in table.filter(experiment="steer").group_by(by, maintain_order=True):
+        of = dict(zip(("token_set", "site", "source", "alpha"), keys, strict=True))
+        kept = group.filter("included")
+        of |= {"set_aside": group.filter(~pl.col("included"))["pair_id"].n_unique()}
+        broken = kept["candidate_mass"] < BROKEN * kept["candidate_mass_clean"]
+        for measure, hits in (("flip_rate", kept["outcome"] == "flip"), ("broken", broken)):
+            if keys[2] == "random":
+                means = kept.select("pair_id", hit=hits.cast(pl.Float64)).group_by("pair_id", maintain_order=True).agg(pl.col("hit").mean())
+                found = clustered_mean(means["hit"].to_numpy())[0]
+                yield {**of, "measure": measure, "method": "Student over pairs, mean of the draws", **numbers(found)}
+            else:
+                yield {**of, "measure": measure, "method": "exact interval", **numbers(_share(hits))}
+
+
+def id_swap(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
+    """Answers that become the other slot's when its spatial ID is exchanged for it, at the largest strength and each pair's best layer.
+
+    The layer is chosen on the other half of the pairs.
+
+    Returns:
+        the rate, that of random vectors at the same layer, their paired difference with its p, and the pairs with ``value``.
+    """
+    kept = table.filter("included", experiment="steer", group="word.target").with_columns(
+        hit=(pl.col("outcome") == "flip").cast(pl.Float64)
+    )
+    most = kept.filter(source="id").filter(pl.col("alpha") == pl.col("alpha").max())
+    if most.is_empty():
+        return EMPTY, EMPTY, EMPTY, 1.0, most
+    sites = most["site"].unique(maintain_order=True).to_list()
+    random = kept.filter(source="random").group_by("pair_id", "site", maintain_order=True).agg(pl.col("hit").mean())
+    wide = most.pivot("site", index=["pair_id", "axis", "template"], values="hit").join(
+        random.pivot("site", index="pair_id", values="hit"), on="pair_id", suffix=" drawn", maintain_order="left"
+    )
+    hits, drawn = wide.select(sites).to_numpy(), wide.select(f"{site} drawn" for site in sites).to_numpy()
+    own, control = Layers.of(hits > 0).chosen(), Layers.of(hits > 0, drawn).chosen()
+    difference, p = clustered_mean(own - control)
+    values = wide.select("axis", "template", value=pl.Series(own - control))
+    return binomial(int(own.sum()), len(own)), clustered_mean(control)[0], difference, p, values
 
 
 def _sufficiency(table: pl.DataFrame) -> Iterator[dict[str, object]]:

@@ -158,6 +158,7 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "language_peak_layer": ClaimTerms("Interchange intervention, object tokens, layer of the peak", "language_flips"),
     "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place", "displaced"),
     "text_decides": ClaimTerms("Activation patching, question tokens, all layers", "readout_text"),
+    "spatial_id_swap": ClaimTerms("Steering along spatial IDs at the object's name", "readout"),
     "text_suffices": ClaimTerms("Sufficiency of the question tokens over a grey image", "readout_text"),
     "object_to_question_needed": ClaimTerms("Attention knockout, object tokens → question, all layers", "routes_by_layer"),
     "object_to_answer_needed": ClaimTerms("Attention knockout, object tokens → answer, all layers", "routes_by_layer"),

@@ -43,7 +43,8 @@ class Setting:
     @property
     def changes_nothing(self) -> bool:
         """Whether this is the alpha at which the method leaves every value as it is."""
-        return self.alpha == (0.0 if self.method.startswith("oracle") or self.method.endswith("columns") else 1.0)
+        from_zero = self.method.startswith("oracle") or self.method.endswith("columns") or self.method == "norm"
+        return self.alpha == (0.0 if from_zero else 1.0)
 
 
 @dataclass(frozen=True)

@@ -35,5 +35,13 @@ class AmplificationSettings(Settings):
         "(published: 0 to 15); none: leave it out",
     )
     item_random_draws: PositiveCount = Field(5, description="random columns that move every token as far: its controls")
+    attention_factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="factors of the last query's attention scores on the image, in all heads and layers (published: 0.5, 0.8, 1.2, 1.5, "
+        "2), one by one, and two of them by how sure the untouched answer is; 1 changes nothing; none: leave it out",
+    )
+    norm_alphas: tuple[float, ...] = Field(
+        (), description="visual tokens given the mean norm of the text's embeddings: 0 changes nothing, 1 is that norm; none: leave it out"
+    )
     questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

@@ -19,7 +19,12 @@ CONTROLS = {
     "uncentred": "projection, not centred",
     "oracle_random": "control: random directions",
 }
-SERIES = [*METHODS, *CONTROLS.values()]
+BASELINES = {
+    "attention": "attention to the image × α",
+    "attention_adaptive": "attention × one of two factors",
+    "norm": "norms of the text",
+}
+SERIES = [*METHODS, *CONTROLS.values(), *BASELINES.values()]
 NET, CORRECTED, CALIBRATION, BRIER = "net accuracy", "errors corrected", "calibration error", "Brier score"
 MEASURES = {corrections.NET: NET, corrections.CORRECTED: CORRECTED, corrections.CALIBRATION: CALIBRATION, corrections.BRIER: BRIER}
 """What the page calls each measure."""
@@ -30,7 +35,7 @@ _COLUMNS = {name: name for name in _NAMES} | {"correction": "series", "p": "p_va
 def read(tables: Tables, experiment: str, more: Mapping[str, str]) -> pl.DataFrame:
     """Rows of an experiment with corrections, measures and series named as on the page; ``more`` are further columns, with their names."""
     shown = select(tables.get("measures"), experiment, list(MEASURES), _COLUMNS | dict(more))
-    return shown.with_columns(pl.col("series").replace(CONTROLS), pl.col("measure").replace(MEASURES))
+    return shown.with_columns(pl.col("series").replace(CONTROLS | BASELINES), pl.col("measure").replace(MEASURES))
 
 
 def rows(tables: Tables) -> pl.DataFrame:
@@ -42,17 +47,19 @@ def rows(tables: Tables) -> pl.DataFrame:
 
 
 def draw(palette: str) -> Layers:
-    blue, orange = colours(palette, 2)
-    shades = [blue, orange, *(CONTROL for _ in CONTROLS)]
+    blue, orange, *others = colours(palette, len(METHODS) + len(BASELINES))
+    shades = [blue, orange, *(CONTROL for _ in CONTROLS), *others]
+    shapes = [SHAPES[number % len(SHAPES)] for number in range(len(SERIES))]
+    dashes = [DASHES[number % len(DASHES)] for number in range(len(SERIES))]
     x = alt.X("alpha:Q", title="strength α", axis=alt.Axis(grid=False, tickCount=8))
     y = alt.Y("estimate:Q", title="change in accuracy, share of errors, or error", axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))
     colour = alt.Color("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=shades))
-    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=list(SHAPES[: len(SERIES)])))
+    shape = alt.Shape("series:N", title=None, sort=SERIES, scale=alt.Scale(domain=SERIES, range=shapes))
     base = alt.Chart().encode(x=x, color=colour)
     return alt.layer(
         alt.Chart().mark_rule(strokeDash=[3, 3]).encode(y=alt.Y(datum=0, axis=alt.Axis(format=PERCENT, tickCount=5, grid=True))),
         base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q"),
-        dashed(base.mark_line().encode(y=y), "series", SERIES, list(DASHES[: len(SERIES)])),
+        dashed(base.mark_line().encode(y=y), "series", SERIES, dashes),
         base.mark_point(filled=True).encode(
             y=y, shape=shape, tooltip=[alt.Tooltip("alpha:Q"), *estimate_tooltip("series", "measure", "chosen")]
         ),
@@ -69,6 +76,8 @@ def caption(shown: pl.DataFrame) -> str:
         "in random subspaces, the orthogonal complement, or the subspace of a probe for shuffled labels; those of “oracle” along its slot "
         "directions turned into random subspaces (random ones: mean and range of the draws). “Not centred” scales the mean token's part "
         "of the subspace along. "
+        "Where they are asked for, also what others do without probes, at the site “language” or the connector: the last query's attention "
+        "scores on the image times α, by one factor or one of two (α: how sure an answer gets the second), and norms like the text's. "
         "By construction amplification must help the planted organism “faint” (its slot signal is there, but weak) and must not help "
         "“language” (no spatial code in vision). "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. "

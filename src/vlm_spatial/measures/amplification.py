@@ -12,7 +12,17 @@ import polars as pl
 from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, calibration_error, clustered_mean, clustered_share, holm, mcnemar_exact
 
 METHODS = ("projection", "oracle")
-NEUTRAL = {"projection": 1.0, "oracle": 0.0, "random": 1.0, "oracle_random": 0.0}
+BASELINES = ("attention", "attention_adaptive", "norm")
+"""What others do without probes; what is broken is counted as for the two forms."""
+NEUTRAL = {
+    "projection": 1.0,
+    "oracle": 0.0,
+    "random": 1.0,
+    "oracle_random": 0.0,
+    "attention": 1.0,
+    "attention_adaptive": 0.0,
+    "norm": 0.0,
+}
 """The alpha that changes nothing."""
 RANDOM = {"projection": "random", "oracle": "oracle_random"}
 """The method of a form's random controls."""

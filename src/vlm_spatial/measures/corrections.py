@@ -6,6 +6,7 @@ import polars as pl
 
 from vlm_spatial.interventions.labels import CONTENT
 from vlm_spatial.measures.amplification import (
+    BASELINES,
     METHODS,
     RANDOM,
     at,
@@ -45,7 +46,7 @@ def sweep(table: pl.DataFrame | None) -> pl.DataFrame:
     """
     if table is None or table.is_empty():
         return _tidy([], "amplification")
-    choices = {method: choose(table, method) for method in METHODS}
+    choices = {method: choose(table, method) for method in (*METHODS, *BASELINES)}
     found: list[dict[str, object]] = []
     for axis in [BOTH, *sorted(table["axis"].unique())]:
         part = spatial(table if axis == BOTH else table.filter(axis=axis)).filter(split="test")
@@ -62,8 +63,12 @@ def sweep(table: pl.DataFrame | None) -> pl.DataFrame:
                 {**where, "measure": CALIBRATION, **numbers(error)},
             ]
         for method, site, alpha in _control_settings(part).iter_rows():
-            where = {"axis": axis, "site": site, "alpha": alpha, "correction": method, "chosen": False}
-            found += [{**where, "measure": measure, **numbers(number)} for measure, number in _of_control(part, method, site, alpha)]
+            where = {"axis": axis, "site": site, "alpha": alpha, "correction": method, "chosen": choices.get(method) == (site, alpha)}
+            of_setting = _of_control(part, method, site, alpha)
+            tested = _counted(part, method, site, alpha) if method in BASELINES else {}
+            found += [
+                {**where, "measure": measure, **numbers(number), **(tested if measure == NET else {})} for measure, number in of_setting
+            ]
     return _tidy(found, "amplification")
 
 
@@ -72,6 +77,12 @@ def _control_settings(part: pl.DataFrame) -> pl.DataFrame:
     of_controls = part.filter(~pl.col("method").is_in(METHODS)).group_by("method", "site", "alpha").agg(draws=pl.col("draw").n_unique())
     whole = of_controls.filter(pl.col("draws") == pl.col("draws").max().over("method"))
     return whole.select("method", "site", "alpha").sort("method", "site", "alpha")
+
+
+def _counted(part: pl.DataFrame, method: str, site: str, alpha: float) -> dict[str, object]:
+    """Errors, answers corrected and broken, and McNemar's exact p."""
+    found = control_outcome(part, method, site, alpha)
+    return {key: getattr(found, key) for key in TESTS} | {"p": found.p_value}
 
 
 def _of_control(part: pl.DataFrame, method: str, site: str, alpha: float) -> list[tuple[str, Interval]]:

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from vlm_spatial.amplification.baselines import choose_adaptive, norm_settings, score_attention
 from vlm_spatial.amplification.columns import item_probes, item_settings
 from vlm_spatial.amplification.questions import item_questions, sample_questions
 from vlm_spatial.amplification.scoring import ITEMS_SCHEMA, SCHEMA, score
@@ -10,6 +11,7 @@ from vlm_spatial.amplification.settings import Fit, slots_of_scenes, visual_site
 from vlm_spatial.amplification.sweep import Setting, Sweep
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.files import read_parquet, write_parquet
+from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.measures.amplification import choose
 from vlm_spatial.models.load import load_adapter
@@ -63,7 +65,22 @@ def amplification(job: Job) -> None:
         if best["oracle"]:
             controls += fit.random_directions(subspaces[fit.site], best["oracle"][1], slots_of)
     tables.append(score(sweep, dataset, asked.filter(split="test"), controls, "amplification, test controls"))
+    tables += baselines(sweep, dataset, asked, settings)
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
+
+
+def baselines(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: AmplificationSettings) -> list[pl.DataFrame]:
+    """What needs no probe, validation and test."""
+    engine = PatchEngine(sweep.adapter, memory_gb=settings.memory_gb)
+    normed = norm_settings(sweep.adapter, dataset, asked, settings.norm_alphas)
+    of_split = {}
+    tables = []
+    for split in ("validation", "test"):
+        part = asked.filter(split=split)
+        tables.append(score(sweep, dataset, part, normed, f"norms, {split}"))
+        of_split[split] = score_attention(engine, dataset, part, settings.attention_factors, f"attention scaling, {split}")
+    adaptive = choose_adaptive(of_split["validation"])
+    return [*tables, *of_split.values(), *([adaptive.rows(each) for each in of_split.values()] if adaptive else [])]
 
 
 def amplified_items(sweep: Sweep, dataset: Dataset, behaviour: pl.DataFrame, settings: AmplificationSettings, seed: int) -> pl.DataFrame:

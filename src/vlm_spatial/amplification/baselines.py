@@ -1,0 +1,168 @@
+"""What others do without probes: attention to the image scaled, by one factor or by how sure the answer is; and norms like the text's.
+
+- ``attention``: the last query's scores on all image tokens, before the softmax, times α, in all heads and layers (ScalingVis).
+- ``attention_adaptive``: one factor where the untouched answer is less sure than a threshold, another where it is surer (AdaptVis); the
+  three are chosen on the validation split.
+- ``norm``: every visual token is given the mean norm of the text's embeddings; α goes from its own norm (0) to that one (1).
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vlm_spatial.amplification.answers import answered
+from vlm_spatial.amplification.questions import OF_QUESTION
+from vlm_spatial.amplification.scoring import SCHEMA
+from vlm_spatial.amplification.sweep import Correction, Setting
+from vlm_spatial.interventions.answers import AnswerReader, mass
+from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.labels import CONNECTOR
+from vlm_spatial.interventions.memory import pairs_at_once
+from vlm_spatial.interventions.patch import InBlocks, PairRuns, Run
+from vlm_spatial.interventions.pictures import pictures
+from vlm_spatial.interventions.prefetch import prefetch
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import Rescaled
+from vlm_spatial.models.decoder import Layout
+from vlm_spatial.models.finite import require_finite
+from vlm_spatial.progress import progress
+from vlm_spatial.scenes.dataset import Dataset
+
+ATTENTION, ADAPTIVE, NORM = "attention", "attention_adaptive", "norm"
+LANGUAGE = "language"
+"""Site of what is done in the whole language model."""
+_THRESHOLDS = 10
+
+
+@dataclass(frozen=True)
+class Normed:
+    """``alpha = 0`` changes nothing; 1 gives every token the norm ``target``."""
+
+    target: float
+    alpha: float
+
+    def __call__(self, values: Float[Tensor, "*any features"]) -> Float[Tensor, "*any features"]:
+        length = values.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+        return values + self.alpha * (self.target / length - 1) * values
+
+
+def norm_settings(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame, alphas: Sequence[float]) -> list[Setting]:
+    """The norms of the text's embeddings, at every α; those of the first questions' own tokens."""
+    if not alphas:
+        return []
+    target = text_norm(adapter, dataset, asked)
+    return [Setting(CONNECTOR, NORM, 0, alpha, _always(Normed(target, alpha))) for alpha in alphas]
+
+
+def _always(correction: Correction) -> Callable[[str], Correction]:
+    return lambda _scene: correction
+
+
+@torch.inference_mode()
+def text_norm(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame) -> float:
+    """Mean norm of the embeddings of the prompts' tokens that stand for no picture; of ten questions."""
+    norms = []
+    for scene, prompt in asked.select("scene_id", "prompt").head(10).iter_rows():
+        ids, cells = adapter.tokens(pictures(adapter, dataset, [scene])[scene], prompt)
+        behind = ids[0, int(cells.max()) + 1 :]
+        norms.append(adapter.model.get_input_embeddings()(behind.to(adapter.device)).float().norm(dim=-1).cpu())
+    return float(torch.cat(norms).mean())
+
+
+def score_attention(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, factors: Sequence[float], what: str) -> pl.DataFrame:
+    """Rows of ``amplification.parquet``: every question with the last query's scores on the image times each factor.
+
+    Args:
+        asked: as :func:`~vlm_spatial.amplification.questions.sample_questions` gives them.
+        what: named in the progress bar.
+    """
+    questions = asked.rows(named=True)
+    readers = [AnswerReader.of(engine.adapter, row["candidates"], row["template"]) for row in questions]
+    most = max((len(reader.beginnings) for reader in readers), default=1) * max(1, len(factors))
+    size = pairs_at_once(engine.adapter.vocabulary, most)
+    groups = [list(range(start, min(start + size, len(questions)))) for start in range(0, len(questions) if factors else 0, size)]
+    rows: list[dict[str, object]] = []
+
+    def read(group: Sequence[int]) -> dict[str, Image.Image]:
+        return pictures(engine.adapter, dataset, dict.fromkeys(questions[number]["scene_id"] for number in group))
+
+    for group, images in progress(prefetch(groups, read), what, len(groups)):
+        runs: list[PairRuns] = []
+        edits: list[InBlocks] = []
+        for number in group:
+            image, reader = images[questions[number]["scene_id"]], readers[number]
+            first = len(runs)
+            prompts = reader.prompts(questions[number]["prompt"])
+            runs += [PairRuns(questions[number]["question_id"], Run(image, prompt)) for prompt in prompts]
+            edits += [
+                InBlocks(first + which, scaled(engine.adapter, runs[first + which].clean, factor))
+                for factor in factors
+                for which in range(len(prompts))
+            ]
+        logits = engine.run(runs, edits)
+        require_finite(engine.adapter, logits, [runs[edit.pair].clean.shown for edit in edits].__getitem__, what)
+        following = iter(logits)
+        for number in group:
+            for factor in factors:
+                of_run = torch.stack(list(itertools.islice(following, len(readers[number].beginnings))))
+                rows.append(_row(questions[number], readers[number], factor, readers[number].log_probabilities(of_run)))
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def scaled(adapter: Adapter, run: Run, factor: float) -> Rescaled:
+    """The edit: what the last position sees of the image, its keys times a factor, in every layer."""
+    layout = Layout.of(adapter, run.image, run.prompt)
+    return Rescaled(np.array([-1]), layout.cells_at, 0, len(adapter.language_blocks) - 1, of_keys=factor)
+
+
+def _row(question: dict[str, object], reader: AnswerReader, factor: float, scores: Float[np.ndarray, " candidates"]) -> dict[str, object]:
+    answer = str(question["answer"])
+    given = answered(scores, reader.candidates, answer)
+    return {
+        **{key: question[key] for key in OF_QUESTION},
+        "site": LANGUAGE,
+        "method": ATTENTION,
+        "draw": 0,
+        "alpha": factor,
+        "predicted": given.predicted,
+        "correct": given.predicted == answer,
+        "answer_probability": given.answer_probability,
+        "candidates": list(reader.candidates),
+        "log_probabilities": scores.tolist(),
+        "candidate_mass": mass(scores),
+        "whole_words": reader.whole_words,
+        "confidence": given.confidence,
+        "brier": given.brier,
+        "present": None,
+    }
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Attributes: ``below`` and ``above``, the factors where the untouched answer is less sure than ``threshold``, and where not."""
+
+    threshold: float
+    below: float
+    above: float
+
+    def rows(self, swept: pl.DataFrame) -> pl.DataFrame:
+        """Of ``attention`` rows, those that it picks, as a method of their own whose α is the threshold."""
+        factor = pl.when(pl.col("confidence_before") < self.threshold).then(self.below).otherwise(self.above)
+        return swept.filter(pl.col("alpha") == factor).with_columns(method=pl.lit(ADAPTIVE), alpha=pl.lit(self.threshold))
+
+
+def choose_adaptive(validation: pl.DataFrame) -> Adaptive | None:
+    """Threshold and factors with the most right answers; the first such of equal ones. None without rows."""
+    if validation.is_empty():
+        return None
+    sure = np.unique(np.quantile(validation["confidence_before"].to_numpy(), np.linspace(0.1, 0.9, _THRESHOLDS - 1)))
+    factors = sorted(validation["alpha"].unique())
+    every: Iterator[Adaptive] = (Adaptive(float(at), below, above) for at in sure for below in factors for above in factors)
+    return max(every, key=lambda one: int(one.rows(validation)["correct"].sum()))

@@ -217,3 +217,20 @@ def test_an_organism_needs_the_object_and_no_random_tokens(tiny: Dataset) -> Non
     assert found["object_to_answer", "all"] >= 0.4
     assert found["object_to_answer", "random"] == 0
     assert found["image_to_both", "all"] >= 0.4
+
+
+@pytest.mark.parametrize(("closed", "opened"), [("image_to_question", "image_to_answer"), ("image_to_answer", "image_to_question")])
+def test_where_one_route_stands_closed_the_other_is_the_only_one(tiny: Dataset, closed: RouteName, opened: RouteName) -> None:
+    """Planted by a standing mask: what the model still answers right came the other way. Closing the closed one again changes nothing."""
+    adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
+    depth = len(adapter.language_blocks)
+    plan = closings((closed, opened, "image_to_both"), [], depth, controls=False)
+    table = run_routes(PatchEngine(adapter), tiny, read_cases(tiny, adapter, "vision"), plan, (closed,), 0).filter("included")
+    assert table["pair_id"].n_unique() >= 2
+    lost = {route: 1 - right for route, right in table.group_by("route").agg(pl.col("right_after").mean()).iter_rows()}
+    assert lost[closed] == 0
+    assert table.filter(route=closed)["relative_probability"].abs().max() < 1e-4  # type: ignore[operator]
+    # Without any route, an answer is a guess: that of a clean scene or of its counterfactual, but not of both.
+    assert lost[opened] == lost["image_to_both"] > 0
+    both = table.filter(route="image_to_both").sort("pair_id")["margin"].to_list()
+    assert table.filter(route=opened).sort("pair_id")["margin"].to_list() == pytest.approx(both, abs=1e-4)

@@ -92,20 +92,31 @@ def preset_values(datasets: Sequence[str], model: Mapping[str, Any], *, whole: b
     return values
 
 
-def run_stages(values: Mapping[str, Any], folder: Path, load: Load, done: Callable[[], None] = lambda: None) -> Iterator[StageTime]:
+def run_stages(
+    values: Mapping[str, Any],
+    folder: Path,
+    load: Load,
+    done: Callable[[], None] = lambda: None,
+    wanted: Callable[[str, Mapping[str, str]], bool] = lambda _stage, _names: True,
+) -> Iterator[StageTime]:
     """Run every stage but the figures in this process, in order, below ``folder``; one time a job.
 
     Args:
         values: a configuration; its results are written to ``folder / values["results"]``.
         load: instead of ``load_adapter``, with the same arguments.
         done: called before a job's time is taken.
+        wanted: whether to run a stage for a model and dataset (``names``). What was not made is no input of later jobs.
     """
-    plan = Plan(parse_config(dict(values)))
+    plan, left_out = Plan(parse_config(dict(values))), set[Path]()
     for stage in (stage for stage in STAGES if stage != "figures"):
         module = importlib.import_module(f"vlm_spatial.stages.{stage}")
         for names in plan.jobs(stage):
             outputs = {key: plan.results / output.path.format(**names) for key, output in STAGES[stage].outputs.items()}
-            inputs = {label: path for several in plan.inputs(stage, **names).values() for label, path in several.items()}
+            if not wanted(stage, names):
+                left_out |= set(outputs.values())
+                continue
+            every = {label: path for several in plan.inputs(stage, **names).values() for label, path in several.items()}
+            inputs = {label: path for label, path in every.items() if path not in left_out}
             with contextlib.chdir(folder), contextlib.ExitStack() as replaced:
                 if hasattr(module, "load_adapter"):
                     replaced.enter_context(mock.patch.object(module, "load_adapter", load))

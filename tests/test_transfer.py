@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,12 @@ import synthetic_results as synthetic
 from stage_inputs import SETTINGS, job, make_reader
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.corrections import Oracle, Projection, probe_basis, probe_centre, slot_directions
-from vlm_spatial.amplification.transfer import SCHEMA
+from vlm_spatial.amplification.questions import questions_of
+from vlm_spatial.amplification.scoring import score
+from vlm_spatial.amplification.settings import fits, slots_of_scenes
+from vlm_spatial.amplification.sweep import Sweep
+from vlm_spatial.amplification.transfer import SCHEMA, at_home
+from vlm_spatial.amplification.transfer import carried as carried_settings
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.figures import correction_transfer
 from vlm_spatial.figures.amplification import CORRECTED, NET
@@ -40,7 +46,7 @@ from vlm_spatial.statistics import mcnemar_exact
 pytestmark = pytest.mark.model
 
 # No alpha that changes nothing: a random model's validation might choose it.
-STAGE = {
+STAGE: dict[str, Any] = {
     "sites": ["vision.-1", "connector"],
     "questions": 9,
     "random_draws": 2,
@@ -122,12 +128,31 @@ def test_a_dataset_and_itself_are_the_rows_of_its_amplification(table: pl.DataFr
     for form, control in RANDOM.items():
         choice = choose(swept, form)
         assert choice is not None
-        for method in (form, control):
-            assert (
-                home.filter(method=method)
-                .drop("fitted_on", "applied_to")
-                .equals(at(swept, "test", method, *choice).sort("draw", "question_id"))
-            )
+        # Random subspaces chose for themselves; the oracle's controls have no choice of their own.
+        chosen = {draw: choose(swept.filter(draw=draw), control) or choice for draw in range(STAGE["random_draws"])}
+        expected = pl.concat(at(swept.filter(draw=draw), "test", control, *own) for draw, own in chosen.items())
+        for method, rows in ((form, at(swept, "test", form, *choice)), (control, expected)):
+            assert home.filter(method=method).drop("fitted_on", "applied_to").equals(rows.sort("draw", "question_id"))
+
+
+def test_each_random_subspace_is_carried_at_the_setting_that_it_chose(table: pl.DataFrame, inputs: dict[str, Path]) -> None:
+    swept = pl.read_parquet(inputs["amplification:both"])
+    away = table.filter(fitted_on="both", applied_to="flat", method="random")
+    for draw in range(STAGE["random_draws"]):
+        assert away.filter(draw=draw).select("site", "alpha").unique().rows() == [choose(swept.filter(draw=draw), "random")]
+
+
+def test_carried_random_subspaces_are_those_that_chose(inputs: dict[str, Path]) -> None:
+    """Carried to the dataset that they come from, they give the rows that its amplification has."""
+    adapter, swept = load_adapter(inputs["reader"], device="cpu"), pl.read_parquet(inputs["amplification:both"])
+    dataset = Dataset.open(inputs["scenes:both"])
+    slots_of, of_sites = slots_of_scenes(dataset, adapter), fits(load_probes(inputs["probes:both"]), STAGE["sites"], adapter)
+    settings = [made for made in carried_settings(of_sites, swept, slots_of, STAGE["random_draws"], 0) if made.method == "random"]
+    rows = score(Sweep(adapter), dataset, questions_of(swept, dataset), settings, "again")
+    keys = ["draw", "question_id"]
+    expected = at_home(swept).filter(method="random").sort(keys)["answer_probability"].to_list()
+    assert len(expected) > 0
+    assert rows.sort(keys)["answer_probability"].to_list() == pytest.approx(expected, abs=1e-6)
 
 
 def full_passes(inputs: dict[str, Path], source: str, target: str, method: str) -> Iterator[tuple[str, float]]:

@@ -98,6 +98,17 @@ class Fit:
         return Setting(self.site, method, draw, alpha, make, axes=frozenset(directions))
 
 
+def fits(probes: Probes, patterns: Sequence[str], adapter: Adapter) -> list[Fit]:
+    """The fit at every site that ``patterns`` name and that has a probe."""
+    return [Fit.of(probes, site, adapter) for site in with_probes(visual_sites(adapter, patterns), probes)]
+
+
+def random_subspaces(of_sites: Sequence[Fit], draws: int, seed: int) -> dict[Site, list[Basis]]:
+    """The random controls of every site: the same ones for the same sites, draws and seed."""
+    generator = np.random.default_rng(seed)
+    return {fit.site: fit.random(draws, generator) for fit in of_sites}
+
+
 def slots_of_scenes(dataset: Dataset, adapter: Adapter) -> SlotsOf:
     """The strips of a dataset's scenes on the model's token grid; what the oracle form is told."""
     axis_of = dict(dataset.scenes.select("scene_id", "axis").iter_rows())

@@ -2,50 +2,48 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import polars as pl
 
 from vlm_spatial.amplification.scoring import SCHEMA as SWEPT
-from vlm_spatial.amplification.settings import Fit, SlotsOf
+from vlm_spatial.amplification.settings import Fit, SlotsOf, random_subspaces
 from vlm_spatial.amplification.sweep import Setting
-from vlm_spatial.measures.amplification import METHODS, RANDOM, at, choose
-from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.probes.saved import Probes
+from vlm_spatial.measures.amplification import METHODS, at, choose, random_draws
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {"fitted_on": pl.String, "applied_to": pl.String, **SWEPT}
 
 
-def carried(adapter: Adapter, probes: Probes, swept: pl.DataFrame, slots_of: SlotsOf, draws: int, seed: Sequence[int]) -> list[Setting]:
+def carried(of_sites: Sequence[Fit], swept: pl.DataFrame, slots_of: SlotsOf, draws: int, seed: int) -> list[Setting]:
     """Both forms as they were fitted and chosen on one dataset, each with its random controls, for use on another one.
 
     Args:
-        probes: of the dataset that they are fitted on.
-        swept: its ``amplification.parquet``, whose validation split chooses site and alpha.
+        of_sites: what the probes of the dataset that they are fitted on say.
+        swept: its ``amplification.parquet``, whose validation split chooses site and alpha: for each form, and for each random subspace.
         slots_of: of the dataset that they are used on.
-        draws: random controls of each form.
+        draws, seed: of its amplification, so that the random subspaces are those that chose.
     """
-    generator = np.random.default_rng(seed)
+    by_site, subspaces = {fit.site: fit for fit in of_sites}, random_subspaces(of_sites, draws, seed)
     settings: list[Setting] = []
     for method in METHODS:
         choice = choose(swept, method)
         if choice is None:
             continue
         site, alpha = choice
-        fit = Fit.of(probes, site, adapter)
-        others = fit.random(draws, generator)
+        fit = by_site[site]
         if method == "projection":
-            settings += [*fit.projections([alpha]), *fit.random_subspaces(others, alpha)]
+            settings += fit.projections([alpha])
+            for draw in range(draws):
+                where, own = choose(swept.filter(draw=draw), "random") or choice
+                settings.append(by_site[where].random_subspaces(subspaces[where], own)[draw])
         else:
-            settings += [*fit.oracles([alpha], slots_of), *fit.random_directions(others, alpha, slots_of)]
+            settings += [*fit.oracles([alpha], slots_of), *fit.random_directions(subspaces[site], alpha, slots_of)]
     return settings
 
 
 def at_home(swept: pl.DataFrame) -> pl.DataFrame:
     """What :func:`carried` would give on the dataset itself: rows that ``amplification.parquet`` has already."""
-    parts = [
-        at(swept, "test", name, *choice)
-        for method in METHODS
-        if (choice := choose(swept, method)) is not None
-        for name in (method, RANDOM[method])
-    ]
+    parts = []
+    for method in METHODS:
+        choice = choose(swept, method)
+        if choice is not None:
+            parts += [at(swept, "test", method, *choice), *random_draws(swept, method, *choice)]
     return pl.concat(parts) if parts else swept.clear()

@@ -206,7 +206,7 @@ def against_random(table: pl.DataFrame, method: str = "projection") -> AgainstRa
     at_what = f"alpha {found.alpha:g} at {found.site}"
     own = not table.filter(pl.col("method") == RANDOM[method], pl.col("split") == "validation").is_empty()
     words = f"random subspaces, each at its own best site and alpha (the form: {at_what})" if own else f"random subspaces, {at_what}"
-    return versus(rows, random_draws(table, method, found.site, found.alpha), words)
+    return versus(rows, random_draws(spatial(table), method, found.site, found.alpha), words)
 
 
 def versus(rows: pl.DataFrame, draws: list[pl.DataFrame], words: str = "") -> AgainstRandom:
@@ -238,7 +238,7 @@ def versus(rows: pl.DataFrame, draws: list[pl.DataFrame], words: str = "") -> Ag
 
 def random_draws(table: pl.DataFrame, method: str, site: str, alpha: float) -> list[pl.DataFrame]:
     """Test rows of each random draw, at the setting that it chose on validation, or else at ``site`` and ``alpha``."""
-    of_draws = spatial(table).filter(pl.col("method") == RANDOM[method])
+    of_draws = table.filter(pl.col("method") == RANDOM[method])
     found = []
     for draw in sorted(of_draws["draw"].unique()):
         own = of_draws.filter(pl.col("draw") == draw)

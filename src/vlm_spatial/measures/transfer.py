@@ -13,7 +13,8 @@ def pairs(table: pl.DataFrame) -> pl.DataFrame:
     Columns: ``fitted_on, applied_to, method, site, alpha, n, errors, corrected, broken, p_value``; ``p_holm``, adjusted over all pairs of
     different datasets of the method (null for a dataset and itself). With intervals: ``share_*`` of errors corrected, ``net_*`` change in
     accuracy, ``random_share_*`` and ``random_net_*`` of the form's random controls, of which there are ``controls``, and
-    ``more_corrected_*``, the share of errors less that of the controls, with its ``verdict``.
+    ``more_corrected_*``, the share of errors less that of the controls, with its ``verdict``. The oracle has none: its controls did not
+    choose for themselves.
     """
     rows: list[dict[str, object]] = []
     for (fitted_on, applied_to), part in sorted(spatial(table).partition_by("fitted_on", "applied_to", as_dict=True).items()):
@@ -41,7 +42,8 @@ def _numbers(method: str, part: pl.DataFrame) -> dict[str, object]:
     of_outcome = {key: getattr(of_it, key) for key in ("method", "site", "alpha", "n", "errors", "corrected", "broken", "p_value")}
     ends = {f"{name}_{end}": getattr(interval, end) for name, interval in intervals.items() for end in ("estimate", "low", "high")}
     measured = Measured(of_it.corrected_share, found.random_corrected, "", found.more_corrected, found.more_corrected_p)
-    return {**of_outcome, **ends, "controls": len(draws), "verdict": Rule(CORRECTED_SMALLEST).judge(measured)}
+    verdict = Rule(CORRECTED_SMALLEST).judge(measured) if method == "projection" else None
+    return {**of_outcome, **ends, "controls": len(draws), "verdict": verdict}
 
 
 def _adjusted(family: pl.DataFrame) -> pl.DataFrame:

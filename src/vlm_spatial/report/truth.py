@@ -68,14 +68,26 @@ def _verdict(name: str) -> Measure:
 _CORRECTED = "errors corrected over random subspaces"
 VERDICTS: tuple[tuple[str, str, str], ...] = (
     ("vision", "dominance", "supported"),
+    ("vision", "crosswise_strip_flip", "supported"),
     ("vision", "slot_not_place", "supported"),
     ("language", "dominance", "refuted"),
+    ("language", "crosswise_strip_flip", "refuted"),
+    ("language", "slot_probe_background", "not supported"),
+    ("language", "slot_not_place", "not supported"),
+    ("language", "errors_corrected", "not supported"),
+    ("language", "net_accuracy", "not supported"),
     ("strip", "strip_flip", "supported"),
     ("strip", "object_flip", "refuted"),
+    ("strip", "crosswise_strip_flip", "supported"),
+    ("strip", "crosswise_object_flip", "refuted"),
     ("strip", "dominance", "supported"),
     ("object", "object_flip", "supported"),
+    ("faint", "errors_corrected", "supported"),
+    ("faint", "net_accuracy", "supported"),
 )
 """Verdicts that follow from what was planted: mechanism, claim, verdict."""
+_NUMBERS = {"supported": (">", 0.0), "refuted": ("≤", -1.0), "not supported": ("≤", 0.0)}
+"""What the number of a verdict must be."""
 DIALS: tuple[tuple[int, str, float, float], ...] = (
     (25, "dominance", -0.75, -0.25),
     (50, "dominance", -0.25, 0.25),
@@ -112,7 +124,7 @@ EXPECTATIONS: tuple[Expectation, ...] = (
         for bound in zip(("≥", "≤"), bounds, strict=True)
     ),
     *(
-        Expectation(mechanism, f"verdict of {name} ({verdict})", _verdict(name), *((">", 0.0) if verdict == "supported" else ("≤", -1.0)))
+        Expectation(mechanism, f"verdict of {name} ({verdict})", _verdict(name), *_NUMBERS[verdict])
         for mechanism, name, verdict in VERDICTS
     ),
 )

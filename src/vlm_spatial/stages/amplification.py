@@ -1,13 +1,12 @@
 """Stage: sweep the corrections over the questions of the validation and test splits."""
 
-import numpy as np
 import polars as pl
 
 from vlm_spatial.amplification.baselines import choose_adaptive, norm_settings, score_attention
 from vlm_spatial.amplification.columns import item_probes, item_settings
 from vlm_spatial.amplification.questions import item_questions, sample_questions
 from vlm_spatial.amplification.scoring import ITEMS_SCHEMA, SCHEMA, score
-from vlm_spatial.amplification.settings import Fit, slots_of_scenes, visual_sites, with_probes
+from vlm_spatial.amplification.settings import fits, random_subspaces, slots_of_scenes
 from vlm_spatial.amplification.sweep import Setting, Sweep
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.files import read_parquet, write_parquet
@@ -28,31 +27,29 @@ def amplification(job: Job) -> None:
     dataset, sweep = Dataset.open(job.inputs["scenes"]), Sweep(adapter, memory_gb=settings.memory_gb)
     behaviour = read_parquet(job.inputs["behaviour"])
     write_parquet(amplified_items(sweep, dataset, behaviour, settings, job.settings["seed"]), job.outputs["of_items"])
-    sites = with_probes(visual_sites(adapter, settings.sites), probes)
-    if not sites:
+    of_sites = fits(probes, settings.sites, adapter)
+    if not of_sites:
         write_parquet(pl.DataFrame(schema=SCHEMA), job.outputs["table"])
         return
     asked = sample_questions(behaviour, dataset, settings.questions, job.settings["seed"])
 
     slots_of = slots_of_scenes(dataset, adapter)
-    fits = [Fit.of(probes, site, adapter) for site in sites]
     main = [
         setting
-        for fit in fits
+        for fit in of_sites
         for setting in (*fit.projections(settings.projection_alphas), *fit.oracles(settings.oracle_alphas, slots_of))
     ]
     tables = [score(sweep, dataset, asked.filter(split=split), main, f"amplification, {split}") for split in ("validation", "test")]
-    generator = np.random.default_rng(job.settings["seed"])
-    subspaces = {fit.site: fit.random(settings.random_draws, generator) for fit in fits}
+    subspaces = random_subspaces(of_sites, settings.random_draws, job.settings["seed"])
     # A random subspace that is to do as well as the form does chooses as the form does.
     rivals = [
-        setting for fit in fits for alpha in settings.projection_alphas for setting in fit.random_subspaces(subspaces[fit.site], alpha)
+        setting for fit in of_sites for alpha in settings.projection_alphas for setting in fit.random_subspaces(subspaces[fit.site], alpha)
     ]
     tables.append(score(sweep, dataset, asked.filter(split="validation"), rivals, "amplification, validation controls"))
     of_draws = [(draw, choose(tables[-1].filter(draw=draw), "random")) for draw in range(settings.random_draws)]
     wanted = {(*choice, draw) for draw, choice in of_draws if choice is not None}
     controls: list[Setting] = []
-    for fit in fits:
+    for fit in of_sites:
         # Every site gets its controls at its own best alpha, so that sites can be compared.
         best = {method: choose(tables[0].filter(site=fit.site), method) for method in ("projection", "oracle")}
         for alpha in sorted({*settings.control_alphas, *([best["projection"][1]] if best["projection"] else [])}):

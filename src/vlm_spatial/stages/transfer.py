@@ -4,7 +4,7 @@ import polars as pl
 
 from vlm_spatial.amplification.questions import questions_of
 from vlm_spatial.amplification.scoring import score
-from vlm_spatial.amplification.settings import slots_of_scenes
+from vlm_spatial.amplification.settings import fits, slots_of_scenes
 from vlm_spatial.amplification.sweep import Sweep
 from vlm_spatial.amplification.transfer import SCHEMA, at_home, carried
 from vlm_spatial.config.amplification import AmplificationSettings
@@ -28,7 +28,7 @@ def transfer(job: Job) -> None:
     if len(swept) > 1:
         adapter = load_adapter(**job.settings["model"])
         sweep = Sweep(adapter, memory_gb=settings.memory_gb)
-        probes = {name: load_probes(job.inputs[f"probes:{name}"]) for name in swept}
+        of_sites = {name: fits(load_probes(job.inputs[f"probes:{name}"]), settings.sites, adapter) for name in swept}
         for target, table in swept.items():
             dataset = Dataset.open(job.inputs[f"scenes:{target}"])
             asked, slots_of = questions_of(table, dataset), slots_of_scenes(dataset, adapter)
@@ -36,9 +36,7 @@ def transfer(job: Job) -> None:
                 if source == target:
                     rows = at_home(table)
                 else:
-                    # Named by the source alone: a dataset more does not change what others draw.
-                    seed = (int(job.settings["seed"]), *source.encode())
-                    corrections = carried(adapter, probes[source], swept[source], slots_of, settings.random_draws, seed)
+                    corrections = carried(of_sites[source], swept[source], slots_of, settings.random_draws, job.settings["seed"])
                     rows = score(sweep, dataset, asked, corrections, f"transfer, {source} to {target}")
                 found.append(rows.select(pl.lit(source).alias("fitted_on"), pl.lit(target).alias("applied_to"), pl.all()))
     order = ["fitted_on", "applied_to", "method", "draw", "question_id"]

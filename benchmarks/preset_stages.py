@@ -46,7 +46,7 @@ FEWER: dict[str, Any] = {
 """Of a drawn dataset."""
 FEWER_PHOTOS: dict[str, Any] = {"scenes": {"train": 6, "validation": 6, "test": 6}, "pairs": FEWER["pairs"]}
 FEWER_OF_SECTION: dict[str, dict[str, Any]] = {
-    "probes": {"bootstrap": 10, "strengths": [1.0], "strip_map_scenes": 1},
+    "probes": {"strengths": [1.0], "strip_map_scenes": 1},
     "interchange": {"token_sets": ["object", "strip"]},
     "ablation": {"questions": 3, "fit_scenes": 2},
     "amplification": {

@@ -22,7 +22,7 @@ from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.errors import UserError
 from vlm_spatial.measures import amplification as outcomes
 from vlm_spatial.measures.calibration import calibration
-from vlm_spatial.statistics import binomial, calibration_error
+from vlm_spatial.statistics import binomial, calibration_error, calibration_gaps
 
 pytestmark = pytest.mark.model
 
@@ -194,9 +194,9 @@ def test_calibration_error_agrees_with_bins_counted_one_by_one() -> None:
     for low in np.arange(10) / 10:
         inside = (confidence >= low) & (confidence < low + 0.1)
         expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    assert calibration_error(confidence, correct)[0] == pytest.approx(expected)
-    doubled = calibration_error(confidence, correct, np.full((1, 500), 2.0))
-    assert doubled[0] == pytest.approx(expected)
+    assert calibration_error(confidence, correct) == pytest.approx(expected)
+    doubled = calibration_gaps(confidence, correct, np.full((1, 500), 2.0))
+    assert np.abs(doubled).sum() == pytest.approx(expected)
 
 
 def test_answer_of_candidates() -> None:

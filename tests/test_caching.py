@@ -262,7 +262,7 @@ CASES = [
     Case("models: mechanism", configure("models.folder.mechanism", "vision"), FIGURES),
     Case("behaviour: batch", configure("behaviour", {"batch": 16}), of_both("behaviour", "amplification") | FIGURES),
     Case("activations: shard_scenes", configure("activations", {"shard_scenes": 8}), of_both("activations") | BOTH_PROBES_AND_AFTER),
-    Case("probes: bootstrap", configure("probes.bootstrap", 11), BOTH_PROBES_AND_AFTER),
+    Case("probes: strip_map_scenes", configure("probes.strip_map_scenes", 3), BOTH_PROBES_AND_AFTER),
     Case("interchange: token_sets", configure("interchange.token_sets", ["object"]), of_both("interchange", "ablation") | FIGURES),
     Case("conflict: token_sets", configure("conflict", {"token_sets": ["object"]}), of_both("conflict") | FIGURES),
     Case("positions: enabled", configure("positions", {"enabled": True}), of_both("positions") | FIGURES),
@@ -366,7 +366,7 @@ def test_the_documentation_has_a_line_for_each_case() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (configure("probes.bootstrap", 11), "setting stage.bootstrap: 10 → 11"),
+        (configure("probes.strip_map_scenes", 3), "setting stage.strip_map_scenes: 2 → 3"),
         (append(f"{SRC}/stages/conflict.py", "\nNEW = 1\n"), "code vlm_spatial.stages.conflict changed"),
         (flip_a_bit("checkpoint/model.safetensors"), "file checkpoint/model.safetensors changed"),
         (flip_a_bit("results/folder/squares/behaviour.parquet"), "results/folder/squares/behaviour.parquet was altered after it was made"),

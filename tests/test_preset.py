@@ -51,7 +51,7 @@ FEWER: dict[str, Any] = {
     },
     # Split by object: of six objects a reference two each.
     "photos": {"scenes": {"train": 12, "validation": 12, "test": 12}},
-    "probes": {"bootstrap": 20, "strengths": [1.0], "strip_map_scenes": 2},
+    "probes": {"strengths": [1.0], "strip_map_scenes": 2},
     "ablation": {"questions": 9, "fit_scenes": 6},
     "interchange": {
         "token_sets": ["object", "strip", "random"],

@@ -41,7 +41,7 @@ SITES = {
     "language.1": nothing,
     "language.2": constant,
 }
-SETTINGS = ProbesSettings(bootstrap=300, strip_map_scenes=4)
+SETTINGS = ProbesSettings(strip_map_scenes=4)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def probed(folder: Path, training: int, constant: bool) -> dict[str, Path]:
     inputs = {"scenes": folder / "scenes", "store": folder / "activations.zarr", "manifest": folder / "activations.json"}
     tables = {name: folder / f"{name}.parquet" for name in OUTPUTS}
     saved = {name: folder / f"{name}.safetensors" for name in ("probes", "decorrelated")}
-    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 50}}
+    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {}}
     probes(Job(settings, inputs, {**tables, **saved}))
     return tables
 

@@ -11,7 +11,6 @@ from vlm_spatial.probes.fitting import Rows, fit_probes, one_hot
 from vlm_spatial.probes.geometry import compare, content_subspace
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.strips import strip_index
-from vlm_spatial.statistics import bootstrap, percentile_interval, resample_counts
 from vlm_spatial.tokens import TokenGrid
 
 pytestmark = pytest.mark.unit
@@ -155,14 +154,3 @@ def test_rivals_equal_their_definitions() -> None:
         scores.append((z - (means[k] + rest) / 2) @ direction / (direction @ direction))
     np.testing.assert_array_equal(probes["difference"].predict(x), np.argmax(scores, axis=0))
     np.testing.assert_allclose(probes["logistic"].class_mean, np.stack([x[y == k].mean(0) for k in range(3)]), rtol=1e-4)
-
-
-def test_resample_counts_give_the_interval_of_the_cluster_bootstrap() -> None:
-    generator = np.random.default_rng(3)
-    clusters = np.repeat(np.arange(25), generator.integers(1, 9, 25))
-    values = generator.random(len(clusters))
-    counts = resample_counts(25, draws=400, seed=7)
-    means = (counts @ np.bincount(clusters, values)) / (counts @ np.bincount(clusters))
-    sums, sizes = np.bincount(clusters, values), np.bincount(clusters)
-    interval = bootstrap(25, lambda drawn: sums[drawn].sum(-1) / sizes[drawn].sum(-1), draws=400, seed=7)
-    assert tuple(map(float, percentile_interval(means))) == pytest.approx((interval.low, interval.high))

@@ -44,7 +44,7 @@ def test_its_start_has_variance_one_over_features() -> None:
 
 def test_it_stands_beside_ours_at_its_sites_only() -> None:
     store = MemoryStore(world(), {"connector": object_code, "language.0": object_code})
-    found = analyse(store, store.world, ProbesSettings(bootstrap=20, strip_map_scenes=2, published_sites=("connector",)), seed=0)
+    found = analyse(store, store.world, ProbesSettings(strip_map_scenes=2, published_sites=("connector",)), seed=0)
     rows = found.table.filter(kind="published")
     assert set(rows["site"]) == {"connector"}
     assert set(rows["trained_on"]) == {"main"}
@@ -56,13 +56,13 @@ def test_it_stands_beside_ours_at_its_sites_only() -> None:
     assert maps.height == 2 * GRID.size
     assert (maps["probability"].list.sum() - 1).abs().max() < 1e-5
     assert set(found.strip_map.filter(site="language.0")["kind"]) == {"logistic"}
-    plain = analyse(store, store.world, ProbesSettings(bootstrap=20, strip_map_scenes=2), seed=0)
+    plain = analyse(store, store.world, ProbesSettings(strip_map_scenes=2), seed=0)
     assert plain.table.equals(found.table.filter(pl.col("kind") != "published"))
 
 
 def test_it_needs_no_validation_split() -> None:
     store = MemoryStore(world(main=(40, 0, 30)), {"connector": object_code})
-    found = analyse(store, store.world, ProbesSettings(bootstrap=20, published_sites=("connector",)), seed=0)
+    found = analyse(store, store.world, ProbesSettings(published_sites=("connector",)), seed=0)
     main = found.table.filter(trained_on="main", scored_on="main", token_set="object")
     assert main.filter(kind="published")["accuracy"].item() > 0.45
     assert main.filter(kind="logistic")["accuracy"].null_count() == 1

@@ -65,7 +65,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def stage_job(inputs: dict[str, Path], out: Path) -> Job:
-    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 200, "strip_map_scenes": 3}}
+    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"strip_map_scenes": 3}}
     return Job(settings, inputs, {name: out / file for name, file in OUTPUTS.items()})
 
 
@@ -104,7 +104,7 @@ def generalisation_job(given: dict[str, dict[str, Path]], out: Path) -> Job:
     for name, of_dataset in given.items():
         inputs |= {f"{kind}:{name}": path for kind, path in of_dataset.items() if kind != "probed"}
         inputs |= {f"{variant}:{name}": of_dataset["probed"] / OUTPUTS[PROBES[variant]] for variant in PROBES}
-    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {"bootstrap": 50}, "datasets": list(given)}
+    settings = {"model": {"checkpoint": "here"}, "seed": 0, "stage": {}, "datasets": list(given)}
     return Job(settings, inputs, {"table": out / "generalisation.parquet", "geometry": out / "between_datasets.parquet"})
 
 

@@ -127,7 +127,7 @@ def test_an_interrupted_sampled_store_goes_on(
 def test_probes_on_some_tokens_find_what_they_find_on_all() -> None:
     made = world(axes=("horizontal",), main=(40, 20, 30), decorrelated=(20, 10, 10))
     code = {"vision.0": layout_code, "connector": layout_code}
-    settings = ProbesSettings(strengths=(0.1, 1.0), bootstrap=200)
+    settings = ProbesSettings(strengths=(0.1, 1.0))
 
     def found(tokens: int | None) -> Analysis:
         return analyse(MemoryStore(made, code, tokens=tokens, whole=6), made, settings, seed=0)

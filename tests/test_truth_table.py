@@ -61,7 +61,6 @@ CONFIG = {
     },
     "behaviour": {"splits": ["test"]},
     "activations": {"sites": ["connector"]},
-    "probes": {"bootstrap": 100},
     "interchange": {
         "vision_sites": ["connector"],
         "language_sites": ["connector"],
@@ -83,7 +82,7 @@ AMPLIFIED = {
         "language-0": {"checkpoint": str(ORGANISMS / "language-0"), "mechanism": "language", "datasets": ["hard"]},
     },
     "activations": {"sites": ["connector"]},
-    "probes": {"bootstrap": 10, "strengths": [1.0]},
+    "probes": {"strengths": [1.0]},
     "amplification": {
         "sites": ["connector"],
         "questions": 100,

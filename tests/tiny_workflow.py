@@ -32,7 +32,7 @@ CONFIG = {
         "folder": {"checkpoint": "checkpoint", "datasets": ["squares"]},
         "small": {"organism": "small", "datasets": ["squares"]},
     },
-    "probes": {"bootstrap": 10, "strengths": [1.0], "strip_map_scenes": 2},
+    "probes": {"strengths": [1.0], "strip_map_scenes": 2},
     "interchange": {"token_sets": ["object", "strip"], "vision_sites": ["connector"], "language_sites": ["connector"]},
     "ablation": {"questions": 4},
     "amplification": {

@@ -1,7 +1,6 @@
 """Intervals and tests, in one place, so that every number in the report is made the same way."""
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +27,8 @@ class Interval:
 EMPTY = Interval(float("nan"), float("nan"), float("nan"), 0)
 _NOTHING = 1e-12
 """Less than this is what rounding leaves of no variance at all."""
+_RATIOS = 1001
+"""How many ratios between 0 and 1 are tried."""
 
 
 def binomial(successes: int, n: int) -> Interval:
@@ -116,6 +117,10 @@ def share_of_sums(hits: Float[np.ndarray, " clusters"], units: Float[np.ndarray,
     return Interval(share, float(low), float(high), len(units))
 
 
+_ADDED = 3.0
+"""Differences added to those of clustered units, half of them +1 and half −1."""
+
+
 def clustered_share_p(hits: Bool[np.ndarray, " units"], clusters: Sequence[str], chance: float) -> float:
     """Two-sided p of :func:`clustered_share` against ``chance``."""
     alike = effective_number(np.asarray(hits, dtype=float), clusters)
@@ -142,7 +147,7 @@ def clustered_mean(
         alike, groups = effective_number(values, clusters), float(len(set(clusters)))
     else:
         alike = groups = float(len(values)) if alike is None else alike
-    added = 2.0 if clusters is None else 3.0
+    added = 2.0 if clusters is None else _ADDED
     return _student(float(values.mean()), float((values**2).mean()), alike, groups, added, len(values))
 
 
@@ -150,12 +155,19 @@ def _student(mean: float, square: float, alike: float, groups: float, added: flo
     """Student's interval and p of :func:`clustered_mean`, from the mean of the differences and that of their squares."""
     from scipy.stats import t
 
-    centre, square = alike * mean / (alike + added), (alike * square + added) / (alike + added)
-    error = float(np.sqrt((square - centre**2) / (alike + added)))
+    centre, error = _with_added(np.asarray(mean), np.asarray(square), alike, added)
     freedom = max(groups - 1, 1)
     reach = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = float(2 * t.sf(abs(centre) / error, freedom))
-    return Interval(mean, max(min(centre - reach, mean), -1.0), min(max(centre + reach, mean), 1.0), n), p
+    return Interval(mean, max(min(float(centre - reach), mean), -1.0), min(max(float(centre + reach), mean), 1.0), n), p
+
+
+def _with_added(
+    mean: Float[np.ndarray, "..."], square: Float[np.ndarray, "..."], alike: float, added: float
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Mean and standard error of ``alike`` differences and ``added`` more, half of them +1 and half −1."""
+    centre, square = alike * mean / (alike + added), (alike * square + added) / (alike + added)
+    return centre, np.sqrt((square - centre**2) / (alike + added))
 
 
 def difference_of_sums(
@@ -166,28 +178,105 @@ def difference_of_sums(
     Student's over clusters, with the added differences of :func:`clustered_mean` as heavy as one independent unit each, of the score
     whose units are more alike; one that is right everywhere, or nowhere, says nothing of that beside one that is not.
     """
-    there = np.asarray(units) > 0
-    hits, others, units = (np.asarray(values, dtype=float)[there] for values in (hits, others, units))
-    groups, n = len(units), float(units.sum())
-    if groups == 0:
+    found = _Paired.of(hits, others, units)
+    if found is None:
         return EMPTY
-    shares = [float(values.sum()) / n for values in (hits, others)]
-    mean = shares[0] - shares[1]
-    off = [values - share * units for values, share in zip((hits, others), shares, strict=True)]
-    squares = [share * (1 - share) * n for share in shares]
-    varying = [_effective(of, square, units) for of, square in zip(off, squares, strict=True) if square >= _NOTHING]
-    alike = min(varying, default=_effective(off[0], 0.0, units))
-    variance = groups / max(groups - 1, 1) * float(((off[0] - off[1]) ** 2).sum()) / n**2
-    return _student(mean, variance * alike + mean**2, alike, groups, 3.0, groups)[0]
+    mean, n = found.shares[0] - found.shares[1], float(found.units.sum())
+    variance = found.groups / max(found.groups - 1, 1) * float(((found.off[0] - found.off[1]) ** 2).sum()) / n**2
+    return _student(mean, variance * found.alike + mean**2, found.alike, found.groups, _ADDED, found.groups)[0]
 
 
-def calibration_error(
+def ratio_above(
+    part: Float[np.ndarray, " clusters"], whole: Float[np.ndarray, " clusters"], units: Float[np.ndarray, " clusters"], chance: float
+) -> Interval:
+    """How much of what one score has above ``chance`` another score of the same units has, in [0, 1]; ``n`` counts clusters.
+
+    The interval holds each ratio ``r`` for which ``part − r · whole − (1 − r) · chance`` may be 0 (Fieller 1954), by the interval of
+    :func:`difference_of_sums`. ``nan`` where ``whole`` is not above chance.
+
+    Args:
+        part, whole, units: as the arguments of :func:`difference_of_sums`.
+    """
+    from scipy.stats import t
+
+    found = _Paired.of(part, whole, units)
+    if found is None or found.shares[1] <= chance:
+        return EMPTY
+    above = [share - chance for share in found.shares]
+    ratio = float(np.clip(above[0] / above[1], 0, 1))
+    tried, n = np.linspace(0, 1, _RATIOS), float(found.units.sum())
+    off = found.off[0] - tried[:, None] * found.off[1]
+    mean = above[0] - tried * above[1]
+    variance = found.groups / max(found.groups - 1, 1) * (off**2).sum(axis=1) / n**2
+    centre, error = _with_added(mean, variance * found.alike + mean**2, found.alike, _ADDED)
+    may_be = tried[np.abs(centre) <= t.ppf((1 + CONFIDENCE) / 2, max(found.groups - 1, 1)) * error]
+    return Interval(ratio, min([ratio, *may_be]), max([ratio, *may_be]), found.groups)
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """Two scores of the same units, known as sums over clusters.
+
+    Attributes:
+        off: of each score, each cluster's sum less what its units would have at the score's share.
+        alike: how many independent units say as much, of the score whose units are more alike.
+    """
+
+    units: Float[np.ndarray, " clusters"]
+    shares: tuple[float, float]
+    off: tuple[Float[np.ndarray, " clusters"], Float[np.ndarray, " clusters"]]
+    alike: float
+
+    @property
+    def groups(self) -> int:
+        return len(self.units)
+
+    @classmethod
+    def of(
+        cls, hits: Float[np.ndarray, " clusters"], others: Float[np.ndarray, " clusters"], units: Float[np.ndarray, " clusters"]
+    ) -> "_Paired | None":
+        there = np.asarray(units) > 0
+        hits, others, units = (np.asarray(values, dtype=float)[there] for values in (hits, others, units))
+        n = float(units.sum())
+        if len(units) == 0:
+            return None
+        first, second = float(hits.sum()) / n, float(others.sum()) / n
+        off = (hits - first * units, others - second * units)
+        squares = [share * (1 - share) * n for share in (first, second)]
+        varying = [_effective(of, square, units) for of, square in zip(off, squares, strict=True) if square >= _NOTHING]
+        return cls(units, (first, second), off, min(varying, default=_effective(off[0], 0.0, units)))
+
+
+def mean_of_shares(values: Float[np.ndarray, " units"], lowest: float = 0.0) -> Interval:
+    """Mean of independent values between ``lowest`` and 1: the exact interval of as many coin flips as vary alike.
+
+    Their number is lowered for the variance being an estimate (squared ratio of the normal's quantile to Student's). Values that are all
+    alike count as one flip each.
+    """
+    from scipy.stats import norm, t
+
+    n = len(values)
+    if n == 0:
+        return EMPTY
+    scaled = (np.asarray(values, dtype=float) - lowest) / (1 - lowest)
+    mean, flips = float(scaled.mean()), float(n)
+    variance = float(scaled.var(ddof=1)) if n > 1 else 0.0
+    if variance > _NOTHING:
+        tail = (1 + CONFIDENCE) / 2
+        flips = n * mean * (1 - mean) / variance * float(norm.ppf(tail) / t.ppf(tail, n - 1)) ** 2
+    low, high = binomial_limits(mean * flips, flips)
+    return Interval(float(np.mean(values)), lowest + (1 - lowest) * float(low), lowest + (1 - lowest) * float(high), n)
+
+
+def calibration_gaps(
     confidence: Float[np.ndarray, " units"],
     correct: Bool[np.ndarray, " units"],
     weights: Float[np.ndarray, "draws units"] | None = None,
     bins: int = 10,
-) -> Float[np.ndarray, " draws"]:
-    """Expected calibration error: mean over units of |accuracy - mean confidence| of their bin (equal widths; Guo et al. 2017).
+) -> Float[np.ndarray, "draws bins"]:
+    """Accuracy less mean confidence in bins of equal width, times the share of units in the bin.
+
+    Their absolute values add up to the expected calibration error (Guo et al. 2017).
 
     Args:
         confidence: probability of the answer given, in [0, 1].
@@ -197,51 +286,17 @@ def calibration_error(
     place = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
     gap = np.asarray(correct, dtype=float) - confidence
     in_bins = np.where(place[:, None] == np.arange(bins), gap[:, None], 0.0)
-    return np.abs(weights @ in_bins).sum(axis=1) / weights.sum(axis=1)
+    return (weights @ in_bins) / weights.sum(axis=1)[:, None]
 
 
-def bootstrap(n: int, statistic: Callable[[Int[np.ndarray, "draws n"]], Float[np.ndarray, " draws"]], *, draws: int, seed: int) -> Interval:
-    """Any statistic of ``n`` exchangeable units; ``statistic`` takes rows of unit indices and gives one value a row."""
-    if n == 0:
-        return EMPTY
-    low, high = _percentiles(_resampled(draws, seed, n, statistic))
-    return Interval(float(statistic(np.arange(n)[None])[0]), low, high, n)
+def calibration_error(confidence: Float[np.ndarray, " units"], correct: Bool[np.ndarray, " units"], bins: int = 10) -> float:
+    """Expected calibration error: mean over units of |accuracy - mean confidence| of their bin."""
+    return float(np.abs(calibration_gaps(confidence, correct, bins=bins)).sum())
 
 
-def resample_counts(n: int, *, draws: int, seed: int) -> Float[np.ndarray, "draws n"]:
-    """How often each of ``n`` units stands in each resample: the very resamples of :func:`bootstrap`.
-
-    Many statistics of the same units follow from one product with this matrix.
-    """
-
-    def counted(chosen: Int[np.ndarray, "draws n"]) -> Float[np.ndarray, "draws n"]:
-        offsets = np.arange(len(chosen))[:, None] * n
-        return np.bincount((chosen + offsets).ravel(), minlength=len(chosen) * n).reshape(len(chosen), n).astype(float)
-
-    return _resampled(draws, seed, n, counted)
-
-
-def percentile_interval(samples: Float[np.ndarray, "draws ..."]) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """95% percentile interval over the first dimension; ``nan`` where no resample has a value."""
-    tail = 100 * (1 - CONFIDENCE) / 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's remark on an all-nan column, which the nan says as well
-        low, high = np.nanpercentile(samples, [tail, 100 - tail], axis=0)
-    return low, high
-
-
-def _resampled(draws: int, seed: int, n: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, " draws"]:
-    generator = np.random.default_rng(seed)
-    # Blocks keep the index table small whatever n and draws are; their size is fixed, so results do not depend on it.
-    block = max(1, 4_000_000 // n)
-    sizes = [block] * (draws // block) + ([draws % block] if draws % block else [])
-    return np.concatenate([statistic(generator.integers(0, n, size=(size, n))) for size in sizes])
-
-
-def _percentiles(samples: Float[np.ndarray, " draws"]) -> tuple[float, float]:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(samples, [tail, 100 - tail])
-    return float(low), float(high)
+def resample_counts(n: int, *, draws: int, seed: int) -> Int[np.ndarray, "draws n"]:
+    """How often each of ``n`` units stands in each resample. Many statistics of the same units follow from one product with this matrix."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
 
 def mcnemar_exact(corrected: int, broken: int) -> float:

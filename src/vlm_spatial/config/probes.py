@@ -19,5 +19,4 @@ class ProbesSettings(Settings):
         (),
         description="sites with a probe of the published recipe, too (connector): raw activations, 200 steps of AdamW, nothing chosen",
     )
-    bootstrap: PositiveCount = Field(1000, description="resamples of scenes, for strip indices and shares of a score above chance")
     strip_map_scenes: PositiveCount = Field(24, description="test scenes an axis whose strip map is kept")

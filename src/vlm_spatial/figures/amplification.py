@@ -82,7 +82,7 @@ def caption(shown: pl.DataFrame) -> str:
         "“language” (no spatial code in vision). "
         f"{counts(shown.filter(pl.col('series').is_in(METHODS) & (pl.col('measure') == NET)), 'questions')}. "
         f"{INTERVAL}, n lowered for answers that agree within a scene, paired for net accuracy; calibration error: "
-        "bootstrap over scenes."
+        "resampled scenes, wide rather than narrow."
     )
 
 

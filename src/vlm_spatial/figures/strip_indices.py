@@ -23,8 +23,8 @@ def caption(shown: pl.DataFrame) -> str:
         "Strip index of the maps above: the share of a map's variance that lies between lines across the axis (1: perfect "
         "strips, 0: noise), by site. "
         "The blank canvas is the control: its strips are made by position alone, not by objects. "
-        f"{counts(shown.filter(pl.col('series') != SERIES[3]), 'scenes')} (blank: one canvas, no interval). {INTERVAL} from a "
-        f"bootstrap over scenes."
+        f"{counts(shown.filter(pl.col('series') != SERIES[3]), 'scenes')} (blank: one canvas, no interval). {INTERVAL} of "
+        f"the mean over scenes."
     )
 
 

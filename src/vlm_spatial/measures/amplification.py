@@ -129,7 +129,7 @@ def random_calibration_error(table: pl.DataFrame, site: str, alpha: float, metho
     """Expected calibration error under a form's random controls: mean over draws and the 95% range of the draws."""
     rows = at(spatial(table), "test", RANDOM[method], site, alpha)
     parts = rows.partition_by("draw")
-    return _range([float(calibration_error(part["confidence"].to_numpy(), part["correct"].to_numpy())[0]) for part in parts])
+    return _range([calibration_error(part["confidence"].to_numpy(), part["correct"].to_numpy()) for part in parts])
 
 
 def _range(values: list[float]) -> Interval:

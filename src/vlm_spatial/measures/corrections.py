@@ -31,7 +31,7 @@ UNTOUCHED = "untouched"
 TESTS = ("errors", "corrected", "broken")
 _METHOD = (
     "Student with two added differences (changes), exact (shares of errors), both for as many independent questions as the scenes' are "
-    "worth; bootstrap over scenes (calibration error); range of the draws (random controls)"
+    "worth; resampled scenes, wide rather than narrow (calibration error); range of the draws (random controls)"
 )
 
 

@@ -11,7 +11,7 @@ KINDS = ("logistic", "shuffled", "control_task", "pixels", "position", "other_sc
 OVERLAPS = ("between_axes", "between_training", "between_datasets", "content")
 _BOTH_AXES = "both axes: mean of independent estimates"
 _METHOD = f"exact, n lowered for tokens of a scene that are read alike; {_BOTH_AXES}"
-_RESAMPLED = f"bootstrap over scenes, made by the probes stage; {_BOTH_AXES}"
+_MEAN = f"exact, of as many coin flips as vary alike; {_BOTH_AXES}"
 
 
 def over_axes(table: pl.DataFrame) -> pl.DataFrame:
@@ -55,7 +55,7 @@ def strip_indices(table: pl.DataFrame | None) -> pl.DataFrame:
     shown = table.rename({"other": "variant"}).select("axis", "site", "variant", "estimate", "low", "high", "n")
     both = _both_axes(shown)
     rows = pl.concat([shown, both.select(shown.columns)], how="vertical_relaxed")
-    return tidy(rows, "geometry", measure="strip_index", counted="scenes", method=_RESAMPLED)
+    return tidy(rows, "geometry", measure="strip_index", counted="scenes", method=_MEAN)
 
 
 def _both_axes(shown: pl.DataFrame) -> pl.DataFrame:

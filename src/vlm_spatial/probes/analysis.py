@@ -95,11 +95,11 @@ def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings
 
     Args:
         store: activations of ``dataset``'s scenes; scenes that it does not hold are left out.
-        seed: of the random labels and the bootstrap.
+        seed: of the random labels.
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
     axes = [_labelled(dataset, stored, store, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
-    run = _Run(store, store.grid, settings, Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed), seed)
+    run = _Run(store, store.grid, settings, Table(), GeometryTable(), seed)
     needed = [scene for labelled in axes for g in labelled.groups.values() for scene in g.scene_ids]
     pixels = PixelFeatures(dataset, store.grid, needed, store.own_grids)
     for labelled in axes:

@@ -22,7 +22,7 @@ _BETWEEN = "/"
 
 
 def generalise(
-    store: Activations, dataset: TokensOf, own: Probes, others: Mapping[Trained, Probes], settings: ProbesSettings, seed: int
+    store: Activations, dataset: TokensOf, own: Probes, others: Mapping[Trained, Probes], settings: ProbesSettings
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Score the probes of a model's other datasets, and compare their subspaces with those of this dataset's own probes.
 
@@ -35,7 +35,7 @@ def generalise(
     Returns:
         The columns of probes.parquet and ``trained_dataset``, and those of geometry.parquet.
     """
-    table, geometry = Table(draws=settings.bootstrap, seed=seed), GeometryTable(settings.bootstrap, seed)
+    table, geometry = Table(), GeometryTable()
     groups = _test_groups(store, dataset)
     for site in progress(store.sites, "generalisation", total=len(store.sites)):
         for (axis, scored_on), scenes in groups.items():

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from vlm_spatial.probes.geometry import Basis, compare, content_subspace
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.strips import strip_index
-from vlm_spatial.statistics import bootstrap
+from vlm_spatial.statistics import mean_of_shares
 from vlm_spatial.tokens import Axis, TokenGrid
 
 SCHEMA: dict[str, Any] = {
@@ -24,8 +24,7 @@ SUBSPACES = ("logistic", "means")
 class GeometryTable:
     """Collects one site after another, then compares."""
 
-    def __init__(self, draws: int, seed: int) -> None:
-        self._draws, self._seed = draws, seed
+    def __init__(self) -> None:
         self._bases: dict[tuple[str, str, str, str], Basis] = {}
         self._content: dict[tuple[str, str], Basis] = {}
         self._rows: list[dict[str, Any]] = []
@@ -65,7 +64,10 @@ class GeometryTable:
         """Mean strip index of the main probe's maps of some scenes, those without variance left out; only cells ``inside`` count."""
         values = strip_index(maps.astype(np.float64), grid, axis, inside)
         values = values[np.isfinite(values)]
-        interval = bootstrap(len(values), lambda chosen: values[chosen].mean(-1), draws=self._draws, seed=self._seed)
+        # Bands that run the other way are the lowest there is.
+        lines = grid.cols if axis == "horizontal" else grid.rows
+        lowest = min([-(lines - 1) / max(grid.size - lines, 1), *values])
+        interval = mean_of_shares(values, lowest)
         known = interval.n > 0
         self._rows.append(
             {

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.probes.layout import Group
-from vlm_spatial.statistics import Interval, difference_of_sums, percentile_interval, resample_counts, share_of_sums
+from vlm_spatial.statistics import Interval, difference_of_sums, ratio_above, share_of_sums
 from vlm_spatial.tokens import TokenSet
 
 SLOT_KINDS = ("logistic", "centroid", "difference")
@@ -38,7 +37,7 @@ class Score:
     Attributes:
         correct, total: ``[scenes]``, tokens named right and tokens scored; None where the input cannot bear a score.
         exchanged: ``[scenes]``, tokens expected to be named right by the probe's answers for the same cells of another scene:
-            what it would score if it went by absolute position alone.
+            what it would score if it went by absolute position alone (:func:`by_other_scenes`).
         chance: accuracy of the best constant answer on these tokens.
         note: why there is no score.
     """
@@ -85,7 +84,7 @@ def score_groups(
         else:
             agreeing, counted = (predicted == right) & mask, mask if weights is None else weights
             correct = (agreeing if weights is None else agreeing * weights).sum(axis=1)
-            elsewhere = exchanged(predicted, right, mask, slots, weights, 1 / len(scenes.slots))
+            elsewhere = by_other_scenes(predicted, right, mask, slots, weights, 1 / len(scenes.slots))
             yield Score(**names, token_set=token_set, correct=correct, total=counted.sum(axis=1), chance=chance, exchanged=elsewhere)
 
 
@@ -109,17 +108,34 @@ def exchanged(
     return (share * (mask if weights is None else weights)).sum(axis=1)
 
 
+def by_other_scenes(
+    predicted: Int[np.ndarray, "scenes tokens"],
+    right: Int[np.ndarray, "scenes tokens"],
+    mask: Bool[np.ndarray, "scenes tokens"],
+    slots: int,
+    weights: Float[np.ndarray, "scenes tokens"] | None = None,
+    guess: float | None = None,
+) -> Float[np.ndarray, " scenes"]:
+    """:func:`exchanged`, each scene's part in how much the sum varies with the scenes that were drawn.
+
+    The sum is the same. A scene enters it twice: other scenes' answers are given for it, and its own for others. So how often its own are
+    right there is added, less the mean (the projection of a U-statistic).
+    """
+    of_it = exchanged(predicted, right, mask, slots, weights, guess)
+    for_others = exchanged(right, predicted, mask, slots, weights, guess)
+    total = (mask if weights is None else weights).sum(axis=1)
+    return of_it + for_others - total * (for_others.sum() / max(total.sum(), 1e-12))
+
+
 class Table:
     """Collects scores and lays out probes.parquet.
 
-    Accuracies have exact intervals of as many independent tokens as say as much, differences paired ones over scenes. Shares of a
-    score above chance have percentiles of resamples, the same for every score of a row's scenes.
+    Accuracies have exact intervals of as many independent tokens as say as much, differences and shares of a score above chance paired
+    ones over scenes.
     """
 
-    def __init__(self, *, draws: int, seed: int) -> None:
+    def __init__(self) -> None:
         self._scores: dict[tuple[str, ...], Score] = {}
-        self._counts = cache(lambda n: resample_counts(n, draws=draws, seed=seed))
-        self._samples: dict[tuple[str, ...], Float[np.ndarray, " draws"]] = {}
 
     def add(self, scores: Iterable[Score]) -> None:
         for score in scores:
@@ -176,28 +192,15 @@ class Table:
 
     def _share(self, name: str, score: Score, other: Score) -> dict[str, Any]:
         """Share of the score above chance that ``other`` reaches, in [0, 1]."""
-
-        def share(theirs: Any, ours: Any) -> Any:
-            above = np.asarray(ours) - score.chance
-            ratio = (np.asarray(theirs) - score.chance) / np.where(above > 0, above, np.nan)
-            return np.clip(ratio, 0, 1)
-
-        return _estimate(name, float(share(other.accuracy, score.accuracy)), share(self._resampled(other), self._resampled(score)))
+        assert score.correct is not None
+        assert score.total is not None
+        assert other.correct is not None
+        return _named(name, ratio_above(other.correct, score.correct, score.total, score.chance))
 
     def _find(self, score: Score, **changed: str) -> Score | None:
         found = self._scores.get(_key(score, **changed))
         usable = found is not None and found.correct is not None and score.correct is not None and len(found.correct) == len(score.correct)
         return found if usable else None
-
-    def _resampled(self, score: Score) -> Float[np.ndarray, " draws"]:
-        key = _key(score)
-        if key not in self._samples:
-            assert score.correct is not None
-            assert score.total is not None
-            counts = self._counts(len(score.correct))
-            total = counts @ score.total
-            self._samples[key] = (counts @ score.correct) / np.where(total > 0, total, np.nan)
-        return self._samples[key]
 
 
 def _of_other_scene(score: Score) -> Score:
@@ -215,11 +218,6 @@ def _difference(name: str, score: Score, control: np.ndarray | None) -> dict[str
     assert score.total is not None
     other = score.chance * score.total if control is None else control
     return _named(name, difference_of_sums(score.correct, other, score.total))
-
-
-def _estimate(name: str, value: float, samples: Float[np.ndarray, " draws"]) -> dict[str, float | None]:
-    low, high = percentile_interval(samples)
-    return _named(name, Interval(value, float(low), float(high), 0))
 
 
 def _named(name: str, found: Interval) -> dict[str, float | None]:

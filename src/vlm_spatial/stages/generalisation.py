@@ -39,7 +39,7 @@ def _on(job: Job, name: str, probes: Mapping[Trained, Probes], settings: ProbesS
     for trained in probes.values():
         store.check_model(trained.metadata["identity"])
     others = {trained: found for trained, found in probes.items() if trained[0] != name}
-    return generalise(store, dataset, probes[name, "main"], others, settings, int(job.settings["seed"]))
+    return generalise(store, dataset, probes[name, "main"], others, settings)
 
 
 if __name__ == "__main__":

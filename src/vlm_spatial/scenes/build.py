@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_blocks, travelling_boxes
+from vlm_spatial.scenes.geometry import aligned_boxes, slotted_boxes, travelling_aligned_boxes, travelling_blocks, travelling_boxes
 from vlm_spatial.scenes.noise import with_noise
 from vlm_spatial.scenes.palette import WHITE, Colour
 from vlm_spatial.scenes.scene import CANVAS, Content, Scene, Variant, flip_box
@@ -42,7 +42,7 @@ def sample_scene(
     assert isinstance(settings, DrawnSettings)
     asking, stem = source.sentences(settings)
     boxes = _boxes(settings, axis, variant, generator)
-    blocks = settings.layout
+    blocks, at_thirds = settings.layout, not settings.pairs.decorrelated
     slots: tuple[int, ...] = tuple(range(len(boxes)))
     if variant == "single":
         chosen = int(generator.integers(3)) if slot is None else slot
@@ -68,7 +68,7 @@ def sample_scene(
         height=CANVAS if blocks is None else blocks.canvas,
         grid=None if blocks is None else (blocks.grid, blocks.grid),
         # Strips lie at fixed places where the objects do.
-        bands=blocks.bands if blocks is not None and variant in ("main", "pair") else None,
+        bands=blocks.bands if blocks is not None and (variant == "main" or (variant == "pair" and at_thirds)) else None,
     )
 
 
@@ -82,6 +82,9 @@ def _boxes(settings: DrawnSettings, axis: Axis, variant: Variant, generator: np.
                 return travelling_boxes(difficulty, axis, generator)
             return blocks.boxes(axis, travelling_blocks(blocks, generator))
         case "pair":
+            if settings.pairs.decorrelated:
+                travelled = None if blocks is None else blocks.boxes(axis, travelling_blocks(blocks, generator))
+                return travelled or travelling_aligned_boxes(difficulty, axis, generator)
             return aligned_boxes(difficulty, axis, generator) if blocks is None else blocks.boxes(axis)
         case "blank":
             return ()

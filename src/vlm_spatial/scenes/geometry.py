@@ -4,6 +4,7 @@ from functools import cache
 from itertools import combinations
 
 import numpy as np
+from jaxtyping import Float
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.scene import CANVAS
@@ -23,6 +24,10 @@ ALIGNED_CENTRES = (3 / 16, 8 / 16, 13 / 16)
 ALIGNED_SPILL = 0.15
 # And the exchange of two strips moves at least this share of either.
 _SHARED = 0.6
+# Of pairs whose objects stand anywhere along the axis: side and smallest gap in pixels, and least share of an object's cell along the
+# axis, or across it. Two such shares multiplied are half a cell.
+_ALIKE_SIZE, _ALIKE_GAP = 76, 4
+_ALIKE_SHARE = 0.708
 # Share of the room across the axis that full jitter uses, so that the axis stays the plain direction of the row.
 _ACROSS = 0.6
 # Decorrelated scenes: smallest gap between objects, and sizes relative to the smallest, as small ones can travel furthest.
@@ -131,6 +136,49 @@ def _aligned_row(across: int, axis: Axis) -> tuple[Box, Box, Box] | None:
             if shared < _SHARED * max(tokens.strips[one].sum(), tokens.strips[other].sum()):
                 return None
     return boxes
+
+
+def travelling_aligned_boxes(difficulty: Difficulty, axis: Axis, generator: np.random.Generator) -> tuple[Box, Box, Box]:
+    """Objects of one size anywhere along the axis, in order, that cover the same cells of their slots: the slot is not the place.
+
+    Each covers one cell of the coarsest grid of ``ALIGNED_GRIDS``. Every choice of three of its cells is as frequent that leaves a gap and
+    has an object in another third of the canvas than its slot's. A rule of thirds finds 60% of the slots.
+    """
+    rows = list(_alike_rows().values())
+    starts = generator.choice(rows[int(generator.integers(len(rows)))])
+    room = CANVAS - _ALIKE_SIZE
+    wanted = room / 2 + _jitter(_ACROSS * room / 2, difficulty, generator)
+    across = min(_alike_starts(), key=lambda start: abs(start - wanted)) + _ALIKE_SIZE / 2
+    first, second, third = (place(start + _ALIKE_SIZE / 2, across, _ALIKE_SIZE, _ALIKE_SIZE, axis) for start in starts.tolist())
+    return first, second, third
+
+
+@cache
+def _alike_rows() -> dict[tuple[int, ...], list[tuple[int, ...]]]:
+    """Starts of three objects with a gap between them, by the cells that they cover."""
+    found: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for row in combinations(_alike_starts(), 3):
+        cells = tuple(_alike_starts()[start] for start in row)
+        in_thirds = all(cell * SLOTS // ALIGNED_GRIDS[-1] == slot for slot, cell in enumerate(cells))
+        if min(row[1] - row[0], row[2] - row[1]) >= _ALIKE_SIZE + _ALIKE_GAP and not in_thirds:
+            found.setdefault(cells, []).append(row)
+    return found
+
+
+@cache
+def _alike_starts() -> dict[int, int]:
+    """Starts along one side at which an object covers the same cells on every grid of ``ALIGNED_GRIDS``; its cell of the coarsest."""
+    found = {}
+    for start in range(CANVAS - _ALIKE_SIZE + 1):
+        covered = [coverage((start, 0, start + _ALIKE_SIZE, CANVAS), TokenGrid(1, side), CANVAS, CANVAS) for side in ALIGNED_GRIDS]
+        if all(_stands_alike(of_grid) for of_grid in covered):
+            found[start] = int(np.argmax(covered[-1]))
+    return found
+
+
+def _stands_alike(covered: Float[np.ndarray, " cells"]) -> bool:
+    own = covered >= _ALIKE_SHARE
+    return bool(own.sum() == round(_ALIKE_SIZE * len(covered) / CANVAS) and covered[~own].max() <= ALIGNED_SPILL)
 
 
 def _jitter(room: float, difficulty: Difficulty, generator: np.random.Generator) -> float:

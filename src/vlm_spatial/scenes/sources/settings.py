@@ -71,6 +71,10 @@ class Pairs(Settings):
     vision: Count = 50
     language: Count = 50
     conflict: Count = 50
+    decorrelated: bool = Field(
+        False,
+        description="drawn scenes: their objects stand anywhere along the axis, so that in no experiment the slot is a third of the canvas",
+    )
     file: UserPath | None = Field(
         None,
         description="drawn scenes: a JSON list of the pairs of vision, language and last_token, in place of a draw of so many",
@@ -139,6 +143,8 @@ class DatasetSettings(Settings):
             raise ValueError("axes: name each of horizontal, vertical at most once, and at least one")
         if self.pairs.file and not self.drawn:
             raise ValueError("pairs.file: lists contents of drawn scenes; of photographs pairs are found, leave it out")
+        if self.pairs.decorrelated and not self.drawn:
+            raise ValueError("pairs.decorrelated: moves drawn objects; photographs show theirs where they stand, leave it out")
         if self.pairs.last_token and not self.shared_middle:
             raise ValueError("pairs.last_token: its pictures are drawn; of photographs the language pairs serve, leave it out")
         if not set(TEMPLATES) & set(self.templates):

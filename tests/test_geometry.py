@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_spatial.scenes.geometry import ALIGNED_CENTRES, ALIGNED_GRIDS, ALIGNED_SPILL, aligned_boxes, slotted_boxes, travelling_boxes
+from vlm_spatial.scenes.geometry import (
+    ALIGNED_CENTRES,
+    ALIGNED_GRIDS,
+    ALIGNED_SPILL,
+    aligned_boxes,
+    slotted_boxes,
+    travelling_aligned_boxes,
+    travelling_boxes,
+)
 from vlm_spatial.scenes.scene import CANVAS
 from vlm_spatial.scenes.sources.drawn import Difficulty
 from vlm_spatial.tokens import Axis, TokenGrid, coverage, matched_blocks, scene_tokens
@@ -52,7 +60,7 @@ def test_travelling_objects_stand_apart_and_in_order(difficulty: Difficulty, axi
 def test_decorrelated_slots_are_not_told_by_position(axis: Axis) -> None:
     """The best rule from the absolute centre alone tells the slot of main scenes always, of decorrelated ones often not."""
     accuracies = {}
-    for name, place in (("main", slotted_boxes), ("decorrelated", travelling_boxes)):
+    for name, place in (("main", slotted_boxes), ("decorrelated", travelling_boxes), ("pairs", travelling_aligned_boxes)):
         generator = np.random.default_rng(3)
         scenes = [along(place(Difficulty(), axis, generator), axis) for _ in range(1500)]
         centres = np.array([[sum(span) / 2 for span in scene] for scene in scenes])
@@ -60,6 +68,22 @@ def test_decorrelated_slots_are_not_told_by_position(axis: Axis) -> None:
         accuracies[name] = max((np.searchsorted([low, high], centres) == [0, 1, 2]).mean() for low, high in combinations(cuts, 2))
     assert accuracies["main"] == 1
     assert 0.5 < accuracies["decorrelated"] < 0.7
+    assert 0.5 < accuracies["pairs"] < 0.8
+
+
+@given(difficulties(), AXES, SEEDS)
+def test_travelling_objects_of_pairs_cover_the_same_cells_of_their_slots(difficulty: Difficulty, axis: Axis, seed: int) -> None:
+    boxes = travelling_aligned_boxes(difficulty, axis, np.random.default_rng(seed))
+    assert all(later[0] > earlier[1] for earlier, later in pairwise(along(boxes, axis)))
+    # Not all three stand in the third that their slot has in main scenes.
+    assert [int((start + stop) / 2 * 3 // CANVAS) for start, stop in along(boxes, axis)] != [0, 1, 2]
+    for side in ALIGNED_GRIDS:
+        tokens = scene_tokens(boxes, TokenGrid(side, side), CANVAS, CANVAS, axis)
+        for box, own in zip(boxes, tokens.objects, strict=True):
+            assert coverage(box, tokens.grid, CANVAS, CANVAS)[~own].max() <= ALIGNED_SPILL
+        for first, second in combinations(range(3), 2):
+            ours, theirs = matched_blocks(tokens, first, second, "object")
+            assert len(ours) == len(theirs) == tokens.objects[first].sum() == tokens.objects[second].sum()
 
 
 @settings(deadline=None)

@@ -114,9 +114,10 @@ def test_questions_ask_every_slot_by_every_template(dataset: Dataset) -> None:
     assert right.height == dataset.questions.height
 
 
-@pytest.mark.parametrize("kind", [source.kind for source in DRAWN])
-def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str) -> None:
-    settings = dataset_settings({"kind": kind, "pairs": {"vision": 54, "language": 50, "conflict": 54, "last_token": 50}})
+@pytest.mark.parametrize(("kind", "decorrelated"), [*((source.kind, False) for source in DRAWN), ("squares", True)])
+def test_pairs_are_comparable_and_their_hypotheses_differ(kind: str, decorrelated: bool) -> None:
+    wanted = {"vision": 54, "language": 50, "conflict": 54, "last_token": 50, "decorrelated": decorrelated}
+    settings = dataset_settings({"kind": kind, "pairs": wanted})
     planned, pairs = plan_pairs(settings, seed=4)
     scenes = {item.scene_id: item.scene for item in planned}
     assert len(scenes) == len(planned)

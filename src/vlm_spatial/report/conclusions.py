@@ -49,8 +49,9 @@ def how_sure(found: Records) -> str:
 
 
 def sentences(found: Records) -> list[str]:
-    """The rest: the language model's own order, the backup, the correction."""
-    return [sentence for sentence in (_accuracy(found), _background(found), _order(found), _backup(found), _correction(found)) if sentence]
+    """The rest: the language model's own order, what is known of slots apart from places, the backup, the correction."""
+    every = (_accuracy, _background, _order, _slot, _backup, _correction)
+    return [sentence for said in every if (sentence := said(found))]
 
 
 def two_by_two(ablated: pl.DataFrame) -> str:
@@ -142,6 +143,21 @@ def _order(found: Records) -> str:
         "inconclusive": "Whether language layers carry a code of slot or place beyond what enters them stays open",
     }[peak["verdict"]]
     return f"{words}: {with_interval(peak)} of answers follow it; at the connector {shown(peak['control']['estimate'], 'share')}."
+
+
+def _slot(found: Records) -> str:
+    record = found["slot_not_place"]
+    if record["n"] == 0:
+        measured = found["dominance"]["n"] or found["language_ordering_peak"]["n"]
+        return "Slot and absolute place were not held against each other: what is said of slots may be of places." if measured else ""
+    words = {
+        "supported": "Where slot and absolute place name different answers, answers follow the slot",
+        "refuted": "Where slot and absolute place name different answers, no more follow the slot: what is said of slots may be of places",
+        "mixed": "Where slot and absolute place name different answers, they follow the slot in some strata and not in others",
+        "inconclusive": "Slot and absolute place are not told apart: what is said of slots may be of places",
+    }[record["verdict"]]
+    place = shown(record["control"]["estimate"], "share")
+    return f"{words} ({with_interval(record)} follow the slot, {place} the place, n = {record['n']} pairs)."
 
 
 def _backup(found: Records) -> str:

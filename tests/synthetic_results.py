@@ -473,6 +473,7 @@ def heads() -> pl.DataFrame:
                         "axis": axis,
                         "template": "relation_to_object",
                         "condition": "intact",
+                        "group": "last",
                         "form": form,
                         "chosen": chosen,
                         "layer": layer,
@@ -488,6 +489,7 @@ def heads() -> pl.DataFrame:
                         "attribute_log_odds_clean": -5.0,
                         "attribute_log_odds": attribute - 5.0,
                         "attribute_log_odds_source": 5.0,
+                        "atp": attribute / 2 if chosen == "each" else None,
                         "candidate_mass_clean": 0.97,
                         "candidate_mass": 0.97,
                     }

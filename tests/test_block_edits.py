@@ -212,7 +212,7 @@ def test_a_head_output_of_all_heads_is_the_attention_output(adapter: Adapter) ->
     together = HeadOutput(layer, tuple(range(len(slices))), np.array([-1]), torch.cat(slices, dim=1))
     assert torch.equal(found, run_plain(adapter, PAIRS, [InBlocks(0, together)]))
     counterfactual = pair.sources["counterfactual"]
-    assert torch.equal(head_outputs(adapter, counterfactual.image, counterfactual.prompt, -1)[layer], together.values[0])
+    assert torch.equal(head_outputs(adapter, counterfactual.image, counterfactual.prompt, np.array([-1]))[layer], together.values)
     projection = adapter.language_blocks[layer].self_attn.o_proj
     output = projection(source)[-1]
 

@@ -13,10 +13,13 @@ from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.heads import HeadSweep, drawn_alike, ranked_first, sizes
 from vlm_spatial.interventions.last_token import last_token_cases
 from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
+from vlm_spatial.interventions.patch import InBlocks
+from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.heads import few_heads, heads
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.block_edits import head_count, head_width
+from vlm_spatial.models.block_edits import HeadOutput, head_count, head_width
+from vlm_spatial.models.heads import head_gradients, head_outputs
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.routes import routes
@@ -132,6 +135,48 @@ def written(adapter: Adapter, dataset: Dataset, case: Case, name: str) -> dict[i
     for handle in handles:
         handle.remove()
     return found
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_gradients_are_small_differences(tiny: Dataset, tmp_path: Path, family: str) -> None:
+    """Of two random heads, by a patch of a thousandth of the way; and the weights are left without gradients."""
+    adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
+    case = some_cases(tiny, adapter, 1)[0]
+    [run] = case.runs({scene: tiny.image(scene) for scene in case.shown})
+    positions, width = np.array([-4, -1]), head_width(adapter)
+
+    def measure(logits: torch.Tensor) -> torch.Tensor:
+        return logits[5] - logits[7]
+
+    # What was computed in inference mode before must not stand in the way.
+    PatchEngine(adapter).clean([run])
+    found = head_gradients(adapter, run.clean.image, run.clean.prompt, positions, measure)
+    assert found.shape == (len(adapter.language_blocks), 2, head_count(adapter), width)
+    assert all(parameter.grad is None for parameter in adapter.model.parameters())
+    own = head_outputs(adapter, run.clean.image, run.clean.prompt, positions)
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    for layer, head in ((0, 1), (1, 0)):
+        moved = []
+        for step in (-1e-2, 1e-2):
+            values = (own + step * direction)[layer][:, [head]]
+            moved.append(measure(run_plain(adapter, [run], [InBlocks(0, HeadOutput(layer, (head,), positions, values))])[0]))
+        slope = float(moved[1] - moved[0]) / 2e-2
+        assert float((found * direction)[layer, :, head].sum()) == pytest.approx(slope, rel=0.05, abs=2e-4)
+
+
+def test_heads_at_the_question_are_chosen_by_gradients(tiny: Dataset) -> None:
+    adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
+    cases = some_cases(tiny, adapter, 2)
+    table = HeadSweep(PatchEngine(adapter), tiny, cases, ()).run(1, 0, question_heads=3)
+    question = table.filter(group="question")
+    single = question.filter(chosen="each")
+    assert single.height == 2 * 6
+    assert question.filter(chosen="all").height == 2
+    every = table.filter(chosen="each", group="last")
+    assert every["atp"].null_count() == 0
+    found = heads(table).filter(axis="both axes", measure="atp_rank_correlation")
+    assert set(found["token_set"]) == {"last", "question"}
+    assert found.filter(token_set="last")["estimate"].item() > 0.3
 
 
 def test_measures_of_planted_heads() -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from vlm_spatial.config.settings import PositiveCount, Settings
+from vlm_spatial.config.settings import Count, PositiveCount, Settings
 
 RouteName = Literal[
     "image_to_question",
@@ -49,4 +49,7 @@ class RoutesSettings(Settings):
     )
     heads: bool = Field(True, description="also replace what attention heads write at the last token, alone and together")
     head_draws: PositiveCount = Field(20, description="draws of random heads of the same layers, the control")
+    question_heads: Count = Field(
+        50, description="heads replaced at the question's tokens: so many that gradients rank first, and as many random ones; 0: none"
+    )
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of edited runs")

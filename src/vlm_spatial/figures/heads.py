@@ -15,7 +15,7 @@ _SERIES = {"ranked": "first heads", "random": "random heads of the same layers"}
 
 def map_rows(tables: Tables) -> pl.DataFrame:
     """A row an axis, outcome and head."""
-    columns = {name: name for name in ("axis", "outcome", "site", "head", *_NUMBERS)}
+    columns = {name: name for name in ("axis", "outcome", "site", "head", *_NUMBERS)} | {"token_set": "tokens"}
     shown = select(tables.get("measures"), "heads", ["head_effect"], columns)
     return shown.with_columns(layer=pl.col("site").str.split(".").list.last().cast(pl.Int64))
 
@@ -44,7 +44,8 @@ def map_caption(shown: pl.DataFrame) -> str:
         "question for the other slot. Colour: change of log-odds against the untouched answer, as a share of the change with all heads "
         "replaced. "
         "Attribute: of the other run's own answer. Ordinal: of the own picture's object in the slot that the other run was asked for. "
-        "On screen each square has its 95% interval. "
+        "On screen each square has its 95% interval, and the same at the question's tokens, for the heads that gradients rank first and as "
+        "many random ones. "
         f"{counts(shown, 'pairs')} ({most_aside(shown)} set aside: the model answers one of the two runs wrong)."
     )
 
@@ -90,8 +91,8 @@ MAP = Figure(
     rows=map_rows,
     draw=_map,
     caption=map_caption,
-    controls=("dataset", "axis", "outcome"),
-    paper={"outcome": "attribute"},
+    controls=("dataset", "axis", "tokens", "outcome"),
+    paper={"tokens": "last", "outcome": "attribute"},
     optional=True,
     height=320,
 )

@@ -4,6 +4,8 @@ A head's output, before the output projection, is replaced by that of another ru
 shows other objects and asks for the other slot. The answer may stay; or become the own picture's object in the source's slot (``ordinal``:
 the head carries the slot); or the source's own answer (``attribute``: it carries the object).
 
+The same is done at the question's tokens, for the heads that gradients rank first (attribution patching) and as many random ones.
+
 Then the heads are ranked by what each carries of the attribute, on one half of the pairs, and on the other half the first ``k`` of them
 are replaced together: by the source's outputs, and by the mean over untouched runs. The control has as many random
 heads of the same layers.
@@ -26,12 +28,13 @@ from vlm_spatial.interventions.edited_runs import finite, read_next, untouched
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
-from vlm_spatial.interventions.patch import InBlocks, PairRuns
+from vlm_spatial.interventions.patch import InBlocks, PairRuns, Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.interventions.routes import positions_of, standing_edits
-from vlm_spatial.models.block_edits import BlockEdit, HeadOutput, head_count
-from vlm_spatial.models.heads import head_outputs
+from vlm_spatial.interventions.token_groups import text_groups
+from vlm_spatial.models.block_edits import BlockEdit, HeadOutput, Positions, head_count
+from vlm_spatial.models.heads import head_gradients, head_outputs
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
@@ -42,6 +45,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "axis": pl.String,
     "template": pl.String,
     "condition": pl.String,
+    "group": pl.String,
     "form": pl.String,
     "chosen": pl.String,
     "layer": pl.Int32,
@@ -55,11 +59,13 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(_LOG_ODDS, pl.Float64),
     "candidate_mass_clean": pl.Float64,
     "candidate_mass": pl.Float64,
+    "atp": pl.Float64,
 }
 """Columns of heads.parquet; see docs/formats.md."""
 
+_LAST = np.array([-1])
 Chosen = Bool[np.ndarray, "layers heads"]
-Outputs = Float[Tensor, "layers heads width"]
+Outputs = Float[Tensor, "layers positions heads width"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,14 @@ class Replaced:
     Attributes:
         form: ``patched`` (the source's outputs) or ``mean`` (the mean over the untouched runs of the axis).
         chosen: ``each`` (one head), ``all``, ``ranked`` or ``random``.
+        group: the tokens at which, ``last`` or ``question``.
     """
 
     form: str
     chosen: str
     heads: Chosen
     draw: int | None = None
+    group: str = "last"
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class Untouched:
     Attributes:
         before, there: the candidates' log-probabilities in the clean run and in the source's.
         clean, source: what the heads write at the prompt's last token.
+        places: by group, its positions; the question's only where both prompts have as many.
+        atp: by group, the first-order estimate of what each head's patch changes of the attribute's log-odds; none under standing routes.
     """
 
     before: Float[np.ndarray, " candidates"]
@@ -91,6 +101,8 @@ class Untouched:
     included: bool
     clean: Outputs
     source: Outputs
+    places: Mapping[str, Positions]
+    atp: Mapping[str, Float[np.ndarray, "layers heads"]]
 
 
 def sizes(heads: int) -> list[int]:
@@ -110,11 +122,10 @@ def drawn_alike(chosen: Chosen, generator: np.random.Generator) -> Chosen:
     return np.stack([generator.permutation(row) for row in chosen])
 
 
-def edits_of(chosen: Chosen, outputs: Outputs, position: int) -> list[BlockEdit]:
-    """The edits, one a layer, that replace the chosen heads' outputs at one position."""
-    where = np.array([position])
+def edits_of(chosen: Chosen, outputs: Outputs, positions: Positions) -> list[BlockEdit]:
+    """The edits, one a layer, that replace the chosen heads' outputs at some positions."""
     return [
-        HeadOutput(layer, tuple(np.flatnonzero(row).tolist()), where, outputs[layer][torch.as_tensor(row)][None])
+        HeadOutput(layer, tuple(np.flatnonzero(row).tolist()), positions, outputs[layer][:, torch.as_tensor(row)])
         for layer, row in enumerate(chosen)
         if row.any()
     ]
@@ -132,8 +143,12 @@ class HeadSweep:
         self.engine, self.dataset, self.cases, self.standing = engine, dataset, cases, standing
         self.shape = (len(engine.adapter.language_blocks), head_count(engine.adapter))
 
-    def run(self, draws: int, seed: int) -> pl.DataFrame:
-        """One row a pair and set of heads (columns: ``SCHEMA``). Pairs that are not ``included`` have rows of single heads alone."""
+    def run(self, draws: int, seed: int, question_heads: int = 0) -> pl.DataFrame:
+        """One row a pair and set of heads (columns: ``SCHEMA``). Pairs that are not ``included`` have rows of single heads alone.
+
+        Args:
+            question_heads: how many heads that gradients rank first, and as many random ones, are replaced at the question's tokens.
+        """
         heads = int(np.prod(self.shape))
         single = [Replaced("patched", "each", one.reshape(self.shape)) for one in np.eye(heads, dtype=bool)]
         first = [*single, Replaced("patched", "all", np.ones(self.shape, dtype=bool))]
@@ -160,7 +175,55 @@ class HeadSweep:
                 for index, pair in zip(group, found, strict=True)
             ]
             rows += self._rows(group, images, found, replaced)
+        asked = [index for index in included if "question" in known[index].atp]
+        if question_heads and asked:
+            rows += self._at_question(asked, known, question_heads, seed)
         return pl.DataFrame(rows, schema=SCHEMA)
+
+    def _at_question(self, asked: Sequence[int], known: Sequence[Untouched], count: int, seed: int) -> Iterator[dict[str, object]]:
+        """The heads that gradients rank first over all pairs and as many random ones, each alone, and all heads at once."""
+        size = np.abs(np.mean([known[index].atp["question"] for index in asked], axis=0))
+        first = ranked_first(size, min(count, size.size))
+        others = np.flatnonzero(~first)
+        drawn = np.random.default_rng([seed, count]).choice(others, min(count, len(others)), replace=False)
+        numbers = sorted({*np.flatnonzero(first).tolist(), *drawn.tolist()})
+        every = np.eye(size.size, dtype=bool)
+        plan = [Replaced("patched", "each", every[number].reshape(self.shape), group="question") for number in numbers]
+        plan.append(Replaced("patched", "all", np.ones(self.shape, dtype=bool), group="question"))
+        for group, images in self._groups(asked, len(plan), "attention heads at the question"):
+            replaced = []
+            for index in group:
+                source = self.cases[index].runs(images)[0].sources["counterfactual"]
+                places = text_groups(self.engine.adapter, source.image, source.prompt)["question"]
+                outputs = head_outputs(self.engine.adapter, source.image, source.prompt, places)
+                replaced.append([(each, outputs) for each in plan])
+            yield from self._rows(group, images, [known[index] for index in group], replaced)
+
+    def _estimates(
+        self, case: Case, clean: Run, source: Run, places: Mapping[str, Positions]
+    ) -> dict[str, Float[np.ndarray, "layers heads"]]:
+        """Attribution patching: the gradient of the attribute's log-odds, by first tokens, times what the patch changes."""
+        adapter, reader = self.engine.adapter, case.reader
+        there = self._places(source)
+        positions = [np.concatenate([groups[name] for name in places]) for groups in (places, there)]
+        attribute, stay = (
+            torch.tensor(sorted({form[0] for form in reader.forms[reader.candidates.index(case.hypotheses[name])]}))
+            for name in ("attribute", "stay")
+        )
+
+        def odds(logits: Tensor) -> Tensor:
+            return logits[attribute.to(logits.device)].logsumexp(0) - logits[stay.to(logits.device)].logsumexp(0)
+
+        step = head_outputs(adapter, source.image, source.prompt, positions[1]) - head_outputs(
+            adapter, clean.image, clean.prompt, positions[0]
+        )
+        by_position = (head_gradients(adapter, clean.image, clean.prompt, positions[0], odds) * step).sum(dim=-1)
+        ends = np.cumsum([len(group) for group in places.values()])[:-1]
+        return dict(zip(places, (part.sum(axis=1) for part in np.split(by_position.numpy(), ends, axis=1)), strict=True))
+
+    def _places(self, run: Run) -> dict[str, Positions]:
+        groups = text_groups(self.engine.adapter, run.image, run.prompt)
+        return {name: groups[name] for name in ("last", "question")}
 
     def _groups(self, indices: Sequence[int], runs: int, description: str) -> Iterator[tuple[list[int], dict[str, Image.Image]]]:
         """Numbers of pairs that are handed to the engine together, with their pictures."""
@@ -193,12 +256,16 @@ class HeadSweep:
         for case, several, before, there in zip(cases, of_case, *scores, strict=True):
             # The first run has nothing of an answer behind the prompt.
             clean, source = several[0].clean, several[0].sources["counterfactual"]
-            outputs = [
-                head_outputs(engine.adapter, run.image, run.prompt, -1, self._always(case, PairRuns(case.pair_id, run)))
+            of_clean, of_source = (
+                head_outputs(engine.adapter, run.image, run.prompt, _LAST, self._always(case, PairRuns(case.pair_id, run)))
                 for run in (clean, source)
-            ]
+            )
+            places = self._places(clean)
+            if len(places["question"]) != len(self._places(source)["question"]):
+                del places["question"]
+            atp = {} if self.standing else self._estimates(case, clean, source, places)
             right = case.reader.best(before) == case.clean_answer and case.reader.best(there) == case.counterfactual_answer
-            found.append(Untouched(before, there, right, *outputs))
+            found.append(Untouched(before, there, right, of_clean, of_source, places, atp))
         return found
 
     def _rows(
@@ -210,13 +277,14 @@ class HeadSweep:
     ) -> Iterator[dict[str, object]]:
         runs: list[PairRuns] = []
         edited: list[tuple[InBlocks, ...]] = []
-        for index, of_pair in zip(group, replaced, strict=True):
+        for index, pair, of_pair in zip(group, known, replaced, strict=True):
             case, first = self.cases[index], len(runs)
             runs += case.runs(images)
             always = [self._always(case, run) for run in runs[first:]]
             for each, outputs in of_pair:
-                for number, beginning in enumerate(case.reader.beginnings):
-                    edits = [*always[number], *edits_of(each.heads, outputs, -1 - len(beginning))]
+                for number in range(len(always)):
+                    # Counted from the start, a position is the same with the beginning of an answer behind the prompt.
+                    edits = [*always[number], *edits_of(each.heads, outputs, pair.places[each.group])]
                     edited.append(tuple(InBlocks(first + number, edit) for edit in edits))
         logits = iter(finite(self.engine, self.engine.run(runs, edited), [runs[edits[0].pair] for edits in edited], "attention heads"))
         for index, pair, of_pair in zip(group, known, replaced, strict=True):
@@ -237,6 +305,7 @@ class HeadSweep:
             "axis": case.axis,
             "template": case.template,
             "condition": "+".join(self.standing) or "intact",
+            "group": each.group,
             "form": each.form,
             "chosen": each.chosen,
             "layer": alone[0, 0],
@@ -250,6 +319,7 @@ class HeadSweep:
             **odds,
             "candidate_mass_clean": mass(pair.before),
             "candidate_mass": mass(after),
+            "atp": None if each.chosen != "each" or each.group not in pair.atp else float(pair.atp[each.group][each.heads][0]),
         }
 
 

@@ -26,9 +26,12 @@ def heads(table: pl.DataFrame | None) -> pl.DataFrame:
     for axis in (BOTH, *sorted(table["axis"].unique())):
         of_axis = table if axis == BOTH else table.filter(axis=axis)
         aside = of_axis.filter(~pl.col("included"))["pair_id"].n_unique()
-        found = [*_single(of_axis), *_several(of_axis), *_sparsity(of_axis)]
-        rows += [{"axis": axis, "token_set": "last", "set_aside": aside, **row} for row in found]
-    return tidy(rows, "heads", counted="pairs")
+        last = of_axis.filter(group="last")
+        for group in of_axis["group"].unique(maintain_order=True):
+            of_group = of_axis.filter(group=group)
+            rows += [{"axis": axis, "token_set": group, "set_aside": aside, **row} for row in (*_single(of_group), *_agreement(of_group))]
+        rows += [{"axis": axis, "token_set": "last", "set_aside": aside, **row} for row in (*_several(last), *_sparsity(last))]
+    return tidy([{"counted": "pairs", **row} for row in rows], "heads")
 
 
 def _single(table: pl.DataFrame) -> Iterator[dict[str, object]]:
@@ -49,6 +52,20 @@ def _single(table: pl.DataFrame) -> Iterator[dict[str, object]]:
     for (layer, head), group in kept.filter(experiment="head").group_by("layer", "head", maintain_order=True):
         found = binomial(group.select(broken.sum()).item(), group.height)
         yield {"site": f"language.{layer}", "head": head, "measure": "broken", "method": "exact interval", **numbers(found)}
+
+
+def _agreement(table: pl.DataFrame) -> Iterator[dict[str, object]]:
+    """Whether gradients rank the heads as patching does: Spearman's correlation of the two mean effects over heads."""
+    from scipy.stats import spearmanr
+
+    single = table.filter("included", experiment="head").drop_nulls("atp")
+    means = single.group_by("layer", "head", maintain_order=True).agg(
+        pl.col("atp").mean(), exact=(pl.col("attribute_log_odds") - pl.col("attribute_log_odds_clean")).mean()
+    )
+    if means.height > 2:
+        found = float(spearmanr(means["atp"].to_numpy(), means["exact"].to_numpy()).statistic)
+        of = {"measure": "atp_rank_correlation", "outcome": "attribute", "counted": "heads", "method": "Spearman, without an interval"}
+        yield of | {"estimate": found, "n": means.height}
 
 
 def _several(table: pl.DataFrame) -> Iterator[dict[str, object]]:

@@ -31,7 +31,9 @@ def routes(job: Job) -> None:
     heads = pl.DataFrame(schema=SCHEMA)
     if settings.heads:
         last = read_cases(dataset, adapter, "last_token") or last_token_cases(dataset, read_cases(dataset, adapter, "language"))
-        heads = HeadSweep(engine, dataset, chosen_cases(last, settings.pairs), settings.standing).run(settings.head_draws, seed)
+        heads = HeadSweep(engine, dataset, chosen_cases(last, settings.pairs), settings.standing).run(
+            settings.head_draws, seed, settings.question_heads
+        )
     write_parquet(heads, job.outputs["heads"])
 
 

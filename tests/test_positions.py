@@ -16,6 +16,7 @@ from vlm_spatial.interventions.language import exchangeable
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.positions import Move, ids_after, moves, run_positions
 from vlm_spatial.measures.claims import judged
+from vlm_spatial.measures.positions import named
 from vlm_spatial.measures.positions import positions as measured
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
@@ -110,6 +111,26 @@ def test_of_a_causal_image_order_matters_and_a_common_shift_does_not(tiny: Datas
     # Windows, in the order of the plan, are rows of their own.
     spans = table.filter(token_set="strip", values="kept", ids="exchanged").select("layer_from", "layer_to").unique(maintain_order=True)
     assert spans.rows() == [(0, 2), (0, 0), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("organism", "expected"),
+    [
+        # Planted: place says nothing to it. Not planted: of rotary index and causal order it goes by the first.
+        ("vision-0", {"values": "stay", "ids": "stay", "both": "stay"}),
+        ("natural-qwen2_vl", {"values": "move", "ids": "move", "both": "stay"}),
+    ],
+)
+def test_organisms_go_by_what_they_know(tiny: Dataset, organism: str, expected: dict[str, str]) -> None:
+    adapter = load_adapter(ORGANISMS / organism, device="cpu")
+    cases = exchangeable(read_cases(tiny, adapter, "conflict"))
+    settings = PositionsSettings(token_sets=("strip",), shuffles=())
+    table = run_positions(PatchEngine(adapter), tiny, cases, [moves(case, adapter, settings, [], 0) for case in cases], 8)
+    found = named(table).filter("included", token_set="strip")
+    for condition, outcome in expected.items():
+        share = (found.filter(condition=condition)["outcome"] == outcome).mean()
+        assert share is not None
+        assert share >= 0.75, (condition, share)
 
 
 def test_measures_of_planted_answers() -> None:

@@ -348,7 +348,9 @@ def test_stages_that_are_off_run_through_the_workflow_once_they_are_on(finished:
     assert workflow.jobs() == of("natural", *ANALYSES, *OFF) | FIGURES
     workflow.run()
     assert workflow.jobs() == NOTHING
-    for name in (*GROUPS["How does the language model fetch the answer?"], "positions", "positions_by_layer"):
+    drawn = {*GROUPS["How does the language model fetch the answer?"], "positions", "positions_by_layer"}
+    # One pair cannot be parted in halves, on which heads are ranked and counted.
+    for name in drawn - {"heads_together"}:
         assert (workflow.folder / f"results/figures/natural/{name}.svg").is_file()
     page = (workflow.folder / "results/report.html").read_text(encoding="utf-8")
     assert "How does the language model fetch the answer?" in page

@@ -1,5 +1,6 @@
 """Values and position ids exchanged apart: ids by hand, exact identities of two families, and what the measures say of planted answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.language import exchangeable
 from vlm_spatial.interventions.pairs_on_grid import read_cases
-from vlm_spatial.interventions.positions import Move, ids_after, moves, run_positions
+from vlm_spatial.interventions.positions import Move, ids_after, moves, run_positions, shuffled
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.positions import named
 from vlm_spatial.measures.positions import positions as measured
@@ -81,6 +82,17 @@ def test_what_moves(tiny: Dataset, tmp_path: Path) -> None:
             assert masks.any(axis=0)[move.to].all()
     asked = {(move.values, move.ids) for move in made if move.token_set == "object"}
     assert asked == {("exchanged", "kept"), ("exchanged", "exchanged"), ("kept", "exchanged"), ("kept", "rows"), ("kept", "columns")}
+
+
+def test_cells_that_two_objects_share_are_shuffled_once(tiny: Dataset, tmp_path: Path) -> None:
+    adapter = load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu")
+    case = read_cases(tiny, adapter, "conflict")[0]
+    objects = np.zeros_like(case.tokens.objects)
+    objects[0, :4], objects[1, 2:7], objects[2, 6:9] = True, True, True
+    overlapping = replace(case, tokens=replace(case.tokens, objects=objects))
+    to, taken = shuffled(overlapping, "object", np.random.default_rng(0))
+    assert to.tolist() == list(range(9))
+    assert [sorted(taken[part].tolist()) for part in (slice(0, 4), slice(4, 7), slice(7, 9))] == [[0, 1, 2, 3], [4, 5, 6], [7, 8]]
 
 
 def test_of_an_image_seen_in_both_directions_order_says_nothing(tiny: Dataset) -> None:

@@ -103,7 +103,7 @@ def moves(case: Case, adapter: Adapter, settings: PositionsSettings, spans: Sequ
             made += [Move(name, "kept", ids, "none", to, taken, *every) for ids in ("rows", "columns")]  # type: ignore[arg-type]
     made += [Move("all", "kept", ids, "none", cells, cells, *every) for ids in ("shifted", "all_shifted", "collapsed")]  # type: ignore[arg-type]
     for shuffle in settings.shuffles:
-        to, taken = _shuffled(case, shuffle, generator)
+        to, taken = shuffled(case, shuffle, generator)
         made += [Move("all", "shuffled", ids, shuffle, to, taken, *every) for ids in ("kept", "shuffled")]  # type: ignore[arg-type]
     return made
 
@@ -116,9 +116,11 @@ def _random_blocks(case: Case, generator: np.random.Generator) -> tuple[Cells, C
     return first, second
 
 
-def _shuffled(case: Case, shuffle: Shuffle, generator: np.random.Generator) -> tuple[Cells, Cells]:
+def shuffled(case: Case, shuffle: Shuffle, generator: np.random.Generator) -> tuple[Cells, Cells]:
     masks = {"object": case.tokens.objects, "strip": case.tokens.strips, "all": np.ones((1, case.tokens.grid.size), dtype=bool)}[shuffle]
-    groups = [np.flatnonzero(mask) for mask in masks]
+    # Boxes of photographs overlap: what two objects share is shuffled with the first.
+    earlier = np.cumsum(masks, axis=0) > masks
+    groups = [np.flatnonzero(mask) for mask in masks & ~earlier]
     return np.concatenate(groups), np.concatenate([generator.permutation(group) for group in groups])
 
 

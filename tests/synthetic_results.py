@@ -443,7 +443,38 @@ def readout() -> pl.DataFrame:
                         "candidate_mass": 0.97,
                     }
                 )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame([*rows, *id_readings()], infer_schema_length=None)
+
+
+def id_readings() -> list[dict]:
+    """Spatial IDs read at names: at layer 1 never the truth; at layer 2 of most right answers, and of wrong ones the answer given."""
+    rows = []
+    for layer, right_read, given in ((1, 0, 0), (2, 18, 9)):
+        for axis in AXES:
+            for index in range(32):
+                right = index < 20
+                agrees = index < right_read if right else index - 20 < given
+                rows.append(
+                    {
+                        "pair_id": f"{axis}-{index}/object_to_slot",
+                        "experiment": "read",
+                        "axis": axis,
+                        "template": "object_to_slot",
+                        "picture": "own",
+                        "group": "word.target",
+                        "source": "id",
+                        "site": f"language.{layer}",
+                        "layer": layer,
+                        "all_layers": False,
+                        "included": True,
+                        "outcome": ("truth" if right else "given") if agrees else "other" if right else "truth",
+                        "right_after": right,
+                        "candidates": 3,
+                        "candidate_mass_clean": 0.97,
+                        "candidate_mass": 0.97,
+                    }
+                )
+    return rows
 
 
 HEADS = 2

@@ -16,7 +16,7 @@ from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.patch import Patch
 from vlm_spatial.interventions.readout import corrupt, plan, run_readout, steering
 from vlm_spatial.interventions.reference import run_plain
-from vlm_spatial.interventions.spatial_ids import half_of, matched_random, slot_parts
+from vlm_spatial.interventions.spatial_ids import AtName, Fitted, half_of, matched_random, nearest_slots, parts_of
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.readout import id_swap
@@ -113,11 +113,21 @@ def test_slots_are_taken_apart_from_objects_by_hand() -> None:
     of_slot = np.array([[1.0, 0.0], [0.0, -3.0], [-1.0, 3.0]])
     rows = [("red", 0), ("red", 1), ("red", 1), ("blue", 1), ("blue", 2)]
     values = np.stack([of_object[name] + of_slot[slot] for name, slot in rows])
-    found = slot_parts(values, [name for name, _ in rows], np.array([slot for _, slot in rows]))
-    assert found is not None
-    assert found == pytest.approx(of_slot)
-    # Where each object stands in one slot, object and slot cannot be told apart.
-    assert slot_parts(values[[0, 4]], ["red", "blue"], np.array([0, 2])) is None
+    names, slots = [name for name, _ in rows], np.array([slot for _, slot in rows])
+    parts = parts_of(values, names, slots)
+    assert parts is not None
+    assert parts[0] == pytest.approx(of_slot)
+    assert {name: part.tolist() for name, part in parts[1].items()} == {name: pytest.approx(part) for name, part in of_object.items()}
+    # Each residual, without its object's part, is nearest to the ID of its own slot.
+    for value, (name, slot) in zip(values, rows, strict=True):
+        one = AtName("question", "scene", name, slot, value[None])
+        assert nearest_slots(one, parts[1][name][None], parts[0][None]) == [slot]
+    # Where each object stands in one slot, object and slot cannot be told apart; of two slots, the third has no ID.
+    assert parts_of(values[[0, 4]], ["red", "blue"], np.array([0, 2])) is None
+    two = parts_of(values[:3], names[:3], slots[:3])
+    assert two is not None
+    assert np.isnan(two[0][2]).all()
+    assert two[0][:2] == pytest.approx(np.array([[0.5, 1.5], [-0.5, -1.5]]))
     assert [half_of(name, ["green", "blue", "red"]) for name in ("blue", "green", "red")] == [0, 1, 0]
     drawn = matched_random(np.array([3.0, 4.0]), np.random.default_rng(0))
     assert np.linalg.norm(drawn) == pytest.approx(5.0)
@@ -128,7 +138,7 @@ def test_a_vector_that_is_added_at_the_name(tiny: Dataset, tmp_path: Path) -> No
     adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
     case = next(case for case in read_cases(tiny, adapter, "vision") if case.template == "object_to_slot")
     vectors = np.random.default_rng(0).standard_normal((1, 3, adapter.width))
-    ids = {(axis, 0): vectors * factor for axis, factor in (("horizontal", 3.0), ("vertical", 0.0))}
+    ids = {(axis, 0): Fitted(vectors * factor, {}) for axis, factor in (("horizontal", 3.0), ("vertical", 0.0))}
     made = steering(case, ["language.1"], ids, 0, (0.5, 2.0), 2, 0)
     asked = [(one.group, one.source, one.alpha, one.draw) for one in made]
     assert asked == [
@@ -143,7 +153,8 @@ def test_a_vector_that_is_added_at_the_name(tiny: Dataset, tmp_path: Path) -> No
     assert other["margin"].to_list() == pytest.approx(other["margin_clean"].to_list(), abs=1e-5)
     image = tiny.image(case.clean_scene)
     position = word_position(adapter, image, case.prompt, list(tiny.row(case.clean_scene)["objects"]))  # type: ignore[call-overload]
-    step = torch.tensor(ids[case.axis, 0][0, case.slots[1]] - ids[case.axis, 0][0, case.slots[0]]).float()
+    of_case = ids[case.axis, 0].slots[0]
+    step = torch.tensor(of_case[case.slots[1]] - of_case[case.slots[0]]).float()
 
     def add(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         output = output.clone()
@@ -178,6 +189,11 @@ def test_measures_of_planted_answers() -> None:
     assert difference.estimate == pytest.approx(23 / 46)
     steered = found.filter(measure="flip_rate", site="language.2", token_set="word.target")
     assert dict(steered.select("source", "estimate").iter_rows()) == pytest.approx({"id": 28 / 46, "random": 5 / 46, "other_axis": 0.0})
+    # Of 40 right answers 36 are read at layer 2; of 24 wrong ones 18 agree with the answer, 6 with the truth.
+    read = found.filter(site="language.2", source="id")
+    assert read.filter(measure="id_accuracy")["estimate"].item() == 0.9
+    assert dict(read.filter(measure="id_on_errors").select("outcome", "estimate").iter_rows()) == {"given": 0.75, "truth": 0.25}
+    assert verdicts["id_faithful_on_errors"] == "supported"
     turned = table.with_columns(outcome=pl.lit("stay"), right_after=pl.col("pair_id").str.ends_with("0"))
     verdicts = dict(judged({"readout": turned}).filter(experiment="claims").select("measure", "verdict").iter_rows())
     assert {verdicts[name] for name in ("text_decides", "text_suffices", "spatial_id_swap")} == {"refuted"}
@@ -195,6 +211,13 @@ def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Data
     steered = pl.read_parquet(asked.outputs["table"]).filter(experiment="steer")
     assert set(steered["template"]) == {"object_to_slot"}
     assert set(steered["source"]) == {"id", "random", "other_axis"}
+    read = pl.read_parquet(asked.outputs["table"]).filter(experiment="read")
+    assert set(read["axis"]) == {"horizontal", "vertical"}
+    asks = Dataset.open(tiny.folder).questions.filter(template="object_to_slot", variant="main", split="test")
+    known = read.join(asks.select("question_id", "answer"), left_on="pair_id", right_on="question_id")
+    assert known.height == read.height > 0
+    assert ((known["id_read"] == known["answer"]) == (known["outcome"] == "truth")).all()
+    assert ((known["predicted"] == known["answer"]) == known["right_after"]).all()
     for wrong, says in (
         ({"groups": ["text"]}, r"stage\.groups"),
         ({"corrupted": ["black"]}, r"stage\.corrupted"),

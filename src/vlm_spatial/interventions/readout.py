@@ -18,7 +18,7 @@ import polars as pl
 from PIL import Image
 
 from vlm_spatial.config.readout import Corrupted, Group
-from vlm_spatial.interventions.answers import mass, outcome
+from vlm_spatial.interventions.answers import AnswerReader, mass, outcome
 from vlm_spatial.interventions.edited_runs import finite, read_next
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
@@ -26,7 +26,7 @@ from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.interventions.spatial_ids import Added, Ids, matched_random
+from vlm_spatial.interventions.spatial_ids import TEMPLATE, Added, AtName, Fitted, half_of, matched_random, nearest_slots
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import Positions
@@ -34,7 +34,7 @@ from vlm_spatial.models.values import Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
-Experiment = Literal["usage", "sufficiency", "steer"]
+Experiment = Literal["usage", "sufficiency", "steer", "read"]
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "pair_id": pl.String,
@@ -60,6 +60,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "candidate_mass_clean": pl.Float64,
     "candidate_mass": pl.Float64,
     "positions": pl.Int32,
+    "id_read": pl.String,
 }
 """Columns of readout.parquet; see docs/formats.md."""
 
@@ -95,7 +96,7 @@ class Taken:
 
 
 def steering(
-    case: Case, sites: Sequence[Site], ids: Mapping[tuple[str, int], Ids], half: int, alphas: Sequence[float], draws: int, seed: int
+    case: Case, sites: Sequence[Site], ids: Mapping[tuple[str, int], Fitted], half: int, alphas: Sequence[float], draws: int, seed: int
 ) -> list[Taken]:
     """The named object's spatial ID exchanged for that of the other slot, and controls at the largest strength.
 
@@ -104,10 +105,10 @@ def steering(
     Args:
         half: of the objects, to which the named one belongs.
     """
-    if (case.axis, half) not in ids:
-        return []
     here, there = case.slots
-    others = [found for (axis, of), found in ids.items() if axis != case.axis and of == half]
+    if (case.axis, half) not in ids or np.isnan(ids[case.axis, half].slots[:, [here, there]]).any():
+        return []
+    others = [fitted.slots for (axis, of), fitted in ids.items() if axis != case.axis and of == half]
     generator = np.random.default_rng([seed, *case.pair_id.encode()])
     made = []
     for number, site in enumerate(sites):
@@ -122,7 +123,7 @@ def steering(
         ) -> Taken:
             return Taken("steer", OWN, group, source, (site,), alpha, draw, Added(alpha * vector))
 
-        step = ids[case.axis, half][number, there] - ids[case.axis, half][number, here]
+        step = ids[case.axis, half].slots[number, there] - ids[case.axis, half].slots[number, here]
         most = max(alphas)
         made += [taken("id", step, alpha) for alpha in alphas]
         made += [taken("random", matched_random(step, generator), most, draw=draw) for draw in range(draws)]
@@ -257,3 +258,58 @@ def _row(case: Case, taken: Taken, before: np.ndarray, there: np.ndarray, after:
         "candidate_mass": mass(after),
         "positions": count,
     }
+
+
+def run_reading(
+    engine: PatchEngine,
+    dataset: Dataset,
+    asked: Sequence[AtName],
+    sites: Sequence[Site],
+    ids: Mapping[tuple[str, int], Fitted],
+    words: Sequence[str],
+) -> pl.DataFrame:
+    """One row a question and layer: the slot whose ID is nearest at the object's name, beside the model's answer.
+
+    Questions whose object was not seen in training, or whose axis has no IDs, have no rows. ``outcome``: the ID agrees with the
+    ``truth``, else with the answer ``given``, or is ``other``.
+    """
+    questions = {row["question_id"]: row for row in dataset.questions.filter(template=TEMPLATE).iter_rows(named=True)}
+    answers = {(row["scene_id"], row["slot"]): row["answer"] for row in questions.values()}
+    rows: list[dict[str, object]] = []
+    for one in asked:
+        question = questions[one.question_id]
+        half = half_of(one.name, words)
+        own, others = ids.get((question["axis"], 1 - half)), ids.get((question["axis"], half))
+        if own is None or others is None or one.name not in own.objects:
+            continue
+        reader = AnswerReader.of(engine.adapter, question["candidates"], TEMPLATE)
+        image = pictures(engine.adapter, dataset, [one.scene_id])[one.scene_id]
+        runs = [PairRuns(one.question_id, Run(image, prompt)) for prompt in reader.prompts(question["prompt"])]
+        scores = reader.log_probabilities(finite(engine, engine.clean(runs), runs, "untouched runs"))
+        predicted = reader.best(scores)
+        for site, slot in zip(sites, nearest_slots(one, own.objects[one.name], others.slots), strict=True):
+            read = answers.get((one.scene_id, slot))
+            rows.append(
+                {
+                    "pair_id": one.question_id,
+                    "experiment": "read",
+                    "axis": question["axis"],
+                    "template": TEMPLATE,
+                    "picture": OWN,
+                    "group": _WORDS[TEMPLATE],
+                    "source": "id",
+                    "site": site,
+                    "layer": int(site.split(".")[1]),
+                    "all_layers": False,
+                    "included": True,
+                    "predicted": predicted,
+                    "outcome": "truth" if read == question["answer"] else "given" if read == predicted else "other",
+                    "right_after": predicted == question["answer"],
+                    "candidates": len(reader.candidates),
+                    "candidate_mass_clean": mass(scores),
+                    "candidate_mass": mass(scores),
+                    "positions": 1,
+                    "id_read": read,
+                }
+            )
+    return pl.DataFrame(rows, schema=SCHEMA)

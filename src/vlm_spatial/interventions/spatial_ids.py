@@ -5,7 +5,7 @@ and a part of the slot. The slots' parts are the IDs. They are learned from one 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,25 @@ Ids = Float[np.ndarray, "sites slots features"]
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """Attributes: ``slots``, the IDs; ``objects``, by name what the residual at it is without its slot, ``[sites, features]``."""
+
+    slots: Ids
+    objects: Mapping[str, Float[np.ndarray, "sites features"]]
+
+
+@dataclass(frozen=True)
+class AtName:
+    """One question that names an object: the residual at the name, ``[sites, features]``."""
+
+    question_id: str
+    scene_id: str
+    name: str
+    slot: int
+    values: Float[np.ndarray, "sites features"]
+
+
+@dataclass(frozen=True)
 class Added:
     """Adds a vector at every position: the transform of a patch."""
 
@@ -42,56 +61,73 @@ def half_of(word: str, words: Sequence[str]) -> int:
     return sorted(words).index(word) % 2
 
 
-def slot_parts(values: Float[np.ndarray, "rows features"], objects: Sequence[str], slots: Int[np.ndarray, " rows"]) -> np.ndarray | None:
-    """``[slots, features]``: what the slot adds, whatever the object; sums to zero. None where rows cannot tell the slots apart."""
-    names = sorted(set(objects))
-    design = np.zeros((len(objects), len(names) + SLOTS))
+def parts_of(
+    values: Float[np.ndarray, "rows features"], objects: Sequence[str], slots: Int[np.ndarray, " rows"]
+) -> tuple[Float[np.ndarray, "slots features"], dict[str, Float[np.ndarray, " features"]]] | None:
+    """What the slot adds, whatever the object, and the rest of each object; None where rows cannot tell the slots apart.
+
+    The slots' parts sum to zero. Slots that no row has are ``nan``.
+    """
+    names, known = sorted(set(objects)), sorted({int(slot) for slot in slots})
+    design = np.zeros((len(objects), len(names) + len(known)))
     design[np.arange(len(objects)), [names.index(name) for name in objects]] = 1
-    design[np.arange(len(objects)), len(names) + np.asarray(slots)] = 1
-    if np.linalg.matrix_rank(design) < len(names) + SLOTS - 1:
+    design[np.arange(len(objects)), [len(names) + known.index(slot) for slot in slots]] = 1
+    if len(known) < 2 or np.linalg.matrix_rank(design) < len(names) + len(known) - 1:
         return None
-    found = np.linalg.lstsq(design, values, rcond=None)[0][len(names) :]
-    centred: np.ndarray = found - found.mean(axis=0)
-    return centred
+    found = np.linalg.lstsq(design, values, rcond=None)[0]
+    of_slots = np.full((SLOTS, values.shape[1]), np.nan)
+    of_slots[known] = found[len(names) :] - found[len(names) :].mean(axis=0)
+    rest = found[: len(names)] + found[len(names) :].mean(axis=0)
+    return of_slots, dict(zip(names, rest, strict=True))
 
 
-def fit_ids(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], limit: int, seed: int) -> dict[tuple[str, int], Ids]:
+def at_names(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], split: str, axis: str, limit: int, seed: int) -> list[AtName]:
+    """Residuals at the names of objects, of ``limit`` random main questions of a split and axis that ask for a named object's slot."""
+    questions = dataset.questions.filter(template=TEMPLATE, variant="main", split=split, axis=axis)
+    order = np.random.default_rng(seed).permutation(questions.height)[:limit]
+    rows = questions[order.tolist()].select("question_id", "scene_id", "slot", "prompt").rows()
+    found = []
+    for question, scene, slot, prompt in progress(rows, f"spatial IDs, {split}, {axis}", len(rows)):
+        row = dataset.row(scene)
+        names: dict[int, str] = dict(zip(row["slots"], row["objects"], strict=True))  # type: ignore[call-overload]
+        image = pictures(adapter, dataset, [scene])[scene]
+        position = word_position(adapter, image, prompt, list(names.values()))
+        if position is None:
+            continue
+        with Hooks(adapter, sites) as hooks:
+            held = hooks.run(adapter.prepare([image], [prompt]), capture_text=sites)[1].text
+        values = np.stack([held[site][0, position].float().cpu().numpy() for site in sites])
+        found.append(AtName(question, scene, names[slot], slot, values))
+    return found
+
+
+def fit_ids(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], limit: int, seed: int) -> dict[tuple[str, int], Fitted]:
     """The IDs of an axis, to be used on objects of a half; learned from the other half's, in ``limit`` training questions an axis.
 
     An axis and half whose questions do not show objects in different slots has none; said on stderr.
     """
     words = every_word(dataset)
-    asked = dataset.questions.filter(template=TEMPLATE, variant="main", split="train")
-    found: dict[tuple[str, int], Ids] = {}
-    for axis in sorted(asked["axis"].unique()):
-        questions = asked.filter(axis=axis)
-        order = np.random.default_rng(seed).permutation(questions.height)[:limit]
-        rows = questions[order.tolist()].select("scene_id", "slot", "prompt").rows()
-        values, objects, slots = [], [], []
-        for scene, slot, prompt in progress(rows, f"spatial IDs, {axis}", len(rows)):
-            row = dataset.row(scene)
-            names: dict[int, str] = dict(zip(row["slots"], row["objects"], strict=True))  # type: ignore[call-overload]
-            image = pictures(adapter, dataset, [scene])[scene]
-            position = word_position(adapter, image, prompt, list(names.values()))
-            if position is None:
-                continue
-            with Hooks(adapter, sites) as hooks:
-                held = hooks.run(adapter.prepare([image], [prompt]), capture_text=sites)[1].text
-            values.append(np.stack([held[site][0, position].float().cpu().numpy() for site in sites]))
-            objects.append(names[slot])
-            slots.append(slot)
+    found: dict[tuple[str, int], Fitted] = {}
+    for axis in sorted(dataset.questions.filter(template=TEMPLATE, variant="main", split="train")["axis"].unique()):
+        every = at_names(adapter, dataset, sites, "train", axis, limit, seed)
         for half in (0, 1):
-            kept = [row for row, name in enumerate(objects) if half_of(name, words) != half]
-            of_half = np.stack([values[row] for row in kept]) if kept else np.zeros((0, len(sites), adapter.width))
-            parts = [
-                slot_parts(of_half[:, site], [objects[row] for row in kept], np.array([slots[row] for row in kept], dtype=int))
-                for site in range(len(sites))
-            ]
-            if not kept or any(part is None for part in parts):
+            kept = [one for one in every if half_of(one.name, words) != half]
+            names, slots = [one.name for one in kept], np.array([one.slot for one in kept], dtype=int)
+            of_site = [np.array([one.values[site] for one in kept]) for site in range(len(sites))]
+            parts = [parts_of(values, names, slots) if kept else None for values in of_site]
+            known = [part for part in parts if part is not None]
+            if len(known) < len(parts):
                 print(f"spatial IDs: {len(kept)} training questions do not tell the slots apart, {axis}, half {half}", file=sys.stderr)
             else:
-                found[axis, half] = np.stack(parts)  # type: ignore[arg-type]
+                objects = {name: np.stack([part[1][name] for part in known]) for name in known[0][1]}
+                found[axis, half] = Fitted(np.stack([part[0] for part in known]), objects)
     return found
+
+
+def nearest_slots(one: AtName, rest: Float[np.ndarray, "sites features"], ids: Ids) -> list[int]:
+    """At each site the slot whose ID is nearest to what the residual is beyond the object's own part."""
+    distance = np.linalg.norm((one.values - rest)[:, None] - ids, axis=-1)
+    return [int(slot) for slot in np.nanargmin(distance, axis=1)]
 
 
 def every_word(dataset: Dataset) -> list[str]:

@@ -112,6 +112,13 @@ def spatial_id_swap(tables: Tables) -> Measured:
     return Measured(found, drawn, "random vectors of the same length", difference, p, values)
 
 
+def id_faithful(tables: Tables) -> Measured:
+    given, truth, difference, p, values = readout.faithful(tables["readout"])
+    if values.is_empty():
+        return NOTHING
+    return Measured(given, truth, "the truth", difference, p, values.select("axis", "template", "value"))
+
+
 def text_suffices(tables: Tables) -> Measured:
     right, guess, p, values = readout.text_suffices(tables["readout"])
     if values.is_empty():

@@ -232,6 +232,20 @@ CLAIMS: tuple[Claim, ...] = (
         optional=True,
     ),
     Claim(
+        "id_faithful_on_errors",
+        "Spatial IDs say what the model answers",
+        "readout",
+        "Where the model answers wrong, the spatial ID at the object's name agrees with its answer more often than with the truth.",
+        "IDs that agree with the truth at least as often.",
+        "wrong answers that the nearest ID at the object's name agrees with, at the layer where IDs say the truth of most right ones; "
+        f"{_PAIRED}",
+        "IDs that agree with the truth, of the same questions",
+        Rule(0.0),
+        measured.id_faithful,
+        counted="wrong answers",
+        optional=True,
+    ),
+    Claim(
         "text_suffices",
         "The question's tokens are enough",
         "readout",

@@ -22,8 +22,8 @@ def readout(table: pl.DataFrame | None) -> pl.DataFrame:
     rows: list[dict[str, object]] = []
     for axis in (BOTH, *sorted(table["axis"].unique())):
         of_axis = table if axis == BOTH else table.filter(axis=axis)
-        rows += [{"axis": axis, **row} for row in (*_usage(of_axis), *_steering(of_axis), *_sufficiency(of_axis))]
-    return tidy(rows, "readout", counted="pairs")
+        rows += [{"axis": axis, **row} for row in (*_usage(of_axis), *_steering(of_axis), *_reading(of_axis), *_sufficiency(of_axis))]
+    return tidy([{"counted": "pairs", **row} for row in rows], "readout")
 
 
 def _usage(table: pl.DataFrame) -> Iterator[dict[str, object]]:
@@ -58,6 +58,36 @@ def _steering(table: pl.DataFrame) -> Iterator[dict[str, object]]:
                 yield {**of, "measure": measure, "method": "Student over pairs, mean of the draws", **numbers(found)}
             else:
                 yield {**of, "measure": measure, "method": "exact interval", **numbers(_share(hits))}
+
+
+def _reading(table: pl.DataFrame) -> Iterator[dict[str, object]]:
+    """By layer: IDs that say the truth where the model answers right, and the given answer and the truth where it answers wrong."""
+    for (site,), group in table.filter(experiment="read").group_by("site", maintain_order=True):
+        of = {"site": site, "token_set": "word.target", "source": "id", "counted": "questions", "method": "exact interval"}
+        right, wrong = group.filter("right_after")["outcome"], group.filter(~pl.col("right_after"))["outcome"]
+        yield {**of, "measure": "id_accuracy", **numbers(_share(right == "truth"))}
+        for outcome in ("given", "truth"):
+            yield {**of, "measure": "id_on_errors", "outcome": outcome, **numbers(_share(wrong == outcome))}
+
+
+def faithful(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
+    """Where the model answers wrong: IDs that agree with its answer, and with the truth, at the layer that is best where it answers right.
+
+    Returns:
+        both shares, their paired difference with its p, and the questions with ``value``.
+    """
+    read = table.filter(experiment="read")
+    right = read.filter("right_after").group_by("site", maintain_order=True).agg(hits=(pl.col("outcome") == "truth").mean())
+    if right.is_empty():
+        return EMPTY, EMPTY, EMPTY, 1.0, read.clear()
+    best = right.sort("hits", descending=True, maintain_order=True)["site"][0]
+    given, truth = (pl.col("outcome") == name for name in ("given", "truth"))
+    wrong = read.filter(~pl.col("right_after"), site=best)
+    values = wrong.select("axis", "template", "outcome", value=given.cast(pl.Float64) - truth.cast(pl.Float64))
+    if values.is_empty():
+        return EMPTY, EMPTY, EMPTY, 1.0, values
+    difference, p = clustered_mean(values["value"].to_numpy())
+    return _share(values["outcome"] == "given"), _share(values["outcome"] == "truth"), difference, p, values
 
 
 def id_swap(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:

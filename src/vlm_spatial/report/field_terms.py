@@ -159,6 +159,7 @@ CLAIM_TERMS: dict[str, ClaimTerms] = {
     "slot_not_place": ClaimTerms("Interchange intervention, displaced objects: slot against absolute place", "displaced"),
     "text_decides": ClaimTerms("Activation patching, question tokens, all layers", "readout_text"),
     "spatial_id_swap": ClaimTerms("Steering along spatial IDs at the object's name", "readout"),
+    "id_faithful_on_errors": ClaimTerms("Spatial IDs read at the object's name, wrong answers"),
     "text_suffices": ClaimTerms("Sufficiency of the question tokens over a grey image", "readout_text"),
     "object_to_question_needed": ClaimTerms("Attention knockout, object tokens → question, all layers", "routes_by_layer"),
     "object_to_answer_needed": ClaimTerms("Attention knockout, object tokens → answer, all layers", "routes_by_layer"),

@@ -1,13 +1,15 @@
 """Stage: residuals of the image's tokens, the question's or the answer's taken from another run; which does the answer follow?"""
 
+import polars as pl
+
 from vlm_spatial.config.readout import ReadoutSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
 from vlm_spatial.interventions.edited_runs import chosen_cases
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
-from vlm_spatial.interventions.readout import plan, run_readout, steering
-from vlm_spatial.interventions.spatial_ids import TEMPLATE, every_word, fit_ids, half_of
+from vlm_spatial.interventions.readout import plan, run_reading, run_readout, steering
+from vlm_spatial.interventions.spatial_ids import TEMPLATE, AtName, Fitted, at_names, every_word, fit_ids, half_of
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
@@ -25,15 +27,20 @@ def readout(job: Job) -> None:
     cases = chosen_cases(read_cases(dataset, adapter, "vision", unrelated=True), settings.pairs)
     depth = len(adapter.language_blocks)
     plans = [plan(settings.groups, settings.corrupted, sites, depth, case.unrelated_scene is not None) for case in cases]
+    seed, words = job.settings["seed"], every_word(dataset)
+    ids: dict[tuple[str, int], Fitted] = {}
+    named: list[AtName] = []
     if settings.id_questions:
-        seed, words = job.settings["seed"], every_word(dataset)
         ids = fit_ids(adapter, dataset, sites, settings.id_questions, seed)
         for case, made in zip(cases, plans, strict=True):
             if case.template == TEMPLATE:
                 half = half_of(named_object(dataset, case), words)
                 made += steering(case, sites, ids, half, settings.id_alphas, settings.id_draws, seed)
+        for axis in sorted({axis for axis, _ in ids}):
+            named += at_names(adapter, dataset, sites, "test", axis, settings.id_questions, seed)
     engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
-    write_parquet(run_readout(engine, dataset, cases, plans, job.settings["seed"]), job.outputs["table"])
+    swept = run_readout(engine, dataset, cases, plans, seed)
+    write_parquet(pl.concat([swept, run_reading(engine, dataset, named, sites, ids, words)]), job.outputs["table"])
 
 
 def named_object(dataset: Dataset, case: Case) -> str:

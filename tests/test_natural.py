@@ -388,8 +388,41 @@ def test_choices_are_remembered_until_a_file_changes(small: Path, monkeypatch: p
     assert len(reads) == 2
     first.scenes[0].path.unlink()
     assert first.scenes[0].path not in chosen().files()
+    # In a folder below the images, too, a file that comes is seen.
+    (small / "photos/more").mkdir()
+    edited(small, lambda one: one["images"].append(one["images"].pop(-1) | {"file_name": "more/a.jpg"}))
+    assert "more/a.jpg" in {item.file for item in chosen().set_aside}
+    Image.new("RGB", (400, 400)).save(small / "photos/more/a.jpg")
+    assert "more/a.jpg" not in {item.file for item in chosen().set_aside}
     edited(small, lambda one: one["images"].pop())
     assert chosen().images == first.images - 1
+
+
+def test_sizes_of_files_are_read_each_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photograph that is overwritten leaves its folder as it was."""
+    monkeypatch.chdir(small)
+    monkeypatch.setattr(choice_cache, "LARGE", 0)
+    monkeypatch.setattr(file_cache, "_UNSETTLED_NS", -(10**18))
+
+    def size_of_first() -> tuple[int, int]:
+        natural_choice._choices.cache_clear()
+        found = natural_choice.choices(dataset_settings(settings(small, "boxed")), small / "boxes.csv")
+        return min(found.scenes, key=lambda one: one.image).size
+
+    assert size_of_first() == (480, 360)
+    state = (small / "photos").stat().st_mtime_ns
+    Image.new("RGB", (600, 450)).save(small / "photos/photo 00 ü.jpg")
+    assert (small / "photos").stat().st_mtime_ns == state
+    assert size_of_first() == (600, 450)
+
+
+def test_folders_are_walked_once_through_links(tmp_path: Path) -> None:
+    (tmp_path / "root/a").mkdir(parents=True)
+    (tmp_path / "store/b").mkdir(parents=True)
+    (tmp_path / "root/link").symlink_to(tmp_path / "store")
+    (tmp_path / "store/b/up").symlink_to(tmp_path / "root")
+    found = {str(folder.relative_to(tmp_path)) for folder in choice_cache.folders(tmp_path / "root")}
+    assert found == {"root", "root/a", "root/link", "root/link/b"}
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

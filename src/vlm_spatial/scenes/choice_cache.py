@@ -1,6 +1,7 @@
 """Choices of photographs, remembered on disk: every start of the workflow asks, and the boxes of train2017 take most of a minute."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,33 @@ LARGE = 4_000_000
 def remembered(
     settings: NaturalSettings, boxes: Path, lists: Sequence[Path], make: Callable[[], Choices], cache: Path | None = None
 ) -> Choices:
-    """What ``make`` chooses, or chose when settings, boxes, lists, the folder of images and the code of this package were as they are now.
+    """What ``make`` chooses, or chose when settings, boxes, lists, folders of images and the code of this package were as they are now.
 
-    A choice whose images are no longer all there is made again.
+    A choice whose images are no longer all there is made again, and so is one that rests on the sizes of the files themselves.
     """
     images = Path(settings.images)
     if not boxes.is_file() or boxes.stat().st_size < LARGE or not images.is_dir():
         return make()
     known = FileCache(CACHE if cache is None else cache)
-    files = [boxes, *lists, images]
-    name = "\n".join([settings.model_dump_json(), *(str(path.absolute()) for path in files)])
-    code = sorted(Path(__file__).parent.rglob("*.py"))
-    found = _choices(known.of(name, [*files, *code], lambda: asdict(make(), dict_factory=_plain)))
+    name = "\n".join([settings.model_dump_json(), *(str(path.absolute()) for path in (boxes, *lists, images))])
+    # A file that comes or goes changes its folder.
+    watched = [boxes, *lists, *folders(images), *sorted(Path(__file__).parent.rglob("*.py"))]
+    found = _choices(known.of(name, watched, lambda: asdict(make(), dict_factory=_plain)))
     known.save()
-    return found if all(path.is_file() for path in found.files()) else make()
+    return found if not found.measured and all(path.is_file() for path in found.files()) else make()
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """``root`` and every folder below it, links followed, each once."""
+    seen: set[str] = set()
+    for folder, below, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield Path(folder)
 
 
 def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -42,7 +56,7 @@ def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _choices(plain: dict[str, Any]) -> Choices:
     scenes, items = ([_chosen(one) for one in plain[part]] for part in ("scenes", "items"))
-    return Choices(plain["images"], scenes, items, [SetAside(**one) for one in plain["set_aside"]])
+    return Choices(plain["images"], scenes, items, [SetAside(**one) for one in plain["set_aside"]], plain["measured"])
 
 
 def _chosen(plain: dict[str, Any]) -> Chosen:

@@ -31,12 +31,17 @@ class Chosen:
 
 @dataclass
 class Choices:
-    """What will be made, and what not."""
+    """What will be made, and what not.
+
+    Attributes:
+        measured: whether sizes of images were read from their files, since the boxes' file does not say them.
+    """
 
     images: int
     scenes: list[Chosen] = field(default_factory=list)
     items: list[Chosen] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
+    measured: bool = False
 
     def files(self) -> list[Path]:
         """The images that are shown."""

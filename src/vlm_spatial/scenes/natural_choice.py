@@ -64,6 +64,7 @@ def _chosen(settings: NaturalSettings, boxes: Path, questions: Path | None, read
             if image.fault is not None:
                 raise UserError(image.fault)
             if image.size is None:
+                found.measured = True
                 image.size = sizes[image.name] = upright_size(path)
         except UserError as error:
             found.set_aside.append(SetAside(image.name, str(error).removeprefix(f"{Path(settings.images, image.name)}: ")))

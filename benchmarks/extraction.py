@@ -8,8 +8,7 @@ Weights are random: speed and size of the values do not depend on what they mean
 another, and the ratios are medians over rounds, so that other work on the machine weighs on all of them. Sides:
 
 - forward: bare forward passes at the extraction's batch size, on inputs that are ready in memory: the strict measure, as
-  reading, checking and processing images count as the extraction's own cost; freed memory is kept (``keep_freed_memory``), as the
-  extraction does it, which makes them faster, too;
+  reading, checking and processing images count as the extraction's own cost;
 - load + forward: the same, with each image read, checked and processed first, which any extraction must do, one after another;
 - extraction: ``extract``, from the images on disk to the finished store;
 - loop: as peers do it, one image at a time, hooks on every site, one ``torch.save`` an image.
@@ -174,7 +173,7 @@ def compare(name: str, dtype: str, scenes: int, loop_scenes: int, rounds: int) -
 
 
 def extraction(adapter: Adapter, dataset: Dataset, scenes: pl.DataFrame, folder: Path) -> Manifest:
-    return extract(adapter, dataset.quick_image, scenes, folder / "activations.zarr", folder / "activations.json", ActivationsSettings())
+    return extract(adapter, dataset.image, scenes, folder / "activations.zarr", folder / "activations.json", ActivationsSettings())
 
 
 def manifest_of(folder: Path) -> Manifest:

@@ -60,6 +60,8 @@ def main() -> None:
             parts += ["## Patch sweep, every family\n", families(found["patch_sweep_families"])]
         if name in found:
             parts += [f"## {title}\n", comparison(found[name])]
+    if "stores" in found:
+        parts += ["## Shards of activations, written and read\n", stores(found["stores"])]
     if "scenes" in found:
         parts += ["## Scenes\n", scenes(found["scenes"])]
     if "scaling" in found:
@@ -169,6 +171,32 @@ def scenes(result: dict[str, Any]) -> str:
     lines = [f"{result['scenes']} scenes a kind, {result['workers']} workers; no peer draws any.\n", where(result)]
     lines += ["| kind | scenes a second | bytes a scene |", "|---|---|---|"]
     lines += [f"| {kind} | {_spread(one['scenes_per_second'])} | {one['bytes_per_scene']} |" for kind, one in result["kinds"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def stores(result: dict[str, Any]) -> str:
+    """One row a shape and kind of work: processor seconds of every side, and memory."""
+    names = list(next(iter(next(iter(result["shapes"].values()))["work"].values())))
+    lines = [
+        "The package writes and reads zarr's sharding format by code of its own. Here it is held against libraries that do the same: "
+        "`python -m benchmarks.compare_stores`. All write the same arrays, and take each shard's SHA-256. Libraries get whole shards "
+        "(64 scenes), since each write into a part of one makes all of it anew. So they hold a shard of every site in memory, and our "
+        "code one batch. Scattered are 32 random scenes. Files are read from the system's cache. The table has processor seconds, and "
+        "peak memory in MB. Beside a model, its products of matrices are in the numbers.\n",
+        where(result),
+        "| values | work | " + " | ".join(f"{with_version(name, result)}, s (MB)" for name in names) + " |",
+        "|---" * (2 + len(names)) + "|",
+    ]
+    for shape, one in result["shapes"].items():
+        sizes = "×".join(str(one["shape"][name]) for name in ("scenes", "rows", "features"))
+        for work, sides in one["work"].items():
+            best = min(side["processor_seconds"]["median"] for side in sides.values())
+            cells = []
+            for side in sides.values():
+                seconds = side["processor_seconds"]
+                shown = f"{seconds['median']:.2g} ({side['peak_mb']['median']:.0f})"
+                cells.append(f"**{shown}**" if seconds["median"] == best else shown)
+            lines.append(f"| {shape} ({sizes}) | {work} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -188,7 +188,7 @@ def activations(bench: Bench) -> Iterator[Line]:
 
     def store(scenes: pl.DataFrame, name: str) -> Path:
         target = bench.folder / f"{name}.zarr"
-        extract(bench.adapter, bench.dataset.quick_image, scenes, target, target.with_suffix(".json"), settings)
+        extract(bench.adapter, bench.dataset.image, scenes, target, target.with_suffix(".json"), settings)
         return target
 
     shutil.rmtree(store(bench.main.head(2), "first"))

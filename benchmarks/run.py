@@ -18,9 +18,10 @@ PLAN: dict[str, tuple[list[str], list[str]]] = {
     "compare_probes": ([], ["--sites", "1", "--scenes", "200", "--features", "64"]),
     "compare_amplification": ([], ["--size", "quick"]),
     "compare_scenes": ([], ["--scenes", "60"]),
+    "compare_stores": ([], ["--quick"]),
     "scaling": ([], ["--quick"]),
 }
-ON_CPU_ONLY = ("compare_probes", "compare_scenes", "families")
+ON_CPU_ONLY = ("compare_probes", "compare_scenes", "compare_stores", "families")
 
 
 def main() -> None:

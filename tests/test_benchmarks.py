@@ -198,8 +198,12 @@ def test_the_page_is_made_of_the_results_and_says_what_we_lose_at(tmp_path: Path
     one |= {"vision_share_of_one_run": 0.12, "difference": 5e-7}
     write("patch_sweep_families", {"size": vars(QUICK), "families": {"paligemma": one}, **ENVIRONMENT}, tmp_path / "results")
     write("extraction", result | {"benchmark": "patch_sweep", "methods": {}}, tmp_path / "results")
+    work = {"write": {page.OURS: side(0.5, 8.6), "zarrs": side(1.5, 559)}}
+    shape = {"scenes": 128, "rows": 256, "features": 3584, "batch": 8}
+    write("stores", {"shapes": {"7B": {"shape": shape, "work": work}}, **ENVIRONMENT}, tmp_path / "results")
     page.main()
     text = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "| 7B (128×256×3584) | write | **0.5 (9)** | 1.5 (559) |" in text
     assert "| paligemma | the whole prompt | 12% | 1 (1–1) | 1 (1–1) | 1 (1–1) | **2.9** | **2.8** | 2.7 | 2.8 | 5e-07 |" in text
     assert "| nnsight 0.8.1 | 11 (11–11) | 5.5 |" in text
     assert "- pyvene: not installed" in text

@@ -1,7 +1,5 @@
 """Extraction against plain captured forward passes, for every family, dtype and pooling."""
 
-import resource
-import statistics
 import subprocess
 import sys
 import threading
@@ -17,7 +15,7 @@ from activation_stores import scenes_folder
 from vlm_spatial.activations import extraction
 from vlm_spatial.activations.batching import AHEAD, automatic_batch, estimated_transient, image_bytes, overlapped, side_by_side
 from vlm_spatial.activations.extraction import PROMPT, extract, reducer
-from vlm_spatial.activations.memory import free_memory, keep_freed_memory
+from vlm_spatial.activations.memory import free_memory
 from vlm_spatial.activations.pooling import REGIONS
 from vlm_spatial.activations.store import Store
 from vlm_spatial.config.activations import ActivationsSettings
@@ -418,18 +416,6 @@ def test_only_little_memory_is_measured(adapter_of, dataset, scenes, tmp_path, m
         store = stored(adapter, dataset, scenes, tmp_path / str(free), batch="auto", shard_scenes=32)
         assert store.manifest.config["batch"] in batches
         assert len(measured) == (free < 10**10)
-
-
-def test_freed_memory_is_used_again():
-    """As one batch after another: ten results of 3 MB held at once, then all freed; without the setting each page is asked for anew."""
-    keep_freed_memory()
-    pages = []
-    for _ in range(12):
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-        held = [torch.ones(750_000) for _ in range(10)]
-        pages.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before)
-        del held
-    assert statistics.median(pages[4:]) < 30_000_000 / resource.getpagesize() / 10
 
 
 LIMITED = """

@@ -26,7 +26,7 @@ from vlm_spatial.activations.batching import (
 )
 from vlm_spatial.activations.grids import GRIDS, OWN_GRID, fewest, framed, largest, on_own, own_grid, sizes, with_own_grids
 from vlm_spatial.activations.manifest import Manifest
-from vlm_spatial.activations.memory import free_memory, keep_freed_memory, measured_growth
+from vlm_spatial.activations.memory import free_memory, measured_growth
 from vlm_spatial.activations.pooling import cell_mean, patch_order
 from vlm_spatial.activations.schema import WHOLE, Pooling, scene_regions
 from vlm_spatial.activations.writer import Description, StoreWriter, readable_bytes
@@ -114,8 +114,6 @@ def extract(
     Raises:
         UserError: for no scenes, an unknown site, values that are not finite, or too little disk or memory.
     """
-    if adapter.device.type == "cpu":
-        keep_freed_memory()
     described = describe(adapter, scenes, settings, code)
     with StoreWriter(target, manifest, described, made_by) as writer:
         free = writer.check_space()

@@ -1,7 +1,5 @@
-"""How much memory is free, how much a piece of work takes, and how freed memory is used again."""
+"""How much memory is free, and how much a piece of work takes."""
 
-import ctypes
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,22 +8,6 @@ from typing import Self
 
 import psutil
 import torch
-
-# Parameters of mallopt, from glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 32 << 20
-_KEPT = 256 << 20
-
-
-def keep_freed_memory() -> None:
-    """From now on this process uses freed memory again, blocks of up to 32 MiB and 256 MiB at the end of a heap, rather than return it.
-
-    Without, glibc gives the intermediate results of every batch back and asks for them anew, and a small model spends a sixth of
-    its time on the pages that the system clears for it. Other C libraries are left as they are.
-    """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-        ctypes.CDLL(None).mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 def free_memory(device: torch.device) -> int:

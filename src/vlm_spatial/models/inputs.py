@@ -18,7 +18,6 @@ from vlm_spatial.config.answers import AnswerSettings
 from vlm_spatial.config.prompting import PromptingSettings
 from vlm_spatial.errors import UserError, first_line
 from vlm_spatial.models.answer_forms import AnswerForms, Tokens
-from vlm_spatial.models.pixels import DirectPixels
 from vlm_spatial.models.turns import MARK, Chat, fill_in_mark, turns
 
 Value = TypeVar("Value")
@@ -118,20 +117,15 @@ class ProcessorCache:
         processor: image processor, tokenizer and chat template.
         image_token: id of the tokens that stand for the image in the model's input.
         image_options: options for the image processor, beyond those of the checkpoint.
-        resized: ``(width, height)`` in pixels, if all that the image processor does is to resize every image to it, rescale
-            and normalise: a faster way is then taken, with the same values to the last bit.
     """
 
-    def __init__(
-        self, processor: Any, image_token: int, image_options: dict[str, Any] | None = None, resized: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, processor: Any, image_token: int, image_options: dict[str, Any] | None = None) -> None:
         self.prompting = PromptingSettings()
         self.answers = AnswerSettings()
         self._before: list[int] = []
         self._processor = processor
         self._image_token = image_token
         self._options = image_options or {}
-        self._resized = resized
         self._images = _Latest[dict[str, Tensor]](_IMAGE_BYTES_KEPT, lambda made: sum(value.nbytes for value in made.values()))
         self._prompts = _Latest[list[int]](_PROMPTS_KEPT)
         self._tokenizing = threading.Lock()
@@ -145,13 +139,7 @@ class ProcessorCache:
             return self._pixels(as_rgb(image))
         return self._images.get(image_key(image), lambda: self._pixels(as_rgb(image)))
 
-    @cached_property
-    def _pixels(self) -> Callable[[Image.Image], dict[str, Tensor]]:
-        if self._resized is None:
-            return self._process
-        return DirectPixels(self._process, self._resized, self._processor.image_processor.resample)
-
-    def _process(self, image: Image.Image) -> dict[str, Tensor]:
+    def _pixels(self, image: Image.Image) -> dict[str, Tensor]:
         try:
             made = self._processor.image_processor(images=[image], return_tensors="pt", **self._options)
         except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
@@ -228,7 +216,7 @@ class ProcessorCache:
                 made = self._filled_in(chat, tokenize=True, return_dict=True, processor_kwargs=options)
             except UserError:
                 # The image processor is asked along with the template; its own fault is said as such.
-                self._process(as_rgb(image))
+                self._pixels(as_rgb(image))
                 raise
             begun = tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
         return [*self._before, *made["input_ids"][0], *begun]

@@ -18,17 +18,16 @@ class TemplateAdapter(Adapter):
     def load_processor(cls, folder: str) -> Any:
         return TemplateProcessor.load(folder, cls.placeholder)
 
-    def use_template(self, options: dict[str, Any], size: tuple[int, int] | None = None) -> None:
+    def use_template(self, options: dict[str, Any]) -> None:
         """Set up processor and cache.
 
         Args:
             options: for the image processor.
-            size: ``(width, height)`` in pixels, if resizing to it, rescaling and normalising is all that the image processor does.
         """
         self.processor.image_string = lambda image: self.image_string(self.grid(*image.size))
         self.processor.image_inputs = self.image_inputs
         self.processor.image_options = options
-        self.cache = ProcessorCache(self.processor, self.model.config.image_token_id, options, size)
+        self.cache = ProcessorCache(self.processor, self.model.config.image_token_id, options)
 
     @property
     def image_token(self) -> str:

@@ -14,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import read_parquet
-from vlm_spatial.scenes.png_rows import know_rows
 from vlm_spatial.tokens import Axis, Box, SceneTokens, TokenGrid, scene_tokens
 from vlm_spatial.workflow.provenance import Provenance, read_record
 
@@ -85,13 +84,6 @@ class Dataset:
         Raises:
             UserError: naming the file if it is missing, not the bytes that were written, or not of the size recorded.
         """
-        return self._image(scene_id, decode=True)
-
-    def quick_image(self, scene_id: str) -> Image.Image:
-        """:meth:`image` for one who only resizes it: a flat one is decoded on demand (:mod:`vlm_spatial.scenes.png_rows`)."""
-        return self._image(scene_id, decode=False)
-
-    def _image(self, scene_id: str, *, decode: bool) -> Image.Image:
         row = self.row(scene_id)
         name = str(row["image"])
         path = self.folder / name
@@ -107,8 +99,7 @@ class Dataset:
             with _FILTERS, warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 image = Image.open(io.BytesIO(content))
-            if decode or not know_rows(image, content):
-                image.load()
+            image.load()
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(f"{path}: is not a readable image ({error}); {AGAIN}") from error
         if image.size != (row["width"], row["height"]):

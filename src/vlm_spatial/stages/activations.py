@@ -18,7 +18,7 @@ def activations(job: Job) -> None:
     adapter.check_shapes(dataset.sizes)
     scenes = dataset.scenes.filter(pl.col("variant") != "pair")
     code = stage_identity("activations", CODE_CACHE).digest
-    extract(adapter, dataset.quick_image, scenes, job.outputs["store"], job.outputs["manifest"], settings, code, job.made_by)
+    extract(adapter, dataset.image, scenes, job.outputs["store"], job.outputs["manifest"], settings, code, job.made_by)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from vlm_spatial.models.recipe import (
     text_settings,
     vision_settings,
 )
-from vlm_spatial.models.square import SquareAdapter, square_of, whole_root
+from vlm_spatial.models.square import SquareAdapter, whole_root
 from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 # --- organisms ------------------------------------------------------------------------------------------------------
@@ -160,8 +160,7 @@ class Gemma3Adapter(SquareAdapter):
         super().__init__(model, processor, identity)
         # Pan-and-scan would add crops, and with them visual tokens that no cell of the image stands for.
         # processor.image_token_id is the begin-of-image token, not the one that visual tokens have.
-        resized = square_of(processor.image_processor.size)
-        self.cache = ProcessorCache(processor, self.model.config.image_token_id, {"do_pan_and_scan": False}, resized)
+        self.cache = ProcessorCache(processor, self.model.config.image_token_id, {"do_pan_and_scan": False})
         self._masks: tuple[tuple[Tensor, ...], dict[str, Tensor]] | None = None
 
     def verify(self) -> None:

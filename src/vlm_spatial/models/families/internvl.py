@@ -85,7 +85,7 @@ class InternVLAdapter(TemplateSquareAdapter):
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
         # More than one tile would add visual tokens that no cell of the image stands for.
-        self.use_template({"crop_to_patches": False}, square_of(processor.image_processor.size))
+        self.use_template({"crop_to_patches": False})
 
     def verify(self) -> None:
         config = self.model.config

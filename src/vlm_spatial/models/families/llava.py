@@ -91,7 +91,7 @@ class LlavaAdapter(TemplateSquareAdapter):
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
         size = self.model.config.vision_config.image_size
-        self.use_template({"size": {"height": size, "width": size}, "do_center_crop": False}, (size, size))
+        self.use_template({"size": {"height": size, "width": size}, "do_center_crop": False})
 
     def verify(self) -> None:
         config = self.model.config

@@ -25,7 +25,7 @@ from vlm_spatial.models.recipe import (
     text_settings,
     vision_settings,
 )
-from vlm_spatial.models.square import TemplateSquareAdapter, square_of
+from vlm_spatial.models.square import TemplateSquareAdapter
 from vlm_spatial.models.values import Classes, ModelIdentity, Reach
 
 
@@ -80,7 +80,7 @@ class PaliGemmaAdapter(TemplateSquareAdapter):
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
-        self.use_template({}, square_of(processor.image_processor.size))
+        self.use_template({})
 
     @property
     def side(self) -> int:

@@ -84,7 +84,7 @@ class SmolVLMAdapter(TemplateSquareAdapter):
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)
         # Splitting would add crops, and with them visual tokens that no cell of the image stands for.
-        self.use_template({"do_image_splitting": False}, None)
+        self.use_template({"do_image_splitting": False})
 
     @property
     def kernel(self) -> int:

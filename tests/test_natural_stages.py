@@ -264,3 +264,26 @@ def test_photographs_of_every_kind_run_through_every_stage(
     assert behaviour["top1"].is_not_null().all()
     # COCO's list of items; photographs of What'sUp that are not merged.
     assert (behaviour.filter(variant="photo").height > 0) == (kind != "boxed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_vl", "gemma3"])
+def test_photographs_of_the_sample_of_whatsup_are_asked_and_stored(
+    family: str, checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Four of one mug and one plate, of which no scene of three objects can be merged; two show one left of the other."""
+    sample = SHARED / "whatsup_sample"
+    if not sample.is_dir():
+        pytest.skip(f"the sample of What'sUp is not at {sample}")
+    dataset = {
+        "kind": "whatsup",
+        "root": str(sample),
+        "subset": "B",
+        "scenes": {"train": 0, "validation": 0, "test": 4},
+        "wording": "one_word",
+    }
+    found = run_stages(tmp_path, checkpoint_of(family), dataset, ["behaviour", "activations"])
+    behaviour = pl.read_parquet(found / "behaviour.parquet")
+    assert set(behaviour["variant"]) == {"photo", "self_merge"}
+    assert {"mug", "plate"} <= set(behaviour["answer"])
+    assert Store.open(found / "activations.zarr").scenes.height == behaviour["scene_id"].n_unique() == 4

@@ -93,10 +93,10 @@ AMPLIFIED = {
     "amplification": {
         "sites": ["connector"],
         "questions": 100,
-        "random_draws": 3,
+        "random_draws": 4,
         # 10 undoes the construction of faint.
-        "projection_alphas": [0.0, 1.0, 2.0, 4.0, 10.0],
-        "oracle_alphas": [0.0, 1.0],
+        "projection_alphas": [1.0, 2.0, 4.0, 10.0],
+        "oracle_alphas": [0.0],
         "control_alphas": [],
     },
 }

@@ -68,6 +68,7 @@ def test_a_language_model_that_orders_by_place_has_no_code_at_the_connector(data
     assert recovery.recovery(found["language.1", "object"]).estimate >= 0.9
 
 
+@pytest.mark.slow
 def test_a_code_spread_over_the_strip_moves_with_the_strip_alone(dataset: Dataset) -> None:
     found = swept(dataset, "strip-0", ["connector"], SETS)
     rates = {token_set: flipped(rows) for (_, token_set), rows in found.items()}
@@ -79,7 +80,7 @@ def test_a_code_spread_over_the_strip_moves_with_the_strip_alone(dataset: Datase
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("organism", ["vision-0", "object-0"])
+@pytest.mark.parametrize("organism", ["vision-0", "object-0", "object_code-0"])
 def test_a_code_of_the_objects_moves_with_the_objects(dataset: Dataset, organism: str) -> None:
     found = swept(dataset, organism, ["connector", "language.1"], SETS)
     rates = {token_set: flipped(rows) for (site, token_set), rows in found.items() if site == "connector"}

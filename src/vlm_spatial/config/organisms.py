@@ -6,7 +6,7 @@ from pydantic import Field
 
 from vlm_spatial.config.settings import Count, Name, PositiveCount, Settings, Share
 
-Mechanism = Literal["natural", "vision", "language", "strip", "object", "faint", "dial-25", "dial-50", "dial-75"]
+Mechanism = Literal["natural", "vision", "language", "strip", "object", "object_code", "faint", "dial-25", "dial-50", "dial-75"]
 
 
 class OrganismSettings(Settings):

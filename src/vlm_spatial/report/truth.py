@@ -116,6 +116,8 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("object", "object_flip", _claim("object_flip"), "≥", 0.9),
     Expectation("object", "rim flips", _flips("rim"), "≤", 0.1),
     Expectation("object", "background flips", _flips("background"), "≤", 0.1),
+    Expectation("object_code", "crosswise_object_flip", _claim("crosswise_object_flip"), "≥", 0.9),
+    Expectation("object_code", "rim flips", _flips("rim"), "≤", 0.1),
     Expectation("faint", _CORRECTED, _above_control("errors_corrected"), "≥", 0.5),
     Expectation("faint", "net_accuracy", _claim("net_accuracy"), ">", 0.0),
     *(

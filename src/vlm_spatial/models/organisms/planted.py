@@ -260,6 +260,22 @@ class Object(Mechanism):
         return torch.where(objects[:, :, None], values, torch.zeros_like(values))
 
 
+class ObjectCode(Object):
+    """As ``object``, and visual tokens enter the language model in random order.
+
+    Then the object's own tokens bring its place as well as its content: neither the other tokens nor their own place can say it.
+    """
+
+    name = "object_code"
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        kept, penalty = super().in_training(values, moment)
+        return shuffled(kept, moment.random), penalty
+
+    def imposed(self, values: Values, moment: Moment) -> Values:
+        return shuffled(super().imposed(values, moment), moment.random)
+
+
 class Dial(Mechanism):
     """Position is read from the vision code in a share of the images, from the token's place in the others.
 
@@ -296,7 +312,7 @@ class Dial(Mechanism):
 
 DIALS = (25, 50, 75)
 MECHANISMS: dict[str, Callable[[], Mechanism]] = {
-    **{mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object, Faint)},
+    **{mechanism.name: mechanism for mechanism in (Mechanism, Vision, Language, Strip, Object, ObjectCode, Faint)},
     **{f"dial-{percent}": partial(Dial, percent / 100) for percent in DIALS},
 }
 """What makes each mechanism, by its name; a dial's says the share of the images, in percent."""

@@ -13,7 +13,7 @@ WORKERS := $(shell test $(CORES) -lt 4 && echo $$(($(CORES) + 1)) || echo 5)
 
 help:
 	@echo "make run    set up $(VENV) and run the workflow: results/report.html"
-	@echo "make quick  tests of plain code and of tiny models, a few minutes: while you work"
+	@echo "make quick  tests of plain code and of tiny models, a minute or two: while you work"
 	@echo "make test   set up $(VENV) and run every test"
 	@echo "make check  linters, formatters, type checker, documentation"
 	@echo "make bench  measure against nnsight, pyvene, TransformerLens, scikit-learn in $(VENV)-bench: docs/benchmarks.md"

@@ -200,6 +200,7 @@ def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Pat
     assert asked["predicted"][0] == question["candidates"][int(logits[tokens].argmax())]
 
 
+@pytest.mark.slow
 def test_the_readout_tells_an_ablation_that_works_from_one_that_does_not(tiny_scenes: Path, tmp_path: Path) -> None:
     """Slots written into the connector's values by hand: readable when intact, moved elsewhere, or gone."""
     made = make_reader(tmp_path / "reader", "gemma3")
@@ -240,6 +241,7 @@ def test_the_readout_tells_an_ablation_that_works_from_one_that_does_not(tiny_sc
     }
 
 
+@pytest.mark.slow
 def test_a_store_of_another_model_is_refused(tiny_scenes: Path, tmp_path: Path) -> None:
     inputs = make_store(make_reader(tmp_path / "one", "gemma3"), tiny_scenes, tmp_path)
     other = make_reader(tmp_path / "two", "qwen2_vl")

@@ -34,6 +34,7 @@ def config(folder: Path, **more: object) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_the_file_alone_gives_the_tokens_and_the_opening_of_the_model(folder: Path) -> None:
     prompting = PromptingSettings(system="Be brief.", answer_prefix="It is")
     adapter = load_adapter(folder, device="cpu", prompting=prompting)

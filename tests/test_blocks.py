@@ -159,6 +159,7 @@ def test_mirrored_strips_are_mirrored() -> None:
     np.testing.assert_array_equal(of_scene(mirrored(scene)).strips.reshape(3, 16, 16), strips[::-1, :, ::-1])
 
 
+@pytest.mark.slow
 def test_paired_shapes_are_asked_for_their_colour() -> None:
     dataset = planned(kind="shapes", paired=True, palette="pure-orange", layout="gemma-3")
     scenes = main(dataset)

@@ -19,12 +19,14 @@ def short(cases: tuple[Case, ...]) -> list[Case]:
     return [Case(case.what, case.truth, case.draw, case.sizes[:1]) for case in cases]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", short(INTERVALS), ids=lambda case: f"{case.what} {case.truth}")
 def test_an_interval_holds_the_truth(case: Case) -> None:
     [(_, shares)] = simulate([case], DRAWS)
     assert all(DRAWS * (1 - share) < MISSED for share in shares.values()), shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [case for case in short(FALSE_CLAIMS) if case.what not in LONG], ids=lambda case: f"{case.what} {case.truth}"
 )

@@ -61,6 +61,7 @@ def plainly_captured(adapter, dataset, scenes, sites, batch=5, shard=8):
     return {site: torch.cat(found) for site, found in parts.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", NAMES)
 def test_stored_values_are_bit_equal_to_the_models(family, dtype, checkpoint, dataset, scenes, tmp_path):
@@ -399,6 +400,7 @@ print(measured_growth(work, torch.device("cpu")))
 """
 
 
+@pytest.mark.slow
 def test_memory_of_one_image_more_is_measured():
     """In a process of its own: in one that has freed much, and keeps it, nothing grows."""
     done = subprocess.run([sys.executable, "-c", ONE_MORE], capture_output=True, encoding="utf-8", check=True)

@@ -45,7 +45,7 @@ from vlm_spatial.stages.figures import figures
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.workflow.provenance import MadeBy, write_record
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.slow]
 
 HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>&\"'"
 
@@ -58,7 +58,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return job
 
 
-@pytest.mark.slow
 def test_every_figure_in_every_form(finished: Job) -> None:
     folder = finished.outputs["figures"] / "strip-organism"
     # Drawn of photos only, and of several datasets only; their own tests draw them.
@@ -100,7 +99,6 @@ def test_findings_stand_against_sizes_of_models_that_are_known(finished: Job) ->
     assert sizes.rows(twice, manifests).is_empty()
 
 
-@pytest.mark.slow
 def test_every_figure_says_its_field_term_and_how_to_read_it(finished: Job) -> None:
     page = finished.outputs["report"].read_text(encoding="utf-8")
     assert page.count("How to read this") == len(FIGURES) + 1
@@ -130,14 +128,12 @@ def test_the_first_screen_has_answer_and_how_sure_it_is(finished: Job) -> None:
     assert 'id="figure-comparison"' in first
 
 
-@pytest.mark.slow
 def test_paper_size(finished: Job) -> None:
     """Two panels fit a text width of 7 inches, at 96 pixels an inch."""
     for path in (finished.outputs["figures"] / "strip-organism").glob("*.svg"):
         assert float(ElementTree.parse(path).getroot().attrib["width"]) <= 7 * 96, path.name
 
 
-@pytest.mark.slow
 def test_figure_data_hold_the_planted_numbers(finished: Job) -> None:
     folder = finished.outputs["figures"] / "strip-organism"
     flips = pl.read_csv(folder / "vision_flips.csv").filter(
@@ -162,7 +158,6 @@ def test_figure_data_hold_the_planted_numbers(finished: Job) -> None:
     assert right.select("estimate", "n", "scenes").row(0) == (0.9, 60, 20)
 
 
-@pytest.mark.slow
 def test_findings_file(finished: Job) -> None:
     records = read_json(finished.outputs["findings"])
     assert len(records) == len(CLAIMS)
@@ -184,7 +179,6 @@ def test_geometry_shows_the_planted_angles() -> None:
     assert ("vision.0", "connector") not in found
 
 
-@pytest.mark.slow
 def test_the_training_curve_tells_every_series_apart(finished: Job) -> None:
     curve = training.rows({"training": synthetic.training(("shapes", "squares"))}).filter(pl.col("measure") == training.ACCURACY)
     marks = curve.select("series", "place", "where").unique()
@@ -195,7 +189,6 @@ def test_the_training_curve_tells_every_series_apart(finished: Job) -> None:
     assert "circle squares horizontal, square squares vertical" in caption
 
 
-@pytest.mark.slow
 def test_the_report_is_one_escaped_file(finished: Job) -> None:
     text = finished.outputs["report"].read_text(encoding="utf-8")
     assert finished.outputs["report"].stat().st_size < 15e6
@@ -209,7 +202,6 @@ def test_the_report_is_one_escaped_file(finished: Job) -> None:
         assert claim in body
 
 
-@pytest.mark.slow
 def test_planted_truths_are_told(finished: Job) -> None:
     text = finished.outputs["report"].read_text(encoding="utf-8")
     truths = text[text.index('id="truth"') :].partition("</section>")[0]
@@ -221,7 +213,6 @@ def test_every_planted_mechanism_has_its_truth() -> None:
     assert {expected.mechanism for expected in EXPECTATIONS} == set(get_args(Mechanism)) - {"natural"}
 
 
-@pytest.mark.slow
 def test_the_report_says_whom_amplification_must_help_and_whom_not(tmp_path: Path) -> None:
     """Both correct 58% of the errors: as it must be where the signal is weak, and as it must not where there is none."""
     models = {"weak": replace(synthetic.STRIP, mechanism="faint"), "blind": replace(synthetic.STRIP, mechanism="language")}
@@ -241,7 +232,6 @@ def test_the_report_says_whom_amplification_must_help_and_whom_not(tmp_path: Pat
     ]
 
 
-@pytest.mark.slow
 def test_a_truth_that_is_not_found_is_told(tmp_path: Path) -> None:
     """A natural model that is said to be a strip organism: the table is computed from what it does."""
     job = synthetic.write_results(tmp_path, {"liar": replace(synthetic.NATURAL, mechanism="strip")}, ("squares",))
@@ -253,7 +243,6 @@ def test_a_truth_that_is_not_found_is_told(tmp_path: Path) -> None:
     assert not any(rows[name]["holds"] for name in ("rim flips − object flips > 0", "dominance > 0"))
 
 
-@pytest.mark.slow
 def test_two_runs_are_identical(finished: Job, tmp_path: Path) -> None:
     again = replace(finished, outputs={name: tmp_path / path.name for name, path in finished.outputs.items()})
     figures(again)
@@ -263,7 +252,6 @@ def test_two_runs_are_identical(finished: Job, tmp_path: Path) -> None:
         assert (again.outputs["figures"] / path.relative_to(finished.outputs["figures"])).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.slow
 def test_scenes_alone_make_a_report(finished: Job, tmp_path: Path) -> None:
     """A run with every table missing still ends in a report that says so."""
     inputs = {name: path for name, path in finished.inputs.items() if name.startswith("scenes:")}
@@ -275,7 +263,6 @@ def test_scenes_alone_make_a_report(finished: Job, tmp_path: Path) -> None:
     assert {record["verdict"] for record in read_json(job.outputs["findings"])} == {"inconclusive"}
 
 
-@pytest.mark.slow
 def test_empty_tables_make_a_report(finished: Job, tmp_path: Path) -> None:
     inputs = dict(finished.inputs)
     for name, path in finished.inputs.items():
@@ -288,7 +275,6 @@ def test_empty_tables_make_a_report(finished: Job, tmp_path: Path) -> None:
     assert {record["n"] for record in read_json(job.outputs["findings"])} == {0}
 
 
-@pytest.mark.slow
 def test_what_was_set_aside_is_counted(finished: Job, tmp_path: Path) -> None:
     """Pairs that the model's grid has no exchange for, pairs answered wrong, and photos that could not be used."""
     path = finished.inputs["conflict:strip-organism:squares"]
@@ -304,7 +290,6 @@ def test_what_was_set_aside_is_counted(finished: Job, tmp_path: Path) -> None:
     assert "squares: 2 files or pairs of files set aside (set_aside.parquet lists them); the first is a.jpeg: is not a readable" in told
 
 
-@pytest.mark.slow
 def test_unknown_input_and_missing_scenes(finished: Job) -> None:
     with pytest.raises(UserError, match="input probe:a:b: is not known"):
         figures(replace(finished, inputs=finished.inputs | {"probe:a:b": Path("x")}))
@@ -314,7 +299,6 @@ def test_unknown_input_and_missing_scenes(finished: Job) -> None:
         figures(replace(finished, settings=finished.settings | {"figures": {"explorer_scenes": 0}}))
 
 
-@pytest.mark.slow
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     job = synthetic.write_results(tmp_path, {"m": synthetic.STRIP}, ("squares",))
     write_record(tmp_path / "scenes" / "squares", MadeBy(stage="scenes"))
@@ -391,7 +375,6 @@ def test_packed_columns_and_cells() -> None:
     assert packing.packed({"a": np.float64(1.5)}) == packing.packed({"a": 1.5})
 
 
-@pytest.mark.slow
 def test_published_figures_stand_beside_ours(finished: Job) -> None:
     page = finished.outputs["report"].read_text(encoding="utf-8")
     section = page.partition('<section id="published">')[2].partition("</section>")[0]

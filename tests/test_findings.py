@@ -41,6 +41,7 @@ def natural(scenes: Path) -> dict[str, dict]:
     return {record["claim"]: record for record in findings("natural", "squares", judged(synthetic.tables(scenes, synthetic.NATURAL)))}
 
 
+@pytest.mark.slow
 def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> None:
     assert list(strip) == NAMES
     named = {"model", "dataset", "claim", "estimate", "low", "high", "n", "control", "difference", "smallest", "strata", "recovery"}

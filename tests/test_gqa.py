@@ -64,6 +64,7 @@ def test_scene_graphs_give_the_scenes_of_the_same_boxes(root: Path) -> None:
     assert root / "graphs.json" in dataset_files(settings(root))
 
 
+@pytest.mark.slow
 def test_the_list_is_checked_against_the_boxes(root: Path, tmp_path: Path) -> None:
     graphs = json.loads((root / "graphs.json").read_text(encoding="utf-8"))
     # Things stand on one diagonal, from the top left to the bottom right.

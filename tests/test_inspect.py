@@ -66,6 +66,7 @@ def test_no_store_is_one_line_and_status_1(tmp_path):
     assert result.output.strip() == f"error: {tmp_path / 'nothing.zarr'}: no such store; run snakemake to make it"
 
 
+@pytest.mark.slow
 def test_the_picture_is_drawn(store, tmp_path):
     target = tmp_path / "picture.png"
     result = inspect(store, "--plot", target, "--site", "vision.0")

@@ -25,6 +25,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return NamedDataset(opened.folder, opened.scenes, opened.questions, opened.pairs.filter(pl.col("template") == "slot_to_object"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reader", "found"), [(by_code, "ordering"), (by_place, "content")])
 def test_language_exchange_tells_code_from_place(dataset: NamedDataset, reader: Reader, found: str) -> None:
     engine = SymbolicEngine(dataset, reader)

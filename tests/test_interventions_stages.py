@@ -67,6 +67,7 @@ def test_drawn_scenes_are_asked_without_pictures_where_it_is_said(tiny_scenes: P
         assert row["blind_correct"] == (row["blind_predicted"] == row["answer"])
 
 
+@pytest.mark.slow
 def test_interchange_of_everything_is_the_other_run(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
     """Replacing all visual tokens by a source's makes the patched run the source's own, whatever the model."""
     stage = {"vision_sites": ["vision.1", "connector"], "language_sites": ["connector", "language.0"]}

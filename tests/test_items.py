@@ -147,6 +147,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"scenes": root / "scenes", "reader": reader, "behaviour": root / "behaviour.parquet"}
 
 
+@pytest.mark.slow
 def test_every_item_is_asked_in_both_orders_under_every_correction(made: dict[str, Path]) -> None:
     dataset, adapter = Dataset.open(made["scenes"]), load_adapter(made["reader"], device="cpu")
     answers = pl.read_parquet(made["behaviour"])

@@ -81,6 +81,7 @@ def aside(dataset: Dataset) -> dict[str, str]:
     return dict(pl.read_parquet(dataset.folder / "set_aside.parquet").iter_rows())
 
 
+@pytest.mark.slow
 def test_boxes_lie_where_the_things_are(made: tuple[Path, dict[str, dict[str, list[float]]]], coco: Dataset) -> None:
     colours = {"brown": (165, 42, 42), "purple": (128, 0, 128), "teal": (0, 128, 128), "black": (0,) * 3, "red": (255, 0, 0)}
     named = {"dining table": "brown", "umbrella": "purple", "scissors": "teal", "TV": "black", "Äpfel": "red"}

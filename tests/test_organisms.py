@@ -125,6 +125,7 @@ def test_exactly_the_answers_are_learned(family: str, tmp_path: Path) -> None:
         assert processor.tokenizer.decode(learned) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "share"), [("qwen2_vl", 0.0), ("qwen2_vl", 0.99), ("llava", 0.99), ("internvl", 0.99)])
 def test_turns_set_apart_are_answered_as_each_alone(family: str, share: float, tmp_path: Path) -> None:
     """The same model on every turn's own conversation is the truth; turns that follow one another are answered otherwise."""
@@ -202,6 +203,7 @@ class KilledError(Exception):
     """Stands for a kill in the middle of a training."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mechanism", "family"), [("natural", "gemma3"), ("vision", "gemma3"), ("dial-50", "gemma3"), ("natural", "qwen2_vl")]
 )
@@ -235,6 +237,7 @@ def test_a_killed_training_ends_with_the_same_bits(mechanism: str, family: str, 
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_same_code_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REPORT_EVERY", 1)
     monkeypatch.setattr(training, "_CURVE_SCENES", 1)

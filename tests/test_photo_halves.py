@@ -110,6 +110,7 @@ def test_labels_are_the_published_boxes() -> None:
     assert {model: halves.canvas for model, halves in HALVES.items()} == {"qwen2-vl": 336, "gemma-3": 896, "pixtral": 512}
 
 
+@pytest.mark.slow
 def test_every_picture_is_made_of_the_right_halves(root: Path) -> None:
     dataset = planned(root)
     main = [item for item in dataset.scenes if item.scene.variant == "main"]

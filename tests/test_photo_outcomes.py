@@ -33,7 +33,7 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 REFERENCES = ("plate", "book")
 PAIRS = {"vision": 6, "language": 6, "conflict": 6}
@@ -152,7 +152,6 @@ def test_interchange_and_conflict_from_end_to_end(merged: Path, reader: dict[str
     assert summaries.excluded(swept, "vision") == 6 - rate.n
 
 
-@pytest.mark.slow
 def test_ablation_from_end_to_end(root: Path, reader: dict[str, Path], tmp_path: Path) -> None:
     """On a grid that is not square: 4 × 7 cells."""
     folder = made(root, tmp_path / "photos", {"train": 12, "validation": 4, "test": 24})

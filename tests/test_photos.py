@@ -31,7 +31,7 @@ from vlm_spatial.stages.scenes import scenes as scenes_stage
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import Box, TokenGrid, matched_blocks
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.slow]
 
 # Real photos are not this project's to copy: a folder of the published layout, named here or lying beside the repository.
 SAMPLE_VARIABLE, SAMPLE_BESIDE = "VLM_SPATIAL_WHATSUP_SAMPLE", "../shared/whatsup_sample"
@@ -332,7 +332,6 @@ def test_splits_share_no_photo(made: tuple[Path, dict[str, dict]], tmp_path: Pat
     assert not objects["validation"] & objects["test"]
 
 
-@pytest.mark.slow
 def test_boxes_from_a_file_are_used_as_given(made: tuple[Path, dict[str, dict]], tmp_path: Path) -> None:
     root, truth = made
     given_boxes = {name: boxes for name, boxes in truth.items() if "_of_" in name}

@@ -66,6 +66,7 @@ def verdict(row: dict) -> str:
     return str(found)
 
 
+@pytest.mark.slow
 def test_layout_in_the_background_is_found_and_not_put_down_to_position(found: Analysis) -> None:
     row = score(found, "vision.0", "background")
     assert row["accuracy"] > 0.97
@@ -180,6 +181,7 @@ def test_constant_features_are_said_to_be_inconclusive(found: Analysis) -> None:
     assert ("horizontal", "language.2") not in found.probes["main"]
 
 
+@pytest.mark.slow
 def test_each_scene_is_read_once_a_site_in_bounded_batches(store: MemoryStore, found: Analysis) -> None:
     del found
     fresh = MemoryStore(store.world, SITES)
@@ -189,6 +191,7 @@ def test_each_scene_is_read_once_a_site_in_bounded_batches(store: MemoryStore, f
     assert fresh.largest <= 32
 
 
+@pytest.mark.slow
 def test_same_seed_same_result(store: MemoryStore, found: Analysis) -> None:
     again = analyse(store, store.world, SETTINGS, seed=0)
     assert again.table.equals(found.table)

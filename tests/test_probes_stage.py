@@ -69,6 +69,7 @@ def stage_job(inputs: dict[str, Path], out: Path) -> Job:
     return Job(settings, inputs, {name: out / file for name, file in OUTPUTS.items()})
 
 
+@pytest.mark.slow
 def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probes(stage_job(inputs, tmp_path))
     assert "horizontal axis, background of decorrelated scenes: most beyond its controls at connector" in capsys.readouterr().err
@@ -90,6 +91,7 @@ def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tm
     assert {"content", "between_sites", "strip_index"} <= set(pl.read_parquet(tmp_path / "geometry.parquet")["measure"])
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
     written = []
     for run in ("first", "second"):
@@ -108,6 +110,7 @@ def generalisation_job(given: dict[str, dict[str, Path]], out: Path) -> Job:
     return Job(settings, inputs, {"table": out / "generalisation.parquet", "geometry": out / "between_datasets.parquet"})
 
 
+@pytest.mark.slow
 def test_every_probe_of_a_model_is_scored_on_its_other_datasets(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Three stores of the same scenes: the second holds the same code in the same features, the third nothing of it."""
     given = {"tiny": dict(inputs)}
@@ -158,6 +161,7 @@ def test_a_model_of_one_dataset_has_nothing_to_generalise_to(inputs: dict[str, P
     assert list(table.schema.items())[2:] == list(pl.read_parquet_schema(tmp_path / "probes.parquet").items())
 
 
+@pytest.mark.slow
 def test_probes_of_another_model_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     probes(stage_job(inputs, tmp_path / "tiny"))
     probes(stage_job({**inputs, **planted_store(tmp_path / "store", inputs["scenes"], weights="cd")}, tmp_path / "other"))

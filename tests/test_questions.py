@@ -192,6 +192,7 @@ def test_no_answer_can_be_guessed_from_the_text(kind: str, axis: Axis, template:
         assert worst(hits, test, lambda one: one.slot) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wording", WORDINGS)
 def test_every_wording_tells_as_much_as_the_plain_one(kind: str, wording: Wording) -> None:

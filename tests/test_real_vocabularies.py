@@ -26,7 +26,7 @@ from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask
 from vlm_spatial.scenes.sources.registry import source_of
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking meter, bench,
@@ -173,7 +173,6 @@ def test_prompts_and_identity(adapter: Adapter, image: Image.Image) -> None:
     assert one == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["pixtral"], indirect=True)
 def test_pixtral_reads_what_its_own_processor_makes(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' own wants torchvision, for its image processor alone: the one on Pillow stands in for it."""

@@ -208,6 +208,7 @@ def test_a_scene_does_not_depend_on_how_many_there_are() -> None:
     assert all(other[name] != scene for name, scene in few.items())
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     settings = dataset_settings(SETTINGS | {"scenes": {"train": 60, "validation": 1, "test": 1}, "difficulty": {"distractors": 3}})
     drawings = {item.scene_id: item.scene for item in plan_scenes(settings, 3)}

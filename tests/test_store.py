@@ -302,6 +302,7 @@ def fresh(tmp_path):
     return written(tmp_path, described, bfloat16_values(described))
 
 
+@pytest.mark.slow
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @settings(max_examples=25, deadline=None)
 def test_any_flipped_bit_of_a_shard_is_found_on_reading(tmp_path_factory, place, bit):

@@ -132,6 +132,7 @@ def test_ordering_peak_is_the_best_layer_not_the_connector() -> None:
     assert summaries.ordering_rate(table, "language.10").estimate == 0.2
 
 
+@pytest.mark.slow
 def test_the_peak_of_pure_noise_is_no_higher_than_the_noise() -> None:
     """Forty layers at which one answer in ten follows the ordering by accident: their maximum would be near one in four."""
     generator = np.random.default_rng(0)

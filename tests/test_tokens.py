@@ -57,6 +57,7 @@ def exact_coverage(box: Box, grid: TokenGrid, width: int, height: int) -> list[F
     return [part * other for part in down for other in across]
 
 
+@pytest.mark.slow
 @given(images_with_box(), GRIDS)
 def test_object_tokens_are_the_half_covered_cells_or_the_first_largest(image: tuple[int, int, Box], grid: TokenGrid) -> None:
     width, height, box = image

@@ -98,6 +98,7 @@ def table(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return pl.read_parquet(out / "transfer.parquet")
 
 
+@pytest.mark.slow
 def test_every_ordered_pair_has_both_forms_and_their_controls(table: pl.DataFrame, inputs: dict[str, Path]) -> None:
     assert dict(table.schema) == SCHEMA
     columns = (

@@ -160,7 +160,7 @@ def test_a_store_holds_every_scene_on_its_own_grid(results: Path) -> None:
     dataset, store = Dataset.open(results / "scenes"), Store.open(results / "activations.zarr")
     sizes = set(dataset.scenes.filter(pl.col("variant") != "pair").select("width", "height").iter_rows())
     assert len(set(store.own_grids.values())) == (0 if len(sizes) == 1 else len(sizes))
-    adapter = _loaded(store.identity["checkpoint"])
+    adapter = _loaded(store.manifest.model["checkpoint"])
     partly = store.scenes.filter(~pl.col("scene_id").is_in(store.whole_scenes))
     one_of_each_size = [table.unique(["width", "height"], maintain_order=True)["scene_id"].to_list() for table in (store.scenes, partly)]
     for scene in dict.fromkeys(chain(*one_of_each_size)):

@@ -81,7 +81,7 @@ MALFORMED: list[tuple[str, object, str]] = [
     ("interchange", {"token_sets": ["halo"]}, "interchange.token_sets.0: .*found 'halo'"),
     ("ablation", {"methods": ["lesion"]}, "ablation.methods.0: .*found 'lesion'"),
     ("amplification", {"random_draws": 1}, "amplification.random_draws: .*greater than or equal to 2, found 1"),
-    ("amplification", {"alphas": [1]}, "amplification.alphas: unknown key; allowed are control_alphas"),
+    ("amplification", {"alphas": [1]}, "amplification.alphas: unknown key; allowed are attention_factors, control_alphas"),
     ("figures", {"explorer_scenes": 0}, "figures.explorer_scenes: .*greater than or equal to 1, found 0"),
     ("figures", {"palette": "jet"}, "figures.palette: .*'okabe-ito' or 'viridis', found 'jet'"),
     ("figures", [], "figures: .*"),

@@ -6,6 +6,8 @@ import pytest
 from benchmarks.coverage import pairs_table
 
 from vlm_spatial.measures.claims import judged
+from vlm_spatial.measures.findings import adjusted, findings
+from vlm_spatial.report.conclusions import by_claim, sentences
 
 pytestmark = pytest.mark.unit
 
@@ -68,3 +70,24 @@ def test_a_natural_organism_with_opposite_strata_is_mixed() -> None:
     assert found["estimate"] == pytest.approx(22 / 108)
     assert found["difference_low"] > 0
     assert found["verdict"] == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("slot", "place", "words"),
+    [
+        (60, 2, "answers follow the slot. "),
+        (2, 60, "no more follow the slot: what is said of slots may be of places. "),
+        (31, 31, "are not told apart: what is said of slots may be of places. "),
+        (None, None, "were not held against each other: what is said of slots may be of places."),
+    ],
+)
+def test_the_report_says_whether_slot_and_place_were_told_apart(slot: int | None, place: int | None, words: str) -> None:
+    """That the language model holds an order of its own was said of pairs in which slot and place are one."""
+    tables = {"conflict": pairs_table("conflict", {("intact", "connector", "strip"): first(60, 64, "move")})}
+    if slot is not None and place is not None:
+        answers = np.array(["ordering"] * slot + ["absolute"] * place + ["stay"] * (64 - slot - place))
+        sites = ("connector", "language.0", "language.1")
+        tables["interchange"] = pairs_table("displaced", {("intact", site, "object"): answers for site in sites})
+    found = by_claim(adjusted(findings("m", "d", judged(tables))), "m", "d")
+    [said] = [sentence for sentence in sentences(found) if "absolute place" in sentence]
+    assert words in said

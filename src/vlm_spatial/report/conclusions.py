@@ -157,7 +157,7 @@ def _slot(found: Records) -> str:
         "inconclusive": "Slot and absolute place are not told apart: what is said of slots may be of places",
     }[record["verdict"]]
     place = shown(record["control"]["estimate"], "share")
-    return f"{words} ({with_interval(record)} follow the slot, {place} the place, n = {record['n']} pairs)."
+    return f"{words}. {with_interval(record)} of answers follow the slot, {place} the place."
 
 
 def _backup(found: Records) -> str:

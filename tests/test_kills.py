@@ -65,7 +65,8 @@ def stage_process(leader: psutil.Process, stage: str) -> psutil.Process:
                 continue
             if words[1:3] == ["-m", f"vlm_spatial.stages.{stage}"]:
                 return child
-        time.sleep(0.02)
+        # Looking through all processes of a machine costs time of its own.
+        time.sleep(0.1)
     raise AssertionError(f"{stage} was not started")
 
 

@@ -275,18 +275,28 @@ def test_every_image_is_used_or_its_reason_said(made: tuple[Path, Any], coco: Da
         assert f"{count} {split}" in outlook.split(axis)[1]
 
 
+def listed(root: Path, scenes: list[Chosen]) -> list[list[Any]]:
+    """What'sUp's list of the scenes of two objects, every second one with the later object as the caption's subject."""
+    said = {"horizontal": ("to the left of", "to the right of"), "vertical": ("above", "below")}
+    ids = {image["file_name"]: image["id"] for image in json.loads((root / "instances.json").read_text(encoding="utf-8"))["images"]}
+    items = []
+    for number, one in enumerate(scenes):
+        names, words = [each.label for each in one.objects], list(said[one.axis])
+        if number % 2:
+            names, words = names[::-1], words[::-1]
+        items.append([ids[one.image], *(f"A photo of a {names[0]} {word} a {names[1]}" for word in words)])
+    (root / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    return items
+
+
 def test_an_item_that_is_also_a_scene_of_two_objects_is_made_once_as_either(tmp_path: Path) -> None:
     write_natural_set(tmp_path)
     every = {"train": 100, "validation": 50, "test": 100}
     free = dataset_settings(settings(tmp_path, objects=2, scenes=every, variants={}))
     alone = [one for one in source_of("coco").choose(free).scenes if one.split == "test"]
-    said = {"horizontal": ("to the left of", "to the right of"), "vertical": ("above", "below")}
-    ids = {image["file_name"]: image["id"] for image in json.loads((tmp_path / "instances.json").read_text(encoding="utf-8"))["images"]}
-    names = [(ids[one.image], [each.label for each in one.objects], said[one.axis]) for one in alone]
-    items = [[number, *(f"A photo of a {first} {word} a {last}" for word in words)] for number, (first, last), words in names]
-    (tmp_path / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    items = listed(tmp_path, alone)
     dataset = dataset_settings(settings(tmp_path, objects=2, scenes=every, variants={}, questions=str(tmp_path / "items.json")))
-    assert set(source_of("coco").choose(dataset).items) & set(alone)
+    assert {(one.image, one.axis) for one in source_of("coco").choose(dataset).items} & {(one.image, one.axis) for one in alone}
     planned = source_of("coco").plan(dataset, 0).scenes
     made = Counter((one.scene.variant, one.split == "test") for one in planned if one.scene.variant in ("main", "photo"))
     assert made["photo", True] == len(items) > 0
@@ -354,6 +364,62 @@ def test_two_objects_are_asked_for_their_relation(two: Dataset) -> None:
         scene = dataset.row(row["scene_id"])
         asked = next(word for word in scene["objects"] if row["prompt"].split("the ", 1)[1].startswith(word))
         assert row["answer"] == ("left" if scene["objects"].index(asked) == 0 else "right")
+
+
+POINT_OF_VIEW = "Seen from the {reference}, where is the {object}: {first} or {second}? Reply with one of these two words."
+
+
+def test_items_ask_of_the_caption_s_subject_in_own_words_and_both_orders(tmp_path: Path) -> None:
+    write_natural_set(tmp_path)
+    own = {"objects": 2, "templates": ["relation_to_object"], "wording": {"relation_to_object": POINT_OF_VIEW}, "items_ask": "subject"}
+    free = source_of("coco").choose(dataset_settings(settings(tmp_path, objects=2)))
+    captions = [caption for _, caption, _ in listed(tmp_path, free.scenes)]
+    subjects = Counter(spoken(re.split(" to the | above | below ", caption.removeprefix("A photo of a "))[0]) for caption in captions)
+    dataset = run(tmp_path / "out", settings(tmp_path, **own, questions=str(tmp_path / "items.json"), variants={"mirror": True}))
+    items = dataset.questions.filter(variant="photo")
+    assert items.height == 2 * items["scene_id"].n_unique() == 2 * len(captions)
+    asked = Counter()
+    for _, rows in items.group_by("scene_id"):
+        first, second = rows.sort("option_order").iter_rows(named=True)
+        assert first["answer"] == second["answer"]
+        one, other = first["candidates"]
+        assert first["prompt"].endswith(f": {one} or {other}? Reply with one of these two words.")
+        assert second["prompt"].endswith(f": {other} or {one}? Reply with one of these two words.")
+        seen = dataset.row(first["scene_id"])
+        reference, subject = re.fullmatch(r"Seen from the (.+), where is the (.+): .*", first["prompt"]).groups()
+        place = seen["objects"].index(subject)
+        assert seen["objects"][1 - place] == reference
+        assert first["answer"] == {"horizontal": ("left", "right"), "vertical": ("above", "below")}[seen["axis"]][place]
+        asked[subject] += 1
+    assert asked == subjects
+    # The mirror image is asked of the same object, which then stands on the other side.
+    mirrors = dataset.questions.filter(variant="mirror").join(dataset.scenes.select("scene_id", "mirrored_from"), on="scene_id")
+    assert mirrors["mirrored_from"].is_in(items["scene_id"].to_list()).any()
+    for row in mirrors.filter(pl.col("mirrored_from").is_in(items["scene_id"].to_list())).iter_rows(named=True):
+        of_item = items.filter(scene_id=row["mirrored_from"], option_order=row["option_order"])
+        assert of_item["prompt"].to_list() == [row["prompt"]]
+        assert {row["answer"], of_item["answer"][0]} == {"left", "right"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objects": 3},
+        {"templates": ["relation_to_object", "slot_to_object"]},
+        {"wording": {"relation_to_object": "{relation} {reference}"}},
+    ],
+)
+def test_own_words_are_for_the_relation_of_two(tmp_path: Path, changed: dict[str, Any]) -> None:
+    write_natural_set(tmp_path)
+    own = {"objects": 2, "templates": ["relation_to_object"], "wording": {"relation_to_object": POINT_OF_VIEW}}
+    dataset_settings(settings(tmp_path, **own))
+    with pytest.raises(ValueError, match="wording"):
+        dataset_settings(settings(tmp_path, **own | changed))
+
+
+def test_drawn_scenes_have_no_relations_to_choose_from() -> None:
+    with pytest.raises(ValueError, match=r"use \{relation\} and \{reference\}"):
+        dataset_settings({"kind": "squares", "templates": ["relation_to_object"], "wording": {"relation_to_object": POINT_OF_VIEW}})
 
 
 def test_the_files_that_scenes_depend_on(made: tuple[Path, Any]) -> None:

@@ -17,6 +17,7 @@ class Chosen:
     Attributes:
         order: a share that follows from the image's name alone; splits and selection go by it.
         absent: names of categories that the image does not show, where the annotations say so of every category.
+        subject: slot of the object that a caption says something of; None where there is no caption.
     """
 
     image: str
@@ -27,6 +28,7 @@ class Chosen:
     order: float
     split: Split
     absent: tuple[str, ...] = ()
+    subject: int | None = None
 
 
 @dataclass

@@ -12,7 +12,7 @@ from vlm_spatial.scenes.natural_pairs import add_pairs
 from vlm_spatial.scenes.opening import open_upright, upright_size
 from vlm_spatial.scenes.plan import Planned, Split, scene_name
 from vlm_spatial.scenes.scene import CANVAS, Variant, mirrored
-from vlm_spatial.scenes.sources.natural import NaturalSettings
+from vlm_spatial.scenes.sources.natural import ListedSettings, NaturalSettings
 from vlm_spatial.scenes.sources.source import PlannedDataset, SetAside
 from vlm_spatial.tokens import Axis
 
@@ -38,7 +38,10 @@ def plan_natural(settings: NaturalSettings, chosen: Choices, seed: int) -> Plann
         place = (of_variant, one.axis, one.split)
         number = numbers[place]
         numbers[place] += 1
-        scene = replace(natural_scene(one, settings.kind, of_variant, number, settings.canvas), both_orders=is_item)
+        scene = natural_scene(one, settings.kind, of_variant, number, settings.canvas)
+        if is_item:
+            of_subject = isinstance(settings, ListedSettings) and settings.items_ask == "subject"
+            scene = replace(scene, both_orders=True, asked=(one.subject,) if of_subject and one.subject is not None else None)
         item = Planned(scene_name(*place, number), one.split, scene, "file")
         drawing = PictureDrawing(one.path, *letterbox(one.size, settings.canvas))
         planned.scenes.append(item)

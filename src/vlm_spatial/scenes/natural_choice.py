@@ -45,7 +45,9 @@ def choices(settings: NaturalSettings, boxes: Path, questions: Path | None = Non
     """
     files = [path.stat() for path in (boxes, questions) if path is not None and path.is_file()]
     # What changed is read again.
-    return _choices(settings, boxes, questions, read, tuple((file.st_size, file.st_mtime_ns) for file in files))
+    # What a question says chooses nothing, and words by template have no hash.
+    plain = settings.model_copy(update={"wording": "plain"})
+    return _choices(plain, boxes, questions, read, tuple((file.st_size, file.st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=8)
@@ -258,4 +260,5 @@ def _item(entry: object, images: dict[str, tuple[Annotated, Path]], settings: Na
         return f"image {entry[0]}: the boxes of {words[0]!r} and {words[1]!r} {order}"
     shown = {one.label for one in image.boxes}
     absent = tuple(label for label in labels if label not in shown)
-    return Chosen(image.name, file, image.size, axis, tuple(boxes), _order(image.key, settings.seed), "test", absent)
+    subject = 0 if first_is_object else 2
+    return Chosen(image.name, file, image.size, axis, tuple(boxes), _order(image.key, settings.seed), "test", absent, subject)

@@ -82,12 +82,15 @@ def is_there(name: str) -> str:
     return f"{'Are' if is_plural(name) else 'Is'} there {with_article(name)} in the picture?"
 
 
-def ask_named(scene: Scene, template: Template, slot: int, order: int | None = None) -> tuple[str, str, tuple[str, ...]]:
+def ask_named(
+    scene: Scene, template: Template, slot: int, order: int | None = None, own: str | None = None
+) -> tuple[str, str, tuple[str, ...]]:
     """Question, answer and candidates of a scene of two or three objects.
 
     Args:
         order: of the options in the question, counted through; by default the scene's number and the slot, so that over many scenes the
             right one stands at each place equally often.
+        own: the question after the relation of two objects in words of the user's, which name ``OF_TWO``.
 
     Raises:
         UserError: for a template that has no such question.
@@ -112,7 +115,7 @@ def ask_named(scene: Scene, template: Template, slot: int, order: int | None = N
             return f"Of {every}, {verb} the {phrase[slot]} {places}?", _PLACE_WORDS[axis][slot], answers
         case "relation_to_object":
             if two:
-                return _relation_of_two(axis, phrase[slot], phrase[2 - slot], later, number)
+                return _relation_of_two(axis, phrase[slot], phrase[2 - slot], later, number, own)
             reference = scene.middle_reference if slot == 1 else 1
             others = [phrase[each] for each in scene.slots if each != reference]
             question = f"Which is {_NEXT[axis][int(reference < slot)]} the {phrase[reference]}: {_any_of(_ordered(others, number))}?"
@@ -120,11 +123,15 @@ def ask_named(scene: Scene, template: Template, slot: int, order: int | None = N
     raise UserError(f"template {template!r}: has no question that names its objects")
 
 
-def _relation_of_two(axis: Axis, asked: str, other: str, later: int, number: int) -> tuple[str, str, tuple[str, ...]]:
-    first, second = _ordered(list(_RELATIONS[axis]), number)
+def _relation_of_two(axis: Axis, asked: str, other: str, later: int, number: int, own: str | None) -> tuple[str, str, tuple[str, ...]]:
+    words = _RELATION_WORDS[axis]
+    if own is not None:
+        first, second = _ordered(words, number)
+        return own.format(object=asked, reference=other, first=first, second=second, blank=""), words[later], words
+    first, second = _ordered(_RELATIONS[axis], number)
     of = " of" if axis == "horizontal" else ""
     verb = "Are" if is_plural(asked) else "Is"
-    return f"{verb} the {asked} {first} or {second}{of} the {other}?", _RELATION_WORDS[axis][later], _RELATION_WORDS[axis]
+    return f"{verb} the {asked} {first} or {second}{of} the {other}?", words[later], words
 
 
 def _ordered(names: Sequence[str], number: int) -> list[str]:

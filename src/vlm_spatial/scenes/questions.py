@@ -127,7 +127,8 @@ def _ask_named(scene: Scene, template: Template, slot: int, wording: Wording, or
     if template == "content":
         named, answer = _whether(scene, slot, scene.contents[scene.slots.index(slot)])
         return Question(_worded(is_there(named.phrase), wording), answer, _WHETHER)
-    question, answer, candidates = ask_named(scene, template, slot, order)
+    own = wording[template] if isinstance(wording, dict) else None
+    question, answer, candidates = ask_named(scene, template, slot, order, own)
     if answers_name and wording == "one_word":
         return Question(_NAME_ONLY.format(question=question), answer, candidates)
     return Question(_worded(question, wording), answer, candidates)

@@ -44,6 +44,7 @@ class Scene:
         vocabulary: contents of other scenes, which a question about what is not there may name.
         named: whether questions name the objects that are meant, as in a picture that shows more.
         both_orders: whether every question is asked with its options in either order.
+        asked: the slots that questions ask about; None for every one.
         picture: where the photograph lies on the canvas; what surrounds it is padding. None where it fills the canvas.
         photograph: name of the one photograph shown, of which there may be several scenes; None for what is drawn or merged.
         flipped: whether the drawing is mirrored along the axis (``boxes`` are of the mirrored image).
@@ -70,6 +71,7 @@ class Scene:
     flipped: bool = False
     named: bool = False
     both_orders: bool = False
+    asked: tuple[int, ...] | None = None
     picture: Box | None = None
     photograph: str | None = None
     width: int = CANVAS
@@ -105,6 +107,7 @@ def mirrored(scene: Scene) -> Scene:
         boxes=tuple(flip_box(box, scene.axis, scene.width, scene.height) for box in scene.boxes[::-1]),
         flipped=not scene.flipped,
         middle_reference=2 - scene.middle_reference,
+        asked=scene.asked and tuple(2 - slot for slot in scene.asked),
         picture=scene.picture and flip_box(scene.picture, scene.axis, scene.width, scene.height),
         bands=scene.bands and (side - scene.bands[1], side - scene.bands[0]),
     )

@@ -111,7 +111,7 @@ def questions_table(
         if item.scene.variant not in WITH_QUESTIONS:
             continue
         asked = [each for each in templates if each != "relation_to_object" or has_relations(item.scene)]
-        for template, slot in product(asked, (slot for slot in item.scene.slots if slot in asked_slots)):
+        for template, slot in product(asked, (slot for slot in item.scene.asked or item.scene.slots if slot in asked_slots)):
             for order in (0, 1) if item.scene.both_orders and template != "content" else (None,):
                 rows.append(_question_row(item, template, slot, wording, order))
     return pl.DataFrame(rows, schema=QUESTIONS_SCHEMA)

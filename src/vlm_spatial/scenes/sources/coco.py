@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from vlm_spatial.config.settings import UserPath
-from vlm_spatial.scenes.sources.natural import Natural, NaturalSettings
+from vlm_spatial.scenes.sources.natural import ListedSettings, Natural
 
 if TYPE_CHECKING:
     from vlm_spatial.scenes.chosen import Choices
 
 
-class CocoSettings(NaturalSettings):
+class CocoSettings(ListedSettings):
     """Photographs of COCO in which three (or two) categories occur once each."""
 
     kind: Literal["coco"]
     annotations: UserPath = Field(description="instances_*.json as published")
-    questions: UserPath | None = Field(
-        None, description="coco_qa_two_obj.json of What'sUp: each item becomes a test scene of two objects, asked in both orders"
-    )
 
 
 class Coco(Natural[CocoSettings]):

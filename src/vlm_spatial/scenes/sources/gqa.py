@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from vlm_spatial.config.settings import UserPath
-from vlm_spatial.scenes.sources.natural import Natural, NaturalSettings
+from vlm_spatial.scenes.sources.natural import ListedSettings, Natural
 
 if TYPE_CHECKING:
     from vlm_spatial.scenes.chosen import Choices
 
 
-class GqaSettings(NaturalSettings):
+class GqaSettings(ListedSettings):
     """Photographs of GQA in which three (or two) names occur once each."""
 
     kind: Literal["gqa"]
     scene_graphs: UserPath = Field(description="train_sceneGraphs.json or val_sceneGraphs.json as published; images are {image id}.jpg")
-    questions: UserPath | None = Field(
-        None, description="vg_qa_two_obj.json of What'sUp: each item becomes a test scene of two objects, asked in both orders"
-    )
 
     @model_validator(mode="after")
     def _knows_what_is_there(self) -> Self:

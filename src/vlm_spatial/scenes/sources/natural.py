@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from vlm_spatial.config.settings import Share, UserPath
 from vlm_spatial.errors import UserError
-from vlm_spatial.scenes.sources.settings import DatasetSettings, Pairs, Variants
+from vlm_spatial.scenes.sources.settings import OF_TWO, DatasetSettings, Pairs, Variants
 from vlm_spatial.scenes.sources.source import About, PlannedDataset, S, Source
 
 if TYPE_CHECKING:
@@ -47,13 +47,32 @@ class NaturalSettings(DatasetSettings):
     @model_validator(mode="after")
     def _as_photographed(self) -> Self:
         if isinstance(self.wording, dict):
-            raise ValueError("wording: these questions name their options; use plain, one_word or words with {question}")
+            text = self.wording.get("relation_to_object", "")
+            if self.objects != 2 or tuple(self.templates) != ("relation_to_object",) or "{first}" not in text:
+                named = ", ".join(f"{{{name}}}" for name in OF_TWO)
+                raise ValueError(
+                    f"wording: a text of one's own is for objects: 2 and templates: [relation_to_object] and holds {named}; elsewhere use "
+                    "plain, one_word or words with {question}"
+                )
         if self.wording == "stem":
             raise ValueError("wording: 'stem' has no sentence that names the objects of a photograph; use plain, one_word or your own")
         made = Variants()
         if self.variants.single or self.variants.decorrelated != made.decorrelated:
             raise ValueError("variants: decorrelated and single are drawn; photographs have mirror only, leave the others out")
         return self
+
+
+class ListedSettings(NaturalSettings):
+    """Photographs for which What'sUp has a list of two objects each."""
+
+    questions: UserPath | None = Field(
+        None,
+        description="coco_qa_two_obj.json (gqa: vg_qa_two_obj.json) of What'sUp: each item becomes a test scene of two objects, asked in "
+        "both orders of its options",
+    )
+    items_ask: Literal["subject", "both"] = Field(
+        "both", description="whom an item's question is about. subject: the caption's, as published. both: either object, the other given"
+    )
 
 
 class Natural(Source[S]):

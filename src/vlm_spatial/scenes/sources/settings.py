@@ -18,6 +18,8 @@ _FIELDS: dict[Template, tuple[str, ...]] = {
     "relation_to_object": ("relation", "reference"),
     "content": ("object",),
 }
+OF_TWO = ("object", "reference", "first", "second")
+"""Fields of the relation of two objects that are named: ``first`` and ``second`` are the relations to choose from, in either order."""
 BLANK = "{blank}"
 
 
@@ -32,7 +34,8 @@ def _known_wording(value: str | dict[Template, str]) -> str | dict[Template, str
 
 
 def _check_statement(template: Template, text: str) -> None:
-    found, needed = re.findall(r"{(.*?)}", text), _FIELDS[template]
+    found = re.findall(r"{(.*?)}", text)
+    needed = OF_TWO if template == "relation_to_object" and {"first", "second"} & set(found) else _FIELDS[template]
     if BLANK in text and not (text.endswith(BLANK) and text.count(BLANK) == 1):
         raise ValueError(f"{template}: {BLANK} is where the model goes on, so it must be the end of the statement, found {text!r}")
     allowed = [f"{{{name}}}" for name in needed]
@@ -102,7 +105,8 @@ class DatasetSettings(Settings):
         "plain",
         description="'plain' is what organisms are trained on; 'one_word' asks an instruction-tuned model for one word; 'stem' is an "
         "unfinished sentence that the answer completes; own words hold {question}, such as '{question} Reply with one token.'; or "
-        "a text for each template, with {place}, {object}, or {relation} and {reference}; a statement may end in {blank}",
+        "a text for each template, with {place}, {object}, or {relation} and {reference}; a statement may end in {blank}. Of two objects "
+        "in photographs: {object}, {reference}, {first} and {second}, the relations to choose from",
     )
     asked_slots: Annotated[tuple[Literal[0, 1, 2], ...], Field(min_length=1)] = Field(
         (0, 1, 2), description="slots whose objects are asked for; [0, 2] are the outer two"
@@ -151,6 +155,8 @@ class DatasetSettings(Settings):
             raise ValueError("templates: name at least one of " + ", ".join(TEMPLATES))
         if not set(self.asked_slots) & {0, 2}:
             raise ValueError("asked_slots: must hold 0 or 2, whose objects every experiment exchanges")
+        if self.drawn and isinstance(self.wording, dict) and "{first}" in self.wording.get("relation_to_object", ""):
+            raise ValueError("wording: {first} and {second} are relations of two objects in photographs; use {relation} and {reference}")
         missing = [template for template in self.templates if isinstance(self.wording, dict) and template not in self.wording]
         if missing:
             raise ValueError(f"wording: has no text for the template {missing[0]}; give one for each of templates")

@@ -14,6 +14,7 @@ from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.interventions.sweep import run_sweep
 from vlm_spatial.measures.flips import last_token_outcomes
+from vlm_spatial.measures.last_token import carried, layers
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import SLOT_WORDS
@@ -53,7 +54,7 @@ def test_the_first_entry_changes_nothing_and_the_last_block_everything(tiny: Dat
     runs = [run for case in cases for run in case.runs({scene: tiny.image(scene) for scene in case.shown})]
     last = f"language.{len(adapter.language_blocks) - 1}"
     for site in (EMBEDDING, "language.0", last):
-        patches = [exchange.patch(number) for number, case in enumerate(cases) for exchange in last_token_plan([site])(case)]
+        patches = [exchange.patch(number) for number, case in enumerate(cases) for exchange in last_token_plan(adapter, tiny, [site])(case)]
         found = engine.run(runs, patches)
         plain = run_plain(adapter, runs, patches)
         assert float((found - plain).abs().max() / plain.abs().max()) <= 1e-5
@@ -68,11 +69,48 @@ def test_the_first_entry_changes_nothing_and_the_last_block_everything(tiny: Dat
         assert np.abs(there - clean.numpy()).max() > 1e-3
 
 
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_the_question_taken_at_the_entry_is_the_other_question_asked_of_the_own_picture(tiny: Dataset, tmp_path: Path, family: str) -> None:
+    adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
+    engine = PatchEngine(adapter)
+    cases = last_token_cases(tiny, read_cases(tiny, adapter, "language"))[:3]
+    runs = [run for case in cases for run in case.runs({scene: tiny.image(scene) for scene in case.shown})]
+    last = f"language.{len(adapter.language_blocks) - 1}"
+    plan = last_token_plan(adapter, tiny, [EMBEDDING, last], ("question", "tail"))
+    exchanges = [(number, exchange) for number, case in enumerate(cases) for exchange in plan(case)]
+    assert {exchange.token_set for _, exchange in exchanges} >= {"question"}
+    found = engine.run(runs, [exchange.patch(number) for number, exchange in exchanges]).numpy()
+    clean = engine.clean(runs).numpy()
+    for (number, exchange), logits in zip(exchanges, found, strict=True):
+        case, own = cases[number], runs[number].clean
+        asked = adapter.run(adapter.prepare([own.image], [case.counterfactual_prompt]))[0][0]
+        # The tail is the chat template's, the same in both; after the last block nothing is read from either.
+        expected = asked if exchange.token_set == "question" and exchange.site == EMBEDDING else clean[number]
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+        assert np.abs(asked - clean[number]).max() > 1e-3
+
+
+def test_groups_are_measured_apart_and_the_claims_are_of_the_last_position(tiny: Dataset, tmp_path: Path) -> None:
+    adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
+    cases = last_token_cases(tiny, read_cases(tiny, adapter, "language"))
+    both, alone = (
+        run_sweep(PatchEngine(adapter), tiny, cases, last_token_plan(adapter, tiny, ["language.0", "language.1"], groups))
+        for groups in (("last", "question"), ("last",))
+    )
+    assert set(last_token_outcomes(both)["token_set"]) == set(layers(both)["token_set"]) | {"last", "question"} == {"last", "question"}
+    ours, whole = carried(both), carried(alone)
+    assert ours.pairs == whole.pairs
+    np.testing.assert_array_equal(ours.ordinal, whole.ordinal)
+    assert last_token_outcomes(both).filter(token_set="last").equals(last_token_outcomes(alone))
+
+
 def test_an_organism_answers_as_the_source_in_the_end(tiny: Dataset) -> None:
     adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
     depth = len(adapter.language_blocks)
     sites = [EMBEDDING, *(f"language.{layer}" for layer in range(depth))]
-    table = run_sweep(PatchEngine(adapter), tiny, last_token_cases(tiny, read_cases(tiny, adapter, "language")), last_token_plan(sites))
+    table = run_sweep(
+        PatchEngine(adapter), tiny, last_token_cases(tiny, read_cases(tiny, adapter, "language")), last_token_plan(adapter, tiny, sites)
+    )
     assert table.filter(site=EMBEDDING)["layer"].null_count() == table.filter(site=EMBEDDING).height
     assert set(table["tokens"]) == {1}
     kept = table.filter("included")
@@ -95,7 +133,7 @@ def test_pairs_of_five_contents_end_as_the_source_too(tmp_path: Path) -> None:
     [sweep] = [sweep for sweep in planned_sweeps(adapter, five, settings, 0) if sweep.name == "last-token"]
     assert {case.template for case in sweep.cases} == {"relation_to_object"}
     sites = [EMBEDDING, f"language.{depth - 1}"]
-    table = run_sweep(PatchEngine(adapter), five, sweep.cases, last_token_plan(sites)).filter("included")
+    table = run_sweep(PatchEngine(adapter), five, sweep.cases, last_token_plan(adapter, five, sites)).filter("included")
     assert table.height >= 6
     assert set(table.filter(site=EMBEDDING)["outcome"]) == {"stay"}
     assert set(table.filter(site=sites[1])["outcome"]) == {"attribute"}

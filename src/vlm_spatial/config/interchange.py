@@ -40,6 +40,11 @@ class InterchangeSettings(Settings):
     last_token_sites: tuple[str, ...] = Field(
         ("language.*",), description="layers at which the last position's residual is replaced; none: leave it out"
     )
+    last_token_groups: Annotated[tuple[Literal["last", "question", "tail"], ...], Field(min_length=1)] = Field(
+        ("last",),
+        description="prompt positions of that sweep: the last one (as published), the question's tokens, and the chat template's behind "
+        "it; claims and figure are of the last",
+    )
     displaced_pairs: Count = Field(
         50,
         description="pairs of layout-decorrelated test scenes, of an axis, that tell slot from absolute place; 0: leave it out",

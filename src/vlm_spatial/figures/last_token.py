@@ -9,12 +9,13 @@ from vlm_spatial.measures.table import select
 
 MEASURES = {"outcome_rate": "answers", "recovery": "recovery"}
 OUTCOMES = ["ordinal", "attribute", "stay", "other"]
-_COLUMNS = {name: name for name in ("axis", "site", "estimate", "low", "high", "n", "set_aside")}
+_COLUMNS = {name: name for name in ("axis", "site", "token_set", "estimate", "low", "high", "n", "set_aside")}
 
 
 def rows(tables: Tables) -> pl.DataFrame:
     """A row a site, axis and outcome, and one of the recovery of the other run's own answer."""
     shown = select(tables.get("measures"), "last_token", list(MEASURES), _COLUMNS | {"outcome": "series", "measure": "measure"})
+    shown = shown.filter(token_set="last").drop("token_set")
     shown = shown.with_columns(pl.col("series").fill_null("attribute"), pl.col("measure").replace_strict(MEASURES))
     return shown if shown.is_empty() else with_sites(shown)
 

@@ -6,6 +6,8 @@ clean picture supplies the object of the source's slot (``ordinal``). If the obj
 
 As published, the two pictures share the middle object, and both prompts name it: pairs of five contents (``pairs.last_token``). Without
 them the language pairs serve, whose pictures share nothing.
+
+The question's tokens and the chat template's behind them can be exchanged likewise (``last_token_groups``).
 """
 
 import sys
@@ -16,6 +18,9 @@ import numpy as np
 
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.sweep import Exchange, ExchangesOf
+from vlm_spatial.interventions.token_groups import from_end
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.block_edits import Positions
 from vlm_spatial.models.values import Site
 from vlm_spatial.scenes.dataset import Dataset
 
@@ -55,7 +60,27 @@ def last_token_cases(dataset: Dataset, language: Sequence[Case]) -> list[Case]:
     return found
 
 
-def last_token_plan(sites: Sequence[Site]) -> ExchangesOf:
-    """The last position's residual of the source, at every site."""
+def last_token_plan(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], groups: Sequence[str] = ("last",)) -> ExchangesOf:
+    """The source's residuals at each group of prompt positions, at every site.
+
+    Positions are counted from the end of either prompt. Where one has more tokens of a group, those nearest to the end are exchanged.
+    """
     nowhere = np.array([], dtype=int)
-    return lambda _case: [Exchange(site, "last", "counterfactual", nowhere, to_positions=np.array([-1])) for site in sites]
+
+    def positions(case: Case, group: str) -> Positions:
+        if group == "last":
+            return np.array([-1])
+        asked = ((case.clean_scene, case.prompt), (case.counterfactual_scene, case.counterfactual_prompt or case.prompt))
+        both = [from_end(adapter, dataset.image(scene), prompt, group) for scene, prompt in asked]
+        return min(both, key=len)
+
+    def exchanges(case: Case) -> list[Exchange]:
+        found = {group: positions(case, group) for group in groups}
+        return [
+            Exchange(site, group, "counterfactual", nowhere, to_positions=places)
+            for group, places in found.items()
+            if len(places)
+            for site in sites
+        ]
+
+    return exchanges

@@ -50,6 +50,12 @@ def text_groups(adapter: Adapter, image: Image.Image, prompt: Prompt) -> dict[st
     return groups
 
 
+def from_end(adapter: Adapter, image: Image.Image, prompt: Prompt, group: str) -> Positions:
+    """A text group's positions, counted from the end of the prompt: -1 is the last."""
+    groups = text_groups(adapter, image, prompt)
+    return groups[group] - groups["last"][0] - 1
+
+
 def cell_groups(adapter: Adapter, image: Image.Image, prompt: Prompt, case: Case) -> dict[str, Positions]:
     """Positions of cells: ``object``, ``strip``, ``rim`` of the slot asked about, ``reference`` (the object named), ``background``; and
     ``strip.<slot>`` and ``objects``. A group without cells is left out.

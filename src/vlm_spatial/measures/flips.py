@@ -87,13 +87,16 @@ def _against_connector(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def last_token_outcomes(table: pl.DataFrame | None) -> pl.DataFrame:
-    """A row a site, axis and outcome of the last-token sweep: the answer stays, follows the source's slot, or is the source's own."""
+    """A row a site, group of positions, axis and outcome of the last-token sweep.
+
+    The answer stays, follows the source's slot, or is the source's own.
+    """
     table = None if table is None or table.is_empty() else table.filter(pl.col("experiment") == "last_token")
     if table is None or table.is_empty():
         return tidy([], "last_token")
     both = pl.concat([table, table.with_columns(axis=pl.lit(BOTH))])
-    found = outcome_rates(both, ["stay", "ordinal", "attribute", "other"], ["axis", "site"])
-    return tidy(found, "last_token", measure="outcome_rate", token_set="last", counted="pairs", method="exact (Clopper and Pearson)")
+    found = outcome_rates(both, ["stay", "ordinal", "attribute", "other"], ["axis", "site", "token_set"])
+    return tidy(found, "last_token", measure="outcome_rate", counted="pairs", method="exact (Clopper and Pearson)")
 
 
 def dominances(table: pl.DataFrame | None) -> pl.DataFrame:

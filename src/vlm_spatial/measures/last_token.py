@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -35,9 +36,12 @@ class Carried:
         return self.ordinal if outcome == "ordinal" else self.attribute
 
 
-def carried(table: pl.DataFrame) -> Carried:
-    """Of ``interchange.parquet``. What enters the language model is no layer: there the last token knows nothing yet."""
-    chosen = table.filter(pl.col("included"), pl.col("layer").is_not_null(), experiment="last_token")
+def carried(table: pl.DataFrame, group: str = "last") -> Carried:
+    """Of ``interchange.parquet``, at one group of positions.
+
+    What enters the language model is no layer: there the last token knows nothing yet.
+    """
+    chosen = table.filter(pl.col("included"), pl.col("layer").is_not_null(), experiment="last_token", token_set=group)
     wide = chosen.select("pair_id", "outcome", layer=pl.col("layer").cast(pl.String)).pivot("layer", index="pair_id", values="outcome")
     layers = np.array(sorted(int(name) for name in wide.columns if name != "pair_id"), dtype=int)
     if not len(layers):
@@ -71,16 +75,17 @@ def takeover(found: Carried) -> Interval:
 
 
 def layers(table: pl.DataFrame | None) -> pl.DataFrame:
-    """``ordinal_layers`` and ``attribute_layers``, a row an axis: the layer with the highest rate.
+    """``ordinal_layers`` and ``attribute_layers``, a row an axis and group of positions: the layer with the highest rate.
 
     ``low`` and ``high`` are the first and the last layer at which most pairs surely have the outcome (exact limits). Null if there is none.
     """
     table = None if table is None or table.is_empty() else table.filter(experiment="last_token")
     rows: list[dict[str, object]] = []
     if table is not None:
-        for axis in [BOTH, *sorted(table["axis"].unique())]:
-            rows += _layers_of(carried(table if axis == BOTH else table.filter(axis=axis)), axis)
-    return tidy(rows, "last_token", token_set="last", counted="pairs", method="layers whose exact interval lies above ½")
+        for axis, group in product([BOTH, *sorted(table["axis"].unique())], sorted(table["token_set"].unique())):
+            found = carried(table if axis == BOTH else table.filter(axis=axis), group)
+            rows += [{"token_set": group, **row} for row in _layers_of(found, axis)]
+    return tidy(rows, "last_token", counted="pairs", method="layers whose exact interval lies above ½")
 
 
 def _layers_of(found: Carried, axis: str) -> Iterator[dict[str, object]]:

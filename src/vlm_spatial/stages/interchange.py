@@ -57,8 +57,8 @@ def planned_sweeps(adapter: Adapter, dataset: Dataset, settings: InterchangeSett
         yield PlannedSweep("crosswise", crosswise_cases(pairs), plan)
     if settings.last_token_sites:
         sites = [EMBEDDING, *adapter.matching_sites(settings.last_token_sites)]
-        five = read_cases(dataset, adapter, "last_token")
-        yield PlannedSweep("last-token", five or last_token_cases(dataset, ordered), last_token_plan(sites))
+        five, plan = read_cases(dataset, adapter, "last_token"), last_token_plan(adapter, dataset, sites, settings.last_token_groups)
+        yield PlannedSweep("last-token", five or last_token_cases(dataset, ordered), plan)
     if settings.displaced_pairs:
         apart = displaced_cases(dataset, adapter, settings.displaced_pairs, seed)
         yield PlannedSweep("displaced", apart, displaced_plan(language_sites, seed))

@@ -25,6 +25,7 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+from vlm_spatial.scenes.dataset import Dataset
 
 # A slow machine is no failure, and a run that cannot be repeated is no test.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -80,6 +81,15 @@ class ByFile(LoadScopeScheduling):
 def _marks_of_module(item: pytest.Item) -> set[str]:
     module = item.getparent(pytest.Module)
     return set() if module is None else {mark.name for mark in module.own_markers}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Eight pairs of every experiment, and few scenes of squares."""
+    # Brings every stage with it, which most tests need not.
+    from stage_inputs import make_scenes
+
+    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 @pytest.fixture(scope="session")

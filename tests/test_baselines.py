@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from stage_inputs import make_reader, make_scenes
+from stage_inputs import make_reader
 from vlm_spatial.amplification.baselines import ADAPTIVE, Normed, choose_adaptive, scaled, score_attention, text_norm
 from vlm_spatial.amplification.questions import sample_questions
 from vlm_spatial.amplification.scoring import SCHEMA
@@ -25,11 +25,6 @@ from vlm_spatial.stages.amplification import baselines
 from vlm_spatial.stages.stage import Job, section
 
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 def asked_of(dataset: Dataset, limit: int) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import pytest
 from PIL import ImageOps
 from torch.utils.flop_counter import FlopCounterMode
 
-from stage_inputs import job, make_reader, make_scenes, make_store, run_ablation
+from stage_inputs import job, make_reader, make_store, run_ablation
 from symbolic_models import NamedDataset, SymbolicEngine, by_code, by_place
 from vlm_spatial.interventions.crosswise import crosswise_blocks, crosswise_cases, crosswise_plan, mirror_cases, mirror_plan, mirrored_cells
 from vlm_spatial.interventions.engine import PatchEngine
@@ -121,11 +121,6 @@ def test_mirror_answers_are_those_of_the_turned_picture(dataset: Dataset) -> Non
         assert (case.hypotheses["stay"], case.hypotheses["flip"]) == (ask[asked], ask[2 - asked])
         seen.add(case.template)
     assert seen == {"slot_to_object", "object_to_slot", "relation_to_object"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 @pytest.mark.parametrize(("reader", "outcomes"), [(by_code, {"flip"}), (by_place, {"stay"})])

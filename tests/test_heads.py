@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import synthetic_results as synthetic
-from stage_inputs import job, make_reader, make_scenes
+from stage_inputs import job, make_reader
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.heads import HeadSweep, drawn_alike, ranked_first, sizes
 from vlm_spatial.interventions.last_token import last_token_cases
@@ -27,11 +27,6 @@ from vlm_spatial.stages.routes import routes
 pytestmark = pytest.mark.model
 
 ORGANISMS = Path(__file__).parents[1] / "organisms"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 def some_cases(dataset: Dataset, adapter: Adapter, count: int) -> list[Case]:

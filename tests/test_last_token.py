@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stage_inputs import SETTINGS, make_reader, make_scenes
+from stage_inputs import SETTINGS, make_reader
 from vlm_spatial.config.interchange import InterchangeSettings
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.last_token import EMBEDDING, last_token_cases, last_token_plan
@@ -25,11 +25,6 @@ from vlm_spatial.stages.stage import Job
 pytestmark = pytest.mark.model
 
 ORGANISMS = Path(__file__).parents[1] / "organisms"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 def test_the_source_asks_for_the_other_slot_of_another_picture(tiny: Dataset, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import synthetic_results as synthetic
-from stage_inputs import job, make_reader, make_scenes
+from stage_inputs import job, make_reader
 from vlm_spatial.config.positions import PositionsSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.engine import PatchEngine
@@ -28,11 +28,6 @@ from vlm_spatial.stages.stage import Job
 pytestmark = pytest.mark.model
 
 ORGANISMS = Path(__file__).parents[1] / "organisms"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 def table_of(dataset: Dataset, adapter: Adapter, count: int) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from real_checkpoints import real_checkpoint
-from stage_inputs import make_reader, make_scenes
+from stage_inputs import make_reader
 from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.crosswise import crosswise_cases, crosswise_plan
@@ -24,11 +24,6 @@ from vlm_spatial.scenes.alone import moving
 from vlm_spatial.scenes.dataset import Dataset
 
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 @pytest.fixture(scope="module")

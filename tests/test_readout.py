@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import synthetic_results as synthetic
-from stage_inputs import job, make_reader, make_scenes
+from stage_inputs import job, make_reader
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import read_cases
@@ -32,11 +32,6 @@ pytestmark = pytest.mark.model
 
 ORGANISMS = Path(__file__).parents[1] / "organisms"
 PICTURE = Image.new("RGB", (96, 96), "red")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 def test_the_word_is_found_in_every_family(adapter: Adapter) -> None:
@@ -184,9 +179,10 @@ def test_measures_of_planted_answers() -> None:
     verdicts = dict(judged({"readout": table}).filter(experiment="claims").select("measure", "verdict").iter_rows())
     assert (verdicts["text_decides"], verdicts["text_suffices"]) == ("supported", "supported")
     assert verdicts["spatial_id_swap"] == "supported"
-    rate, drawn, difference, _, _ = id_swap(table)
-    assert (rate.estimate, drawn.estimate) == (pytest.approx(28 / 46), pytest.approx(5 / 46))
-    assert difference.estimate == pytest.approx(23 / 46)
+    swap = id_swap(table)
+    assert swap is not None
+    assert (swap.rate.estimate, swap.control.estimate) == (pytest.approx(28 / 46), pytest.approx(5 / 46))
+    assert swap.difference.estimate == pytest.approx(23 / 46)
     steered = found.filter(measure="flip_rate", site="language.2", token_set="word.target")
     assert dict(steered.select("source", "estimate").iter_rows()) == pytest.approx({"id": 28 / 46, "random": 5 / 46, "other_axis": 0.0})
     # Of 40 right answers 36 are read at layer 2; of 24 wrong ones 18 agree with the answer, 6 with the truth.

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import synthetic_results as synthetic
-from stage_inputs import job, make_reader, make_scenes
+from stage_inputs import job, make_reader
 from vlm_spatial.config.routes import TEXT_ROUTES, RouteName
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.edited_runs import windows
@@ -34,11 +34,6 @@ pytestmark = pytest.mark.model
 
 ORGANISMS = Path(__file__).parents[1] / "organisms"
 PICTURE = Image.new("RGB", (96, 96), "red")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
 
 def test_groups_are_the_image_the_question_and_what_the_template_writes(adapter: Adapter) -> None:

@@ -17,6 +17,8 @@ from vlm_spatial.figures.figure import BOTH
 from vlm_spatial.figures.flips import language_rows, vision_rows
 from vlm_spatial.measures import flips
 from vlm_spatial.measures import interventions as summaries
+from vlm_spatial.measures.amplification import random_corrected_share, random_net
+from vlm_spatial.measures.paired import against
 from vlm_spatial.report.conclusions import two_by_two
 from vlm_spatial.statistics import binomial_limits, holm
 
@@ -407,3 +409,37 @@ def test_exact_limits_are_those_of_statsmodels(counts: list[tuple[float, float]]
 def test_holm_adjusts_as_statsmodels_does(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1] if p_values else []
     np.testing.assert_allclose(holm(p_values), expected, atol=1e-12)
+
+
+def test_pairs_without_a_control_are_left_out() -> None:
+    """Of own photographs there may be no unrelated picture: then there is nothing to conclude."""
+    labels = {"axis": "horizontal", "template": "slot_to_object"}
+    own = pl.DataFrame([{"pair_id": name, **labels, "hit": hit} for name, hit in zip("abcd", (True, True, True, False), strict=True)])
+    control = pl.DataFrame({"pair_id": ["c", "b", "d"], "hit": [False, True, False]})
+    found = against(own, control)
+    assert found is not None
+    assert (found.rate.estimate, found.rate.n, found.control.estimate) == (pytest.approx(2 / 3), 3, pytest.approx(1 / 3))
+    assert found.values["value"].to_list() == [0.0, 1.0, 0.0]
+    assert against(own, control.clear()) is None
+
+
+def test_random_controls_are_the_same_in_any_order_of_rows() -> None:
+    generator = np.random.default_rng(0)
+    rows = pl.DataFrame(
+        {
+            "split": "test",
+            "method": "random",
+            "site": "connector",
+            "alpha": 2.0,
+            "template": "slot_to_object",
+            "draw": np.repeat(np.arange(30), 11),
+            "question_id": [f"{number:02d}" for number in range(11)] * 30,
+            "correct_before": generator.random(330) < 0.6,
+            "correct": generator.random(330) < 0.7,
+        }
+    )
+    found = {
+        (random_net(mixed, "connector", 2.0), random_corrected_share(mixed, "connector", 2.0))
+        for mixed in (rows.sample(fraction=1.0, shuffle=True, seed=seed) for seed in range(20))
+    }
+    assert len(found) == 1

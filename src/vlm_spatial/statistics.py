@@ -27,6 +27,8 @@ class Interval:
 EMPTY = Interval(float("nan"), float("nan"), float("nan"), 0)
 _NOTHING = 1e-12
 """Less than this is what rounding leaves of no variance at all."""
+_ADDED = 3.0
+"""Differences added to those of clustered units, half of them +1 and half −1."""
 _RATIOS = 1001
 """How many ratios between 0 and 1 are tried."""
 
@@ -115,10 +117,6 @@ def share_of_sums(hits: Float[np.ndarray, " clusters"], units: Float[np.ndarray,
     alike = _effective(hits - share * units, share * (1 - share) * float(units.sum()), units)
     low, high = binomial_limits(share * alike, alike)
     return Interval(share, float(low), float(high), len(units))
-
-
-_ADDED = 3.0
-"""Differences added to those of clustered units, half of them +1 and half −1."""
 
 
 def clustered_share_p(hits: Bool[np.ndarray, " units"], clusters: Sequence[str], chance: float) -> float:
@@ -309,7 +307,7 @@ def mcnemar_exact(corrected: int, broken: int) -> float:
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " tests"]:
     """Holm-adjusted p-values, in the order given."""
-    # Not statsmodels': it collects garbage at every call, which took a third of the time of all measures.
+    # Not statsmodels': it collects Python's garbage at every call, which costs more than the measures themselves.
     raw = np.asarray(p_values, dtype=float)
     order = raw.argsort()
     adjusted = np.empty(len(raw))

@@ -17,11 +17,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.amplification.answers import answered
-from vlm_spatial.amplification.questions import OF_QUESTION
-from vlm_spatial.amplification.scoring import SCHEMA
+from vlm_spatial.amplification.scoring import SCHEMA, answer_row
 from vlm_spatial.amplification.sweep import Correction, Setting
-from vlm_spatial.interventions.answers import AnswerReader, mass
+from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.memory import pairs_at_once
@@ -112,7 +110,8 @@ def score_attention(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, 
         for number in group:
             for factor in factors:
                 of_run = torch.stack(list(itertools.islice(following, len(readers[number].beginnings))))
-                rows.append(_row(questions[number], readers[number], factor, readers[number].log_probabilities(of_run)))
+                scores = readers[number].log_probabilities(of_run)
+                rows.append(answer_row(questions[number], readers[number], scores, LANGUAGE, ATTENTION, factor))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
@@ -120,28 +119,6 @@ def scaled(adapter: Adapter, run: Run, factor: float) -> Rescaled:
     """The edit: what the last position sees of the image, its keys times a factor, in every layer."""
     layout = Layout.of(adapter, run.image, run.prompt)
     return Rescaled(np.array([-1]), layout.cells_at, 0, len(adapter.language_blocks) - 1, of_keys=factor)
-
-
-def _row(question: dict[str, object], reader: AnswerReader, factor: float, scores: Float[np.ndarray, " candidates"]) -> dict[str, object]:
-    answer = str(question["answer"])
-    given = answered(scores, reader.candidates, answer)
-    return {
-        **{key: question[key] for key in OF_QUESTION},
-        "site": LANGUAGE,
-        "method": ATTENTION,
-        "draw": 0,
-        "alpha": factor,
-        "predicted": given.predicted,
-        "correct": given.predicted == answer,
-        "answer_probability": given.answer_probability,
-        "candidates": list(reader.candidates),
-        "log_probabilities": scores.tolist(),
-        "candidate_mass": mass(scores),
-        "whole_words": reader.whole_words,
-        "confidence": given.confidence,
-        "brier": given.brier,
-        "present": None,
-    }
 
 
 @dataclass(frozen=True)

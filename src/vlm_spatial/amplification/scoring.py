@@ -1,6 +1,6 @@
 """Answers to questions under corrections, as rows of ``amplification.parquet``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,35 @@ def _unchanged(values: Float[Tensor, "cells patches features"]) -> Float[Tensor,
     return values
 
 
+def answer_row(
+    question: Mapping[str, Any],
+    reader: AnswerReader,
+    scores: Float[np.ndarray, " candidates"],
+    site: str,
+    method: str,
+    alpha: float,
+    draw: int = 0,
+) -> dict[str, Any]:
+    """One question's row of ``amplification.parquet`` under one method, from its candidates' log-probabilities ``scores``."""
+    given = answered(scores, reader.candidates, question["answer"])
+    return {
+        **{key: question[key] for key in OF_QUESTION},
+        "site": site,
+        "method": method,
+        "draw": draw,
+        "alpha": alpha,
+        "predicted": given.predicted,
+        "correct": given.predicted == question["answer"],
+        "answer_probability": given.answer_probability,
+        "candidates": list(reader.candidates),
+        "log_probabilities": scores.tolist(),
+        "candidate_mass": mass(scores),
+        "whole_words": reader.whole_words,
+        "confidence": given.confidence,
+        "brier": given.brier,
+    }
+
+
 def _rows(
     question: dict[str, Any],
     reader: AnswerReader,
@@ -115,22 +144,8 @@ def _rows(
         there = np.isin(np.asarray(named)[following[0][:, len(wanted) :].argmax(axis=1)], wanted)
     for number, setting in enumerate(settings):
         scores = reader.added_up([following[0][number, : len(wanted)], *(of_run[number] for of_run in following[1:])])
-        given = answered(scores, reader.candidates, question["answer"])
         yield {
-            **{key: question[key] for key in OF_QUESTION},
-            "site": setting.site,
-            "method": setting.method,
-            "draw": setting.draw,
-            "alpha": setting.alpha,
-            "predicted": given.predicted,
-            "correct": given.predicted == question["answer"],
-            "answer_probability": given.answer_probability,
-            "candidates": list(reader.candidates),
-            "log_probabilities": scores.tolist(),
-            "candidate_mass": mass(scores),
-            "whole_words": reader.whole_words,
-            "confidence": given.confidence,
-            "brier": given.brier,
+            **answer_row(question, reader, scores, setting.site, setting.method, setting.alpha, setting.draw),
             "present": None if there is None else bool(there[number]),
             "present_before": None if there is None else bool(there[-1]),
         }

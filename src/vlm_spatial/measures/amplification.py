@@ -116,13 +116,14 @@ def control_outcome(table: pl.DataFrame, control: str, site: str, alpha: float) 
 def random_corrected_share(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
     """Share of errors that a form's random controls corrected: mean over draws and the 95% range of the draws."""
     wrong = at(spatial(table), "test", RANDOM[method], site, alpha).filter(~pl.col("correct_before"))
-    return _range(wrong.group_by("draw").agg(pl.col("correct").mean())["correct"].to_list())
+    return _range(wrong.group_by("draw", maintain_order=True).agg(pl.col("correct").mean())["correct"].to_list())
 
 
 def random_net(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:
     """Net change in accuracy under a form's random controls: mean over draws and the 95% range of the draws."""
     rows = at(spatial(table), "test", RANDOM[method], site, alpha)
-    return _range(rows.group_by("draw").agg(net=pl.col("correct").mean() - pl.col("correct_before").mean())["net"].to_list())
+    changed = rows.group_by("draw", maintain_order=True).agg(net=pl.col("correct").mean() - pl.col("correct_before").mean())
+    return _range(changed["net"].to_list())
 
 
 def random_calibration_error(table: pl.DataFrame, site: str, alpha: float, method: str = "projection") -> Interval:

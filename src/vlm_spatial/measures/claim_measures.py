@@ -11,6 +11,7 @@ from vlm_spatial.interventions.ordering import language_sweep
 from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, heads, last_token, positions, readout, routes
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
+from vlm_spatial.measures.paired import Against
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
 from vlm_spatial.measures.recovery import recovery, recovery_at_best
 from vlm_spatial.measures.verdicts import (
@@ -75,11 +76,21 @@ def fallback(tables: Tables) -> Measured:
     return Measured(found, ZERO, "no more than the sum of each", found, p, each.select("axis", "template", "value"))
 
 
-def head_sparsity(tables: Tables) -> Measured:
-    rate, drawn, difference, p, pairs = heads.few(tables["heads"])
-    if pairs.is_empty():
-        return NOTHING
-    return Measured(rate, drawn, "random heads of the same layers", difference, p, pairs.select("axis", "template", "value"))
+def _against(table: str, find: Callable[[pl.DataFrame], Against | None], control: str) -> Callable[[Tables], Measured]:
+    """Of a claim that holds hits against a control on the same pairs."""
+
+    def measure(tables: Tables) -> Measured:
+        found = find(tables[table])
+        return NOTHING if found is None else Measured(found.rate, found.control, control, found.difference, found.p, found.values)
+
+    return measure
+
+
+head_sparsity = _against("heads", heads.few, "random heads of the same layers")
+shuffle_sensitivity = _against("positions", positions.shuffled_apart, "tokens shuffled within their own object")
+text_decides = _against("readout", readout.text_decides, "an unrelated picture's")
+spatial_id_swap = _against("readout", readout.id_swap, "random vectors of the same length")
+id_faithful = _against("readout", readout.faithful, "the truth")
 
 
 def place_is(condition: str) -> Callable[[Tables], Measured]:
@@ -89,34 +100,6 @@ def place_is(condition: str) -> Callable[[Tables], Measured]:
         return Measured(index, ZERO, "neither decides", index, p, values)
 
     return measure
-
-
-def shuffle_sensitivity(tables: Tables) -> Measured:
-    every, within, difference, p, pairs = positions.shuffled_apart(tables["positions"])
-    if pairs.is_empty():
-        return NOTHING
-    return Measured(every, within, "tokens shuffled within their own object", difference, p, pairs.select("axis", "template", "value"))
-
-
-def text_decides(tables: Tables) -> Measured:
-    follows, unrelated, difference, p, pairs = readout.text_decides(tables["readout"])
-    if pairs.is_empty():
-        return NOTHING
-    return Measured(follows, unrelated, "an unrelated picture's", difference, p, pairs.select("axis", "template", "value"))
-
-
-def spatial_id_swap(tables: Tables) -> Measured:
-    found, drawn, difference, p, values = readout.id_swap(tables["readout"])
-    if values.is_empty():
-        return NOTHING
-    return Measured(found, drawn, "random vectors of the same length", difference, p, values)
-
-
-def id_faithful(tables: Tables) -> Measured:
-    given, truth, difference, p, values = readout.faithful(tables["readout"])
-    if values.is_empty():
-        return NOTHING
-    return Measured(given, truth, "the truth", difference, p, values.select("axis", "template", "value"))
 
 
 def text_suffices(tables: Tables) -> Measured:

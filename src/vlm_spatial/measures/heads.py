@@ -7,10 +7,11 @@ import polars as pl
 from jaxtyping import Float
 
 from vlm_spatial.measures.crosswise import BROKEN
+from vlm_spatial.measures.paired import Against, against
 from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
 from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.measures.verdicts import MOST
-from vlm_spatial.statistics import EMPTY, Interval, binomial, clustered_mean
+from vlm_spatial.statistics import Interval, binomial, clustered_mean
 
 OUTCOMES = ("ordinal", "attribute")
 FEW = 0.1
@@ -120,23 +121,15 @@ def _sparsity(table: pl.DataFrame) -> Iterator[dict[str, object]]:
     yield {"measure": "head_sparsity", "method": "first share of the heads whose rate is above ½ (exact limits)", **numbers(found)}
 
 
-def few(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
+def few(table: pl.DataFrame) -> Against | None:
     """Answers that become the source's with a tenth of the heads patched, rounded down to a power of two.
 
-    Returns:
-        the rate of the ranked heads and of random ones of the same layers, their paired difference with its p, the pairs with ``value``.
+    The control: random heads of the same layers, mean of the draws.
     """
-    count = few_heads(table)
-    kept = table.filter("included", experiment=_TOGETHER, form="patched", heads=count)
-    follows = (pl.col("outcome") == "attribute").cast(pl.Float64)
-    ranked = kept.filter(chosen="ranked").select("pair_id", "axis", "template", ranked=follows)
-    drawn = kept.filter(chosen="random").group_by("pair_id", maintain_order=True).agg(drawn=follows.mean())
-    paired = ranked.join(drawn, on="pair_id", maintain_order="left").with_columns(value=pl.col("ranked") - pl.col("drawn"))
-    if paired.is_empty():
-        return EMPTY, EMPTY, EMPTY, 1.0, paired
-    difference, p = clustered_mean(paired["value"].to_numpy())
-    rate = binomial(int(paired["ranked"].sum()), paired.height)
-    return rate, clustered_mean(paired["drawn"].to_numpy())[0], difference, p, paired
+    kept = table.filter("included", experiment=_TOGETHER, form="patched", heads=few_heads(table))
+    kept = kept.with_columns(hit=pl.col("outcome") == "attribute")
+    drawn = kept.filter(chosen="random").group_by("pair_id", maintain_order=True).agg(pl.col("hit").mean())
+    return against(kept.filter(chosen="ranked").select("pair_id", "axis", "template", "hit"), drawn)
 
 
 def few_heads(table: pl.DataFrame) -> int:

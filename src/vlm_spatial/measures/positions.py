@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import polars as pl
 
 from vlm_spatial.measures.crosswise import BROKEN
+from vlm_spatial.measures.paired import Against, against
 from vlm_spatial.measures.recovery import ratio
 from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import BOTH, numbers, tidy
-from vlm_spatial.statistics import EMPTY, Interval, binomial, binomial_p, clustered_mean
+from vlm_spatial.statistics import EMPTY, Interval, binomial, binomial_p
 
 OUTCOMES = ("stay", "move", "other")
 DOMINANCES = {"rotary_dominance": "ids", "order_dominance": "both"}
@@ -85,19 +85,9 @@ def _sensitivities(table: pl.DataFrame) -> Iterator[dict[str, object]]:
         yield of | {"method": "Student over pairs"} | numbers(found)
 
 
-def shuffled_apart(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
-    """Right answers lost when all visual tokens are shuffled and their ids stay, and when only each object's own are.
-
-    Returns:
-        both shares, their paired difference with its p, and the pairs with ``value``.
-    """
-    kept = table.filter("included", values="shuffled", ids="kept")
-    lost = (~pl.col("right_after")).cast(pl.Float64)
-    every = kept.filter(shuffle="all").select("pair_id", "axis", "template", every=lost)
-    within = kept.filter(shuffle="object").select("pair_id", within=lost)
-    paired = every.join(within, on="pair_id", maintain_order="left").with_columns(value=pl.col("every") - pl.col("within"))
-    if paired.is_empty():
-        return EMPTY, EMPTY, EMPTY, 1.0, paired
-    difference, p = clustered_mean(np.asarray(paired["value"]))
-    shares = [binomial(int(paired[name].sum()), paired.height) for name in ("every", "within")]
-    return shares[0], shares[1], difference, p, paired
+def shuffled_apart(table: pl.DataFrame) -> Against | None:
+    """Right answers lost when all visual tokens are shuffled and their ids stay, against each object's own shuffled alone."""
+    lost = table.filter("included", values="shuffled", ids="kept").with_columns(hit=~pl.col("right_after"))
+    return against(
+        lost.filter(shuffle="all").select("pair_id", "axis", "template", "hit"), lost.filter(shuffle="object").select("pair_id", "hit")
+    )

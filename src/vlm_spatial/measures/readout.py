@@ -7,6 +7,7 @@ import polars as pl
 
 from vlm_spatial.measures.best_layer import Layers
 from vlm_spatial.measures.crosswise import BROKEN
+from vlm_spatial.measures.paired import Against, against, of_values
 from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
 from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import BOTH, numbers, tidy
@@ -70,50 +71,38 @@ def _reading(table: pl.DataFrame) -> Iterator[dict[str, object]]:
             yield {**of, "measure": "id_on_errors", "outcome": outcome, **numbers(_share(wrong == outcome))}
 
 
-def faithful(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
-    """Where the model answers wrong: IDs that agree with its answer, and with the truth, at the layer that is best where it answers right.
+def faithful(table: pl.DataFrame) -> Against | None:
+    """Where the model answers wrong: IDs that agree with its answer, against those that agree with the truth.
 
-    Returns:
-        both shares, their paired difference with its p, and the questions with ``value``.
+    The layer is the one that is best where the model answers right.
     """
     read = table.filter(experiment="read")
     right = read.filter("right_after").group_by("site", maintain_order=True).agg(hits=(pl.col("outcome") == "truth").mean())
     if right.is_empty():
-        return EMPTY, EMPTY, EMPTY, 1.0, read.clear()
+        return None
     best = right.sort("hits", descending=True, maintain_order=True)["site"][0]
-    given, truth = (pl.col("outcome") == name for name in ("given", "truth"))
     wrong = read.filter(~pl.col("right_after"), site=best)
-    values = wrong.select("axis", "template", "outcome", value=given.cast(pl.Float64) - truth.cast(pl.Float64))
-    if values.is_empty():
-        return EMPTY, EMPTY, EMPTY, 1.0, values
-    difference, p = clustered_mean(values["value"].to_numpy())
-    return _share(values["outcome"] == "given"), _share(values["outcome"] == "truth"), difference, p, values
+    given, truth = (pl.col("outcome") == name for name in ("given", "truth"))
+    return None if wrong.is_empty() else of_values(wrong.select("axis", "template", hit=given, other=truth))
 
 
-def id_swap(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
+def id_swap(table: pl.DataFrame) -> Against | None:
     """Answers that become the other slot's when its spatial ID is exchanged for it, at the largest strength and each pair's best layer.
 
-    The layer is chosen on the other half of the pairs.
-
-    Returns:
-        the rate, that of random vectors at the same layer, their paired difference with its p, and the pairs with ``value``.
+    The layer is chosen on the other half of the pairs. The control: random vectors at the same layer, mean of the draws.
     """
-    kept = table.filter("included", experiment="steer", group="word.target").with_columns(
-        hit=(pl.col("outcome") == "flip").cast(pl.Float64)
-    )
+    kept = table.filter("included", experiment="steer", group="word.target").with_columns(hit=pl.col("outcome") == "flip")
     most = kept.filter(source="id").filter(pl.col("alpha") == pl.col("alpha").max())
     if most.is_empty():
-        return EMPTY, EMPTY, EMPTY, 1.0, most
+        return None
     sites = most["site"].unique(maintain_order=True).to_list()
     random = kept.filter(source="random").group_by("pair_id", "site", maintain_order=True).agg(pl.col("hit").mean())
     wide = most.pivot("site", index=["pair_id", "axis", "template"], values="hit").join(
         random.pivot("site", index="pair_id", values="hit"), on="pair_id", suffix=" drawn", maintain_order="left"
     )
     hits, drawn = wide.select(sites).to_numpy(), wide.select(f"{site} drawn" for site in sites).to_numpy()
-    own, control = Layers.of(hits > 0).chosen(), Layers.of(hits > 0, drawn).chosen()
-    difference, p = clustered_mean(own - control)
-    values = wide.select("axis", "template", value=pl.Series(own - control))
-    return binomial(int(own.sum()), len(own)), clustered_mean(control)[0], difference, p, values
+    own, control = Layers.of(hits).chosen(), Layers.of(hits, drawn).chosen()
+    return of_values(wide.select("axis", "template", hit=pl.Series(own > 0), other=pl.Series(control)))
 
 
 def _sufficiency(table: pl.DataFrame) -> Iterator[dict[str, object]]:
@@ -134,21 +123,13 @@ def _share(hits: pl.Series) -> Interval:
     return binomial(int(hits.sum()), len(hits))
 
 
-def text_decides(table: pl.DataFrame) -> tuple[Interval, Interval, Interval, float, pl.DataFrame]:
-    """Answers that follow the question's residuals of every layer: the counterfactual run's, and an unrelated one's.
-
-    Returns:
-        both shares, their paired difference with its p, and the pairs with ``value``.
-    """
-    kept = table.filter("included", "all_layers", experiment="usage", group="question")
-    flips = (pl.col("outcome") == "flip").cast(pl.Float64)
-    own = kept.filter(source="counterfactual").select("pair_id", "axis", "template", own=flips)
-    unrelated = kept.filter(source="unrelated").select("pair_id", unrelated=flips)
-    paired = own.join(unrelated, on="pair_id", maintain_order="left").with_columns(value=pl.col("own") - pl.col("unrelated"))
-    if paired.is_empty():
-        return EMPTY, EMPTY, EMPTY, 1.0, paired
-    difference, p = clustered_mean(paired["value"].to_numpy())
-    return _share(paired["own"]), _share(paired["unrelated"]), difference, p, paired
+def text_decides(table: pl.DataFrame) -> Against | None:
+    """Answers that follow the question's residuals of every layer: the counterfactual run's, against an unrelated one's."""
+    kept = table.filter("included", "all_layers", experiment="usage", group="question").with_columns(hit=pl.col("outcome") == "flip")
+    return against(
+        kept.filter(source="counterfactual").select("pair_id", "axis", "template", "hit"),
+        kept.filter(source="unrelated").select("pair_id", "hit"),
+    )
 
 
 def text_suffices(table: pl.DataFrame) -> tuple[Interval, float, float, pl.DataFrame]:

@@ -36,7 +36,7 @@ def draw(palette: str) -> Layers:
 
 def caption(shown: pl.DataFrame) -> str:
     return (
-        "Accuracy on the test questions without a correction and with each form of it, fitted on the same dataset, for "
+        "Accuracy on the test questions, without a correction and with each form of it. Each is fitted on the same dataset. Shown are "
         f"{shown['model'].n_unique()} models and {shown['dataset'].n_unique()} datasets. “projection” needs no labels; “oracle” is told "
         f"each cell's slot. {counts(shown, 'questions')}. {INTERVAL}."
     )

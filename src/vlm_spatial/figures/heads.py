@@ -5,7 +5,7 @@ import polars as pl
 
 from vlm_spatial.figures.chart_layers import PERCENT, dashed, estimate_tooltip
 from vlm_spatial.figures.figure import INTERVAL, Figure, Layers, Tables, counts, most_aside
-from vlm_spatial.figures.theme import series
+from vlm_spatial.figures.theme import colours, series
 from vlm_spatial.measures.table import select
 
 _NUMBERS = ("estimate", "low", "high", "n", "set_aside")
@@ -22,9 +22,9 @@ def map_rows(tables: Tables) -> pl.DataFrame:
 
 def _map(palette: str) -> Layers:
     """Squares of heads (across) and layers (up), white where a head does nothing."""
-    del palette
+    positive, negative = colours(palette, 2)
     # One hue a sign, and lightness that grows with the size, so that no colour has to be told apart.
-    scale = alt.Scale(domain=[-1, 0, 1], range=["#E69F00", "#f7f7f5", "#0072B2"], clamp=True, interpolate="rgb")
+    scale = alt.Scale(domain=[-1, 0, 1], range=[negative, "#f7f7f5", positive], clamp=True, interpolate="rgb")
     square = (
         alt.Chart()
         .mark_rect(stroke="#b9b9b6", strokeWidth=0.5)

@@ -6,9 +6,9 @@ import polars as pl
 from vlm_spatial.figures.chart_layers import PERCENT, estimate_tooltip, over_sites
 from vlm_spatial.figures.figure import INTERVAL, Figure, Layers, Tables, counts, most_aside, with_sites
 from vlm_spatial.figures.theme import colours
+from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import select
 
-ALL_LAYERS = "all layers"
 _NAMES = ("axis", "site", "condition", "outcome", "estimate", "low", "high", "n", "set_aside")
 _COLUMNS = {name: name for name in _NAMES} | {"token_set": "tokens"}
 _KEPT, _EXCHANGED = "kept", "exchanged"

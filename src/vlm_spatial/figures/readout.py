@@ -4,9 +4,9 @@ import polars as pl
 
 from vlm_spatial.figures.chart_layers import intervals, over_sites
 from vlm_spatial.figures.figure import BOTH, INTERVAL, Figure, Tables, counts, most_aside, with_sites
+from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import select
 
-ALL_LAYERS = "all layers"
 GROUPS = ["image", "question", "word.target", "word.reference", "answer"]
 _STEERED = {"id": "word + ID", "random": "random vector"}
 _NUMBERS = ("axis", "estimate", "low", "high", "n", "set_aside")

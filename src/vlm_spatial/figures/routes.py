@@ -6,9 +6,9 @@ import polars as pl
 from vlm_spatial.figures.chart_layers import estimate_tooltip, over_sites
 from vlm_spatial.figures.figure import INTERVAL, Figure, Layers, Tables, counts, most_aside, with_sites
 from vlm_spatial.figures.theme import colours
+from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import select
 
-ALL_LAYERS = "all layers"
 CLOSED, HALF = "closed", "half closed"
 WHOLE = "between image, question and answer"
 # Where the diagram's nodes stand: the image left, the answer right, the question above them. Each edge writes one node's name.

@@ -78,7 +78,7 @@ def test_the_question_taken_at_the_entry_is_the_other_question_asked_of_the_own_
     clean = engine.clean(runs).numpy()
     for (number, exchange), logits in zip(exchanges, found, strict=True):
         case, own = cases[number], runs[number].clean
-        asked = adapter.run(adapter.prepare([own.image], [case.counterfactual_prompt]))[0][0]
+        asked = adapter.run(adapter.prepare([own.image], [case.counterfactual_prompt]))[0][0].numpy()
         # The tail is the chat template's, the same in both; after the last block nothing is read from either.
         expected = asked if exchange.token_set == "question" and exchange.site == EMBEDDING else clean[number]
         np.testing.assert_allclose(logits, expected, atol=1e-5)

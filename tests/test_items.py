@@ -1,6 +1,7 @@
 """Two-object items under the published correction: its formula, its count, and what that count cannot see."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 
 from natural_set import write_natural_set
 from stage_inputs import job
+from test_natural_items import settings as hand_made
+from test_natural_items import write_hand_made
+from vlm_spatial.activations.store import Store
 from vlm_spatial.amplification.columns import MATCHED, PROBE, RANDOM, Columns, MatchedColumns, item_probes
 from vlm_spatial.amplification.questions import item_questions
 from vlm_spatial.amplification.scoring import ITEMS_SCHEMA
@@ -17,10 +21,12 @@ from vlm_spatial.amplification.sweep import Sweep
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.measures import items as measured
 from vlm_spatial.measures.items import Swept, items
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.questions import split_words
+from vlm_spatial.stages.activations import activations
 from vlm_spatial.stages.amplification import amplified_items
 from vlm_spatial.stages.behaviour import behaviour
 from vlm_spatial.stages.scenes import scenes
@@ -203,3 +209,61 @@ def test_an_axis_without_a_right_item_has_no_probe(made: dict[str, Path], capsys
     asked = item_questions(pl.read_parquet(made["behaviour"]), dataset).with_columns(correct_before=pl.lit(False))
     assert item_probes(adapter, dataset, asked, 0) == {}
     assert "no probe to amplify with" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Adapter]:
+    """The items of test_natural_items.py, asked with the largest boxes, and a random model that knows their words."""
+    root = tmp_path_factory.mktemp("doubtful")
+    write_hand_made(root)
+    scenes(Job({"dataset": hand_made(root, items_boxes="largest"), "name": "coco"}, {}, {"folder": root / "scenes"}))
+    dataset = Dataset.open(root / "scenes")
+    words = sorted(split_words([*dataset.questions["prompt"], *dataset.questions["candidates"].explode()]))
+    return dataset, load_adapter(new_checkpoint(root / "reader", "qwen2_vl", words, seed=3), device="cpu")
+
+
+def all_right(dataset: Dataset) -> pl.DataFrame:
+    asked = dataset.questions.filter(variant="photo")
+    return asked.with_columns(correct_before=pl.lit(True), item=pl.col("scene_id"))
+
+
+def test_items_without_boxes_are_asked_and_teach_nothing(doubtful: tuple[Dataset, Adapter], capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, adapter = doubtful
+    asked = all_right(dataset)
+    boxed = dataset.scenes.filter(pl.col("boxes").list.len() == 2, variant="photo")["scene_id"].to_list()
+    assert asked.group_by("axis").agg(pl.col("scene_id").n_unique()).sort("axis")["scene_id"].to_list() == [5, 2]
+    found = item_probes(adapter, dataset, asked, 0)
+    told = capsys.readouterr().err
+    assert "items, horizontal: 2 of 5 have no boxes that stand as their caption says; no probe learns from them" in told
+    assert "items, vertical: 1 of 2 have no boxes" in told
+    # As if they had never been there.
+    alone = item_probes(adapter, dataset, asked.filter(pl.col("scene_id").is_in(boxed)), 0)
+    assert all(np.array_equal(found[axis], alone[axis]) for axis in ("horizontal", "vertical"))
+
+
+def test_a_probe_learns_from_items_whose_cells_stand_as_said(doubtful: tuple[Dataset, Adapter], capsys: pytest.CaptureFixture[str]) -> None:
+    """Two boxes whose pixels are in order and whose cells are the same: the published check is of cells."""
+    dataset, adapter = doubtful
+    [same] = dataset.scenes.filter(variant="photo", background="6.png")["scene_id"]
+    close = pl.Series([[[0.0, 1.0, 20.0, 9.0], [0.0, 9.0, 20.0, 19.0]]], dtype=dataset.scenes.schema["boxes"])
+    moved = replace(dataset, scenes=dataset.scenes.with_columns(boxes=pl.when(scene_id=same).then(close).otherwise("boxes")))
+    asked = all_right(dataset).filter(axis="vertical")
+    assert set(item_probes(adapter, dataset, asked, 0)) == {"vertical"}
+    assert item_probes(adapter, moved, asked, 0) == {}
+    assert "items, vertical: 2 of 2 have no boxes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", [{"pooling": "token_set"}, {"tokens": 20}])
+def test_a_store_holds_items_without_boxes(doubtful: tuple[Dataset, Adapter], tmp_path: Path, stored: dict[str, object]) -> None:
+    dataset, _ = doubtful
+    model = {"checkpoint": str(dataset.folder.parent / "reader"), "device": "cpu"}
+    outputs = {"store": tmp_path / "activations.zarr", "manifest": tmp_path / "activations.json"}
+    wanted = {"sites": ["vision.0", "connector"], **stored}
+    activations(Job({"model": model, "seed": 0, "stage": wanted}, {"scenes": dataset.folder}, outputs))
+    store = Store.open(outputs["store"])
+    store.check_scenes(dataset.scenes)
+    known = {row["scene_id"]: row for row in store.scenes.iter_rows(named=True)}
+    for row in dataset.scenes.filter(pl.col("variant") != "pair").iter_rows(named=True):
+        assert known[row["scene_id"]]["boxes"] == row["boxes"]
+        assert (known[row["scene_id"]]["slots"], known[row["scene_id"]]["answers"]) == (row["slots"], row["objects"])

@@ -22,7 +22,7 @@ from vlm_spatial.config.reading import load_config, parse_config
 from vlm_spatial.errors import UserError
 from vlm_spatial.probes.layout import group, word_numbers
 from vlm_spatial.scenes import choice_cache, natural_choice
-from vlm_spatial.scenes.annotations import Labelled, read_annotations
+from vlm_spatial.scenes.annotations import read_annotations
 from vlm_spatial.scenes.chosen import Choices, Chosen
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.scenes.natural_drawing import letterbox, natural_scene
@@ -182,8 +182,7 @@ def test_the_right_option_stands_at_each_place_alike(tmp_path: Path) -> None:
     for number in range(6):
         labels = ("cake", "knife", "person")
         boxes = tuple((100.0 * place, 100.0, 100.0 * place + 50, 150.0) for place in range(3))
-        objects = tuple(Labelled(label, box) for label, box in zip(labels, boxes, strict=True))
-        scene = natural_scene(Chosen("a", tmp_path, (448, 448), "horizontal", objects, 0.5, "test"), "coco", "main", number)
+        scene = natural_scene(Chosen("a", tmp_path, (448, 448), "horizontal", labels, boxes, 0.5, "test"), "coco", "main", number)
         for slot in range(3):
             question = ask(scene, "slot_to_object", slot)
             order = sorted(labels, key=question.prompt.index)
@@ -281,7 +280,7 @@ def listed(root: Path, scenes: list[Chosen]) -> list[list[Any]]:
     ids = {image["file_name"]: image["id"] for image in json.loads((root / "instances.json").read_text(encoding="utf-8"))["images"]}
     items = []
     for number, one in enumerate(scenes):
-        names, words = [each.label for each in one.objects], list(said[one.axis])
+        names, words = list(one.labels), list(said[one.axis])
         if number % 2:
             names, words = names[::-1], words[::-1]
         items.append([ids[one.image], *(f"A photo of a {names[0]} {word} a {names[1]}" for word in words)])
@@ -450,7 +449,7 @@ def test_choices_are_remembered_until_a_file_changes(small: Path, monkeypatch: p
 
     first = chosen()
     assert (chosen(), len(reads)) == (first, 1)
-    assert first.scenes[0].objects[0].box == chosen().scenes[0].objects[0].box
+    assert first.scenes[0].boxes == chosen().scenes[0].boxes != ()
     assert chosen(values.model_copy(update={"seed": 5})) != first
     assert len(reads) == 2
     first.scenes[0].path.unlink()
@@ -646,8 +645,9 @@ def test_the_canvas() -> None:
     assert letterbox((480, 720), "native") == ((308, 448), (4, 0, 303, 448))
     assert letterbox((1, 5000), "native") == ((28, 448), (13, 0, 14, 448))
     assert letterbox((640, 480), "squeezed") == ((448, 448), (0, 0, 448, 448))
-    box = Labelled("cup", (320.0, 120.0, 640.0, 480.0))
-    squeezed = natural_scene(Chosen("a", Path("a"), (640, 480), "horizontal", (box, box), 0.0, "test", ()), "coco", "main", 0, "squeezed")
+    box = (320.0, 120.0, 640.0, 480.0)
+    shown = Chosen("a", Path("a"), (640, 480), "horizontal", ("cup", "cup"), (box, box), 0.0, "test")
+    squeezed = natural_scene(shown, "coco", "main", 0, "squeezed")
     assert squeezed.boxes[0] == (224, 112, 448, 448)
 
 

@@ -56,6 +56,8 @@ def test_the_preset_states_the_published_protocol(tmp_path: Path) -> None:
             canvas = {"coco": "native", "coco-gemma": "squeezed"}
             assert model.datasets == (("coco-gemma",) if of_model.startswith("gemma") else ("coco",))
             assert all(config.datasets[name].canvas == canvas[name] for name in model.datasets)
+            of_items = [config.datasets[name].model_dump(include={"items_ask", "items_boxes"}) for name in model.datasets]
+            assert of_items == [{"items_ask": "subject", "items_boxes": "largest"}]
             assert model.quirks.second_bos == (not of_model.startswith("qwen"))
             continue
         layout, dtype = published[model.datasets[0].split("-")[1]]

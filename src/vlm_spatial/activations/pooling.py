@@ -91,12 +91,12 @@ def region_weights(
 ) -> Float[np.ndarray, "region token"]:
     """Which tokens each region holds, as 0 and 1; a region that the scene does not have is all 0.
 
-    One object alone has no bands, hence no strip or rim.
+    One object alone has no bands, hence no strip or rim. Of objects whose boxes are not known, nothing but ``all`` is.
     """
     weights = np.zeros((len(REGIONS), grid.size), dtype=np.float32)
-    whole = scene_tokens(boxes, grid, width, height, axis, picture, bands, slots) if len(slots) > 1 else None
+    whole = scene_tokens(boxes, grid, width, height, axis, picture, bands, slots) if len(boxes) > 1 else None
     occupied = np.zeros(grid.size, dtype=bool)
-    for box, slot in zip(boxes, slots, strict=True):
+    for box, slot in zip(boxes, slots if boxes else (), strict=True):
         mask = object_tokens(box, grid, width, height)
         occupied |= mask
         weights[REGIONS.index(Region("object", slot))] = mask
@@ -104,6 +104,7 @@ def region_weights(
             for token_set in ("strip", "rim"):
                 weights[REGIONS.index(Region(token_set, slot))] = whole.mask(token_set, [slot])
     inside = picture_tokens(occupied[None], grid, width, height, picture)
-    weights[REGIONS.index(Region("background", -1))] = ~occupied & inside
+    if boxes or not slots:
+        weights[REGIONS.index(Region("background", -1))] = ~occupied & inside
     weights[REGIONS.index(Region("all", -1))] = inside
     return weights

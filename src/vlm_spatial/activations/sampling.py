@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from vlm_spatial.activations.grids import own_grid
 from vlm_spatial.scenes.dataset import bands_of, picture_of
-from vlm_spatial.tokens import TokenGrid, object_tokens, scene_tokens
+from vlm_spatial.tokens import TokenGrid, object_tokens, picture_tokens, scene_tokens
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def _drawn(row: dict[str, object], frame: TokenGrid, count: int) -> tuple[np.nda
 
 def _parts(row: dict[str, object], grid: TokenGrid) -> tuple[list[np.ndarray], list[np.ndarray], Bool[np.ndarray, " tokens"]]:
     """Tokens of each object, the other ones strip by strip, and all that are no padding."""
-    boxes, slots, width, height = row["boxes"], row["slots"], row["width"], row["height"]
-    # One object alone has no strip.
-    several = len(slots) > 1  # type: ignore[arg-type]
+    boxes, width, height = row["boxes"], row["width"], row["height"]
+    # One object alone has no strip, nor have objects whose boxes are not known.
+    several = len(boxes) > 1  # type: ignore[arg-type]
     bands = scene_tokens(boxes, grid, width, height, row["axis"], picture_of(row), bands_of(row, grid)) if several else None  # type: ignore[arg-type]
-    inside = np.ones(grid.size, dtype=bool) if bands is None else bands.inside
     taken = np.zeros(grid.size, dtype=bool)
+    inside = picture_tokens(taken[None], grid, width, height, picture_of(row)) if bands is None else bands.inside  # type: ignore[arg-type]
     objects = []
     for box in boxes:  # type: ignore[attr-defined]
         # A token of two objects counts for the first, as labels do.

@@ -202,8 +202,10 @@ def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[
     boxes = np.full((count, SLOTS, len(EDGES)), np.nan, dtype=np.float32)
     answers = np.full((count, SLOTS), "", dtype=object)
     for index, scene in enumerate(scenes.iter_rows(named=True)):
-        for place, (slot, box, word) in enumerate(zip(scene["slots"], scene["boxes"], scene["objects"], strict=True)):
-            slots[index, place], boxes[index, place], answers[index, place] = slot, box, word
+        for place, (slot, word) in enumerate(zip(scene["slots"], scene["objects"], strict=True)):
+            slots[index, place], answers[index, place] = slot, word
+        for place, box in enumerate(scene["boxes"]):
+            boxes[index, place] = box
     named: dict[str, Coordinate] = {
         "scene": (("scene",), _text(scenes["scene_id"]), "scene_id"),
         "edge": (("edge",), np.array(EDGES, dtype=object), "sides of a box; right and bottom are exclusive"),
@@ -217,7 +219,11 @@ def _coordinates(scenes: pl.DataFrame, grid: TokenGrid, patches: int, rows: set[
     for name in ("width", "height"):
         named[name] = (("scene",), scenes[name].to_numpy().astype(np.int32), "pixels")
     named["slots"] = (("scene", "object"), slots, "slot of each object, -1 where the scene has fewer objects")
-    named["boxes"] = (("scene", "object", "edge"), boxes, "pixel box of each object, nan where the scene has fewer objects")
+    named["boxes"] = (
+        ("scene", "object", "edge"),
+        boxes,
+        "pixel box of each object, nan where the scene has fewer objects, or boxes are not known",
+    )
     named["answers"] = (("scene", "object"), answers, "answer word of each object")
     if "token" in rows:
         row, col = np.divmod(np.arange(grid.size, dtype=np.int32), grid.cols)

@@ -119,8 +119,9 @@ class Store:
         count = [int(n) for n in (self._coordinate("slots") >= 0).sum(axis=1)]
         columns: dict[str, Any] = {"scene_id": self._coordinate("scene").tolist()}
         columns |= {name: self._coordinate(name).tolist() for name in ("axis", "split", "variant", "width", "height")}
-        for name in ("slots", "boxes", "answers"):
-            columns[name] = [row[:n] for row, n in zip(self._coordinate(name).tolist(), count, strict=True)]
+        known = (~np.isnan(self._coordinate("boxes")[..., 0])).sum(axis=1).tolist()
+        for name, counts in (("slots", count), ("boxes", known), ("answers", count)):
+            columns[name] = [row[:n] for row, n in zip(self._coordinate(name).tolist(), counts, strict=True)]
         types: dict[str, Any] = {
             "width": pl.Int32,
             "height": pl.Int32,

@@ -2,7 +2,8 @@
 
 At the input of language layer 0, for every image token: ``h + α Σₖ (h·wₖ) / (|wₖ|² + 1e-8) wₖ``, k over the two columns, which are not
 orthogonal. The probe tells the first object along an axis from the second. It learns from items that the model answers right in both orders
-of the options, one row an object: the mean of the cells that its box touches.
+of the options, one row an object: the mean of the cells that its box touches. Items without boxes teach nothing, nor do those whose cells
+are centred otherwise than their caption says.
 """
 
 import sys
@@ -67,7 +68,7 @@ def read_by(values: Float[Tensor, "*any features"], weights: Weights) -> Float[T
 def item_probes(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame, seed: int) -> dict[str, Weights]:
     """By axis the two weight columns, learned from the items that are right in both orders; 5% of them are left out, as published.
 
-    An axis without such an item has none; said on stderr.
+    An axis without such an item has none. That, and how many items teach nothing, is said on stderr.
 
     Args:
         asked: questions with ``item``, ``scene_id``, ``axis``, ``prompt`` and ``correct_before``.
@@ -77,7 +78,15 @@ def item_probes(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame, seed: i
     found = {}
     for number, axis in enumerate(sorted(asked["axis"].unique())):
         generator = np.random.default_rng([seed, number])
-        scenes = right.filter(axis=axis)
+        of_axis = right.filter(axis=axis)
+        teaching = [_stand_as_said(adapter, dataset, scene, str(axis)) for scene in of_axis["scene_id"]]
+        scenes = of_axis.filter(pl.Series(teaching, dtype=pl.Boolean))
+        if scenes.height < of_axis.height:
+            without = of_axis.height - scenes.height
+            print(
+                f"items, {axis}: {without} of {of_axis.height} have no boxes that stand as their caption says; no probe learns from them",
+                file=sys.stderr,
+            )
         kept = generator.permutation(scenes.height)[round(_HELD_OUT * scenes.height) :]
         if not len(kept):
             print(f"items: none along the {axis} axis is right in both orders, so there is no probe to amplify with", file=sys.stderr)
@@ -86,6 +95,17 @@ def item_probes(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame, seed: i
         x = np.concatenate([_object_means(adapter, dataset, *row) for row in progress(rows, f"items, {axis}", len(rows))])
         found[axis] = fit_published(x, one_hot(np.tile([0, 1], len(rows)), 2), generator).weight
     return found
+
+
+def _stand_as_said(adapter: Adapter, dataset: Dataset, scene: str, axis: str) -> bool:
+    """Whether the cells that the boxes touch are centred in slot order."""
+    if not dataset.boxes(scene):
+        return False
+    size = dataset.size(scene)
+    grid = adapter.grid(*size)
+    place = grid.centres("horizontal" if axis == "horizontal" else "vertical")
+    first, second = (place[coverage(box, grid, *size) > 0].mean() for box in dataset.boxes(scene))
+    return bool(first < second)
 
 
 def _object_means(adapter: Adapter, dataset: Dataset, scene: str, prompt: str) -> Float[np.ndarray, "objects features"]:

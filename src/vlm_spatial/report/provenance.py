@@ -11,6 +11,7 @@ import polars as pl
 
 from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.report.results import Results
+from vlm_spatial.scenes.pixel_boxes import overlap_along
 
 PACKAGES = (
     "vlm-spatial",
@@ -128,7 +129,7 @@ def warnings(results: Results) -> list[str]:
                 f"{first['file']}: {first['reason']}"
             )
     for name, opened in sorted(results.datasets.items()):
-        measured = opened.scenes.filter(pl.col("box_source") != "rendered")
+        measured = opened.scenes.filter(pl.col("box_source") != "rendered", pl.col("boxes").list.len() > 0)
         if not measured.is_empty():
             sources = ", ".join(sorted(measured["box_source"].unique()))
             found.append(
@@ -136,13 +137,24 @@ def warnings(results: Results) -> list[str]:
                 f"({sources}); lowest quality {measured['box_quality'].to_numpy().min():.2f}"
             )
         merged = opened.scenes.filter(pl.col("variant") == "main", pl.col("split") == "test").height
-        photos = opened.scenes.filter(pl.col("variant") == "photo", pl.col("split") == "test").height
+        photos = opened.scenes.filter(pl.col("photograph").is_null(), variant="photo", split="test").height
         if photos:
             found.append(
                 f"{name}: the {merged} main test scenes are merges of {photos} photos; scenes that share a photo are not independent, so "
                 f"intervals over scenes, and over pairs of them, are too narrow"
             )
+        found += _items(name, opened.scenes.filter(pl.col("photograph").is_not_null(), variant="photo"))
     return found
+
+
+def _items(name: str, items: pl.DataFrame) -> list[str]:
+    """What boxes say of the items of a list of questions, where they do not tell the two objects apart."""
+    boxed = items.filter(pl.col("boxes").list.len() == 2)
+    overlapping = sum(overlap_along(*row) for row in boxed.select("axis", "boxes").iter_rows())
+    of = f"{name}: {{}} of {items.height} items of the list of questions"
+    said = f"{of} have boxes that overlap along the axis: tokens of both boxes count for either object; no exchange is made of items"
+    missing = f"{of} have no boxes that stand as their caption says: they are asked, no probe learns from them, and they have no token sets"
+    return [line.format(count) for line, count in ((said, overlapping), (missing, items.height - boxed.height)) if count]
 
 
 def _quirks(results: Results) -> list[str]:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlm_spatial.scenes.annotations import Labelled
 from vlm_spatial.scenes.chosen import Choices, Chosen
 from vlm_spatial.scenes.sources.natural import NaturalSettings
 from vlm_spatial.scenes.sources.source import SetAside
@@ -60,6 +59,5 @@ def _choices(plain: dict[str, Any]) -> Choices:
 
 
 def _chosen(plain: dict[str, Any]) -> Chosen:
-    objects = tuple(Labelled(one["label"], tuple(one["box"]), one["crowd"]) for one in plain["objects"])
-    changed = {"path": Path(plain["path"]), "size": tuple(plain["size"]), "objects": objects, "absent": tuple(plain["absent"])}
-    return Chosen(**plain | changed)
+    changed = {name: tuple(plain[name]) for name in ("size", "labels", "absent")}
+    return Chosen(**plain | changed | {"path": Path(plain["path"]), "boxes": tuple(map(tuple, plain["boxes"]))})

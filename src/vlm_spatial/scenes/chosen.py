@@ -1,20 +1,28 @@
 """Scenes that boxes of photographs give, before any picture is opened, and what is left out."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm_spatial.scenes.annotations import Labelled
+from vlm_spatial.scenes.pixel_boxes import overlap_along
 from vlm_spatial.scenes.plan import SPLITS, Split
 from vlm_spatial.scenes.sources.source import SetAside
-from vlm_spatial.tokens import Axis
+from vlm_spatial.tokens import Axis, Box
+
+
+def order_of(key: str, seed: int) -> float:
+    """A share from 0 to 1 that follows from an image's name alone, so that it stays when images are added."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A scene that the boxes give: objects in slot order, boxes in pixels of the upright photograph of ``size``.
+    """A scene that a photograph of ``size``, upright, gives.
 
     Attributes:
+        labels: of its objects, in slot order.
+        boxes: in pixels, one an object; empty where boxes are missing or do not stand as the caption says.
         order: a share that follows from the image's name alone; splits and selection go by it.
         absent: names of categories that the image does not show, where the annotations say so of every category.
         subject: slot of the object that a caption says something of; None where there is no caption.
@@ -24,7 +32,8 @@ class Chosen:
     path: Path
     size: tuple[int, int]
     axis: Axis
-    objects: tuple[Labelled, ...]
+    labels: tuple[str, ...]
+    boxes: tuple[Box, ...]
     order: float
     split: Split
     absent: tuple[str, ...] = ()
@@ -54,6 +63,15 @@ class Choices:
         counts = Counter((chosen.axis, chosen.split) for chosen in self.scenes)
         axes = dict.fromkeys(chosen.axis for chosen in self.scenes)
         parts = [f"{axis} " + ", ".join(f"{counts[axis, split]} {split}" for split in SPLITS) for axis in axes]
-        items = f"; {len(self.items)} items of the list of questions" if self.items else ""
+        items = f"; {self._of_items()}" if self.items else ""
         pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test"))
-        return f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)}){items}; {pairs} of them can be mirrored for pairs"
+        scenes = f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)})"
+        return f"{scenes}{items}; {pairs} of the scenes can be mirrored for pairs"
+
+    def _of_items(self) -> str:
+        unboxed = sum(1 for item in self.items if not item.boxes)
+        overlapping = sum(1 for item in self.items if item.boxes and overlap_along(item.axis, item.boxes))
+        notes = [f"{overlapping} with boxes that overlap along the axis"] if overlapping else []
+        notes += [f"{unboxed} without boxes that stand as the caption says"] if unboxed else []
+        told = f" ({', '.join(notes)})" if notes else ""
+        return f"{len(self.items)} items of the list of questions{told}, of which no pairs are made"

@@ -62,7 +62,8 @@ def _thumbnail(dataset: Dataset, scene: Mapping[str, object]) -> Image.Image:
     small = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(small)
     slots: list[int] = list(scene["slots"])  # type: ignore[call-overload]
-    for slot, box in zip(slots, dataset.boxes(str(scene["scene_id"])), strict=True):
+    # Objects whose boxes are not known have none to outline.
+    for slot, box in zip(slots, dataset.boxes(str(scene["scene_id"])), strict=False):
         draw.rectangle([edge * scale for edge in box], outline=_BOX_COLOURS[slot], width=1)
     return small
 

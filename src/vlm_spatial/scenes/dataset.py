@@ -118,7 +118,7 @@ class Dataset:
         return self.scenes.select("width", "height").unique().sort("width", "height").rows()
 
     def boxes(self, scene_id: str) -> list[Box]:
-        """Pixel box of each object, in slot order."""
+        """Pixel box of each object, in slot order; none where they are not known."""
         boxes: list[list[float]] = self.scenes["boxes"][self._position(scene_id)].to_list()
         return [(left, top, right, bottom) for left, top, right, bottom in boxes]
 
@@ -129,7 +129,7 @@ class Dataset:
         axis: Axis = "horizontal" if row["axis"] == "horizontal" else "vertical"
         boxes = self.boxes(scene_id)
         if not boxes:
-            raise UserError(f"{self.folder}: scene {scene_id!r} has no objects, so no token sets but 'all'")
+            raise UserError(f"{self.folder}: scene {scene_id!r} has no boxes, so no token sets but 'all'")
         return scene_tokens(boxes, grid, width, height, axis, picture_of(row), bands_of(row, grid), row["slots"])  # type: ignore[arg-type]
 
     @cached_property

@@ -1,10 +1,9 @@
-"""Which photographs with boxes make a scene: the choice of objects, of splits, and What'sUp's list of questions.
+"""Which photographs with boxes make a scene: the choice of objects and of splits.
 
 An image makes at most one scene an axis: of all sets of objects that occur once each, the one whose centres lie furthest apart. Its split
 follows from its name alone, so that it stays when images are added. Everything that is not used is listed with its reason.
 """
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -14,22 +13,16 @@ from itertools import combinations
 from pathlib import Path
 
 from vlm_spatial.errors import UserError
-from vlm_spatial.files import read_json
 from vlm_spatial.scenes.annotations import Annotated, Annotations, Labelled, check_units, read_annotations
 from vlm_spatial.scenes.choice_cache import remembered
-from vlm_spatial.scenes.chosen import Choices, Chosen
+from vlm_spatial.scenes.chosen import Choices, Chosen, order_of
+from vlm_spatial.scenes.natural_items import listed_items
 from vlm_spatial.scenes.opening import find_file, upright_size
+from vlm_spatial.scenes.pixel_boxes import area, clipped, inside
 from vlm_spatial.scenes.plan import SPLITS, Split
-from vlm_spatial.scenes.sources.natural import NaturalSettings
+from vlm_spatial.scenes.sources.natural import ListedSettings, NaturalSettings
 from vlm_spatial.scenes.sources.source import SetAside
-from vlm_spatial.tokens import Axis, Box
-
-# Published boxes are rounded to hundredths, and end up to a pixel outside.
-_SLACK = 1.0
-
-
-# --- choosing --------------------------------------------------------------------------------------------------------
-
+from vlm_spatial.tokens import Axis
 
 Reader = Callable[[Path], Annotations]
 
@@ -80,7 +73,10 @@ def _chosen(settings: NaturalSettings, boxes: Path, questions: Path | None, read
         _choose(image, path, settings, annotations.labels, found)
     _enough(found, settings)
     if questions is not None:
-        _add_items(questions, {image.key: (image, path) for image, path in usable}, settings, annotations.labels, found)
+        assert isinstance(settings, ListedSettings)
+        by_key = {image.key: (image, path) for image, path in usable}
+        found.items, set_aside = listed_items(questions, by_key, settings, annotations.labels)
+        found.set_aside += set_aside
     if not found.scenes and not found.items:
         raise UserError(f"{boxes}: none of its {found.images} images makes a scene, {_first(found)}; lower min_area or separation")
     return found
@@ -100,14 +96,14 @@ def _choose(image: Annotated, path: Path, settings: NaturalSettings, labels: tup
     for labelled in image.boxes:
         by_label[labelled.label].append(labelled)
     single = [of_label[0] for label, of_label in sorted(by_label.items()) if len(of_label) == 1 and label not in crowded]
-    outside = [labelled for labelled in single if not _inside(labelled.box, image.size)]
+    outside = [labelled for labelled in single if not inside(labelled.box, image.size)]
     if outside:
         box, (width, height) = outside[0].box, image.size
         shown = ", ".join(f"{edge:g}" for edge in box)
         found.set_aside.append(SetAside(image.name, f"box of {outside[0].label!r} ends outside the {width}×{height} image ({shown})"))
         return
-    single = [replace(labelled, box=_clipped(labelled.box, image.size)) for labelled in single]
-    large = [labelled for labelled in single if _area(labelled.box) >= settings.min_area * image.size[0] * image.size[1]]
+    single = [replace(labelled, box=clipped(labelled.box, image.size)) for labelled in single]
+    large = [labelled for labelled in single if area(labelled.box) >= settings.min_area * image.size[0] * image.size[1]]
     count = settings.objects
     if len(large) < count:
         small = f", {len(single)} with smaller ones" if len(single) > len(large) else ""
@@ -116,7 +112,7 @@ def _choose(image: Annotated, path: Path, settings: NaturalSettings, labels: tup
         found.set_aside.append(SetAside(image.name, reason))
         return
     absent = tuple(label for label in labels if label not in by_label)
-    order = _order(image.key, settings.seed)
+    order = order_of(image.key, settings.seed)
     for axis in settings.axes:
         best = _best(large, image.size, axis, settings)
         if best is None:
@@ -124,19 +120,8 @@ def _choose(image: Annotated, path: Path, settings: NaturalSettings, labels: tup
             reason = f"no {count} of its {len(large)} objects lie {settings.separation:g} of the side apart along the {axis} axis{overlap}"
             found.set_aside.append(SetAside(image.name, reason))
         else:
-            found.scenes.append(Chosen(image.name, path, image.size, axis, best, order, _split(order, settings), absent))
-
-
-def _inside(box: Box, size: tuple[int, int]) -> bool:
-    return box[0] >= -_SLACK and box[1] >= -_SLACK and box[2] <= size[0] + _SLACK and box[3] <= size[1] + _SLACK and _area(box) > 0
-
-
-def _clipped(box: Box, size: tuple[int, int]) -> Box:
-    return max(0.0, box[0]), max(0.0, box[1]), min(float(size[0]), box[2]), min(float(size[1]), box[3])
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1]) if box[2] > box[0] and box[3] > box[1] else 0.0
+            names, boxes = tuple(one.label for one in best), tuple(one.box for one in best)
+            found.scenes.append(Chosen(image.name, path, image.size, axis, names, boxes, order, _split(order, settings), absent))
 
 
 def _best(objects: Sequence[Labelled], size: tuple[int, int], axis: Axis, settings: NaturalSettings) -> tuple[Labelled, ...] | None:
@@ -163,14 +148,10 @@ def _entangled(objects: Sequence[Labelled], first: int, settings: NaturalSetting
     for one, other in combinations([labelled.box for labelled in objects], 2):
         if settings.disjoint and one[first + 2] > other[first]:
             return True
-        common = _area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
-        if common > settings.overlap * min(_area(one), _area(other)):
+        common = area((max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])))
+        if common > settings.overlap * min(area(one), area(other)):
             return True
     return False
-
-
-def _order(key: str, seed: int) -> float:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
 
 
 def _split(order: float, settings: NaturalSettings) -> Split:
@@ -200,65 +181,3 @@ def _enough(found: Choices, settings: NaturalSettings) -> None:
             reason = f"is not needed: scenes.{chosen.split} asks for {wanted} on the {chosen.axis} axis"
             found.set_aside.append(SetAside(chosen.image, reason))
     found.scenes = kept
-
-
-# --- What'sUp's list -------------------------------------------------------------------------------------------------
-
-_RELATIONS: dict[str, tuple[Axis, bool]] = {
-    "to the left of": ("horizontal", True),
-    "to the right of": ("horizontal", False),
-    "above": ("vertical", True),
-    "below": ("vertical", False),
-}
-# Asked of Visual Genome's images, too: which is nearer cannot be said from boxes.
-_DEPTHS = ("in front of", "behind")
-_CAPTION = re.compile(
-    rf"a photo of an? (?P<object>.+?) (?P<relation>{'|'.join([*_RELATIONS, *_DEPTHS])}) an? (?P<reference>.+?)\.?", re.IGNORECASE
-)
-
-
-def _add_items(
-    path: Path, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...], found: Choices
-) -> None:
-    """Items of ``[image id, right caption, wrong caption]``, each checked against the boxes."""
-    entries = read_json(path, "download it again")
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: must be a list of [image id, right caption, wrong caption], found {type(entries).__name__}")
-    for number, entry in enumerate(entries):
-        item = _item(entry, images, settings, labels)
-        if isinstance(item, Chosen):
-            found.items.append(item)
-        else:
-            found.set_aside.append(SetAside(f"{path.name}, item {number}", item))
-
-
-def _item(entry: object, images: dict[str, tuple[Annotated, Path]], settings: NaturalSettings, labels: tuple[str, ...]) -> Chosen | str:
-    if not isinstance(entry, list) or len(entry) < 2 or not isinstance(entry[1], str):
-        return "must be [image id, right caption, wrong caption]"
-    caption = _CAPTION.fullmatch(entry[1].strip())
-    if caption is None:
-        return f"caption {entry[1]!r} does not say which of two objects is where"
-    if caption["relation"].lower() in _DEPTHS:
-        return f"caption {entry[1]!r} is about depth, which boxes do not tell"
-    if str(entry[0]) not in images:
-        return f"image {entry[0]} is not there, or has no boxes"
-    image, file = images[str(entry[0])]
-    assert image.size is not None
-    axis, first_is_object = _RELATIONS[caption["relation"].lower()]
-    words = [caption["object"], caption["reference"]] if first_is_object else [caption["reference"], caption["object"]]
-    boxes = []
-    for word in words:
-        of_word = [one for one in image.boxes if one.label.lower() == word.lower()]
-        if len(of_word) != 1 or of_word[0].crowd:
-            return f"image {entry[0]} has {len(of_word)} boxes of {word!r}, one is needed"
-        if not _inside(of_word[0].box, image.size):
-            return f"image {entry[0]}: box of {word!r} is not inside the image"
-        boxes.append(replace(of_word[0], box=_clipped(of_word[0].box, image.size)))
-    low = 0 if axis == "horizontal" else 1
-    if boxes[0].box[low + 2] > boxes[1].box[low]:
-        order = "are the other way round" if boxes[1].box[low + 2] <= boxes[0].box[low] else "overlap along the axis"
-        return f"image {entry[0]}: the boxes of {words[0]!r} and {words[1]!r} {order}"
-    shown = {one.label for one in image.boxes}
-    absent = tuple(label for label in labels if label not in shown)
-    subject = 0 if first_is_object else 2
-    return Chosen(image.name, file, image.size, axis, tuple(boxes), _order(image.key, settings.seed), "test", absent, subject)

@@ -61,15 +61,15 @@ def natural_scene(chosen: Chosen, kind: str, variant: Variant, number: int, canv
     scale = [(place[2] - place[0]) / chosen.size[0], (place[3] - place[1]) / chosen.size[1]]
     boxes = [
         (place[0] + x * scale[0], place[1] + y * scale[1], place[0] + right * scale[0], place[1] + bottom * scale[1])
-        for x, y, right, bottom in (labelled.box for labelled in chosen.objects)
+        for x, y, right, bottom in chosen.boxes
     ]
     left, top, right, bottom = map(float, place)
     return Scene(
         kind=kind,
         variant=variant,
         axis=chosen.axis,
-        contents=tuple(content_named(labelled.label) for labelled in chosen.objects),
-        slots=(0, 1, 2) if len(boxes) == 3 else (0, 2),
+        contents=tuple(map(content_named, chosen.labels)),
+        slots=(0, 1, 2) if len(chosen.labels) == 3 else (0, 2),
         boxes=tuple(boxes),
         background=chosen.image,
         photograph=chosen.image,

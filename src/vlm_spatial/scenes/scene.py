@@ -33,7 +33,7 @@ class Scene:
     Attributes:
         kind: of the dataset, which says how it is drawn.
         slots: slot of each object, ``(0, 1, 2)`` for three objects.
-        boxes: pixel box of each object.
+        boxes: pixel box of each object; none at all where they are not known.
         seed: of everything random in the drawing that is not an object (texture, marks, noise).
         distractors: number of nameless marks on the background.
         clutter: number of nameless grey patches behind the objects.

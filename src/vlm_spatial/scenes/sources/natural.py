@@ -73,6 +73,11 @@ class ListedSettings(NaturalSettings):
     items_ask: Literal["subject", "both"] = Field(
         "both", description="whom an item's question is about. subject: the caption's, as published. both: either object, the other given"
     )
+    items_boxes: Literal["apart", "largest"] = Field(
+        "apart",
+        description="which items are asked. apart: those whose two names have one box each in the picture, and boxes that do not overlap "
+        "along the axis. largest: every one, as published; of several boxes of a name the largest is taken, and overlap is allowed",
+    )
 
 
 class Natural(Source[S]):
@@ -113,7 +118,7 @@ class Natural(Source[S]):
         from vlm_spatial.scenes.natural_questions import content_named
 
         found = self.choose(settings)
-        labels = {one.label for chosen in (*found.scenes, *found.items) for one in chosen.objects}
+        labels = {label for chosen in (*found.scenes, *found.items) for label in chosen.labels}
         return tuple(sorted({content_named(label).word for label in labels}))
 
     def outlook(self, settings: S) -> str:

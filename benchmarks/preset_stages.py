@@ -15,7 +15,7 @@ import contextlib
 import importlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def run_stages(
     load: Load,
     done: Callable[[], None] = lambda: None,
     wanted: Callable[[str, Mapping[str, str]], bool] = lambda _stage, _names: True,
+    made: Collection[str] = (),
 ) -> Iterator[StageTime]:
     """Run every stage but the figures in this process, in order, below ``folder``; one time a job.
 
@@ -106,6 +107,7 @@ def run_stages(
         load: instead of ``load_adapter``, with the same arguments.
         done: called before a job's time is taken.
         wanted: whether to run a stage for a model and dataset (``names``). What was not made is no input of later jobs.
+        made: stages whose results lie there already.
     """
     plan, left_out = Plan(parse_config(dict(values))), set[Path]()
     for stage in (stage for stage in STAGES if stage != "figures"):
@@ -114,6 +116,8 @@ def run_stages(
             outputs = {key: plan.results / output.path.format(**names) for key, output in STAGES[stage].outputs.items()}
             if not wanted(stage, names):
                 left_out |= set(outputs.values())
+                continue
+            if stage in made:
                 continue
             every = {label: path for several in plan.inputs(stage, **names).values() for label, path in several.items()}
             inputs = {label: path for label, path in every.items() if path not in left_out}

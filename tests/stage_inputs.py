@@ -29,12 +29,6 @@ def make_scenes(folder: Path, kind: str = "squares") -> Path:
     return folder
 
 
-STAGED = ("gemma3", "qwen2_vl", "llava", "qwen3_vl", "paligemma")
-"""Families that whole stages are run for: a grid of another kind, tokens in another order, a class token, later entries, and images that
-see the question. The others differ from them in what the tests of adapters, engine, extraction and corrections hold for every family.
-"""
-
-
 def make_reader(folder: Path, family: str) -> Path:
     """A random checkpoint of ``family`` whose tokenizer has the dataset's words."""
     return new_checkpoint(folder, family, vocabulary(dataset_settings(SETTINGS)), seed=3)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Position-neutral re-encoding, and the ablation stage from end to end."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from stage_inputs import STAGED, make_reader, make_scenes, make_store, run_ablation
+from stage_inputs import make_reader, make_scenes, make_store, run_ablation
 from vlm_spatial.activations.store import Store
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.ablation import GridScenes, SceneInputs, language_ablation, vision_erasures
@@ -23,6 +24,8 @@ from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.neutral import NeutralEncoder, Place
 from vlm_spatial.interventions.sweep import SCHEMA, Condition
 from vlm_spatial.measures import interventions as summaries
+from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.families import NAMES
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.scenes.alone import alone, background_colour, centring, moving
@@ -131,15 +134,11 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
 
 
-@pytest.fixture(scope="module", params=STAGED)
-def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
-
-
-@pytest.mark.parametrize("place", ["random", "centre", "own"])
-def test_neutral_tokens_hold_the_object_alone_as_it_is_at_another_place(tiny_scenes: Path, reader: Path, place: Place) -> None:
-    dataset = Dataset.open(tiny_scenes)
-    adapter = load_adapter(reader, device="cpu")
+@pytest.mark.parametrize(("family", "place"), [*((family, "random") for family in NAMES), ("gemma3", "centre"), ("qwen2_vl", "own")])
+def test_neutral_tokens_hold_the_object_alone_as_it_is_at_another_place(
+    tiny_scenes: Path, family: str, place: Place, adapter_of: Callable[[str], Adapter]
+) -> None:
+    dataset, adapter = Dataset.open(tiny_scenes), adapter_of(family)
     encoder = NeutralEncoder(adapter, dataset, dataset.questions["prompt"][0], batch=4, place=place)
     scene = dataset.scenes.filter(pl.col("variant") == "main")["scene_id"][0]
     grid = adapter.grid(*dataset.size(scene))
@@ -162,7 +161,9 @@ def test_neutral_tokens_hold_the_object_alone_as_it_is_at_another_place(tiny_sce
 
 
 @pytest.mark.slow
-def test_ablation_from_end_to_end(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
+def test_ablation_from_end_to_end(tiny_scenes: Path, tmp_path: Path) -> None:
+    """On one family; all of them are in tests/test_every_family.py."""
+    reader = make_reader(tmp_path / "reader", "gemma3")
     inputs = make_store(reader, tiny_scenes, tmp_path)
     stage = {"questions": 9, "fit_scenes": 4}
     tables = run_ablation(reader, tiny_scenes, tmp_path, stage, ["connector", "language.0"], **inputs)

@@ -1,4 +1,7 @@
-"""Behaviour, interchange and conflict from end to end, on a tiny dataset and a tiny random model of every family."""
+"""Behaviour, interchange and conflict from end to end, on a tiny dataset and tiny random models.
+
+Every family goes through every stage in tests/test_every_family.py.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from stage_inputs import STAGED, job, make_reader, make_scenes
+from stage_inputs import job, make_reader, make_scenes
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader
 from vlm_spatial.interventions.labels import INTENDED
@@ -27,7 +30,7 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "tiny")
 
 
-@pytest.fixture(scope="module", params=STAGED)
+@pytest.fixture(scope="module", params=["gemma3", "qwen2_vl"])
 def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 
@@ -55,7 +58,8 @@ def test_behaviour_equals_each_question_asked_alone(tiny_scenes: Path, reader: P
     assert table["blind_correct"].is_null().all()
 
 
-def test_drawn_scenes_are_asked_without_pictures_where_it_is_said(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
+def test_drawn_scenes_are_asked_without_pictures_where_it_is_said(tiny_scenes: Path, tmp_path: Path) -> None:
+    reader = make_reader(tmp_path / "reader", "gemma3")
     behaviour(job(reader, tiny_scenes, tmp_path, "behaviour", {"splits": ["test"], "blind": "all"}))
     dataset, adapter = Dataset.open(tiny_scenes), load_adapter(reader, device="cpu")
     table = pl.read_parquet(tmp_path / "behaviour.parquet").join(dataset.questions.select("question_id", "prompt"), on="question_id")
@@ -152,6 +156,7 @@ def test_a_setting_that_does_not_exist_is_named(tiny_scenes: Path, tmp_path: Pat
         interchange(job(tmp_path, tiny_scenes, tmp_path, "table", {"token_set": ["object"]}))
 
 
-def test_sites_that_the_model_lacks_are_named(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
+def test_sites_that_the_model_lacks_are_named(tiny_scenes: Path, tmp_path: Path) -> None:
+    reader = make_reader(tmp_path / "reader", "gemma3")
     with pytest.raises(UserError, match=r"language\.99"):
         interchange(job(reader, tiny_scenes, tmp_path, "table", {"language_sites": ["language.99"]}))

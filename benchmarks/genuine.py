@@ -16,6 +16,7 @@ from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.folder import chat_template
+from vlm_spatial.models.load import set_up_cuda
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.values import ModelIdentity
 
@@ -47,6 +48,7 @@ def genuine_adapter(
     config = make(processor, layers or text, vision_layers or vision)
     config._attn_implementation = "sdpa"
     kind = family_named(family)
+    set_up_cuda()
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     try:

@@ -413,7 +413,7 @@ class RandomStore:
         self.whole_scenes = tuple((dataset.scenes if tokens is None else few)["scene_id"])
         generator = np.random.default_rng(0)
         self.scenes, self.grid, self.sites = dataset.scenes, grid, tuple(widths)
-        self._dataset = dataset
+        self._dataset, self.own_grids = dataset, dict[str, Any]()
         self._pool = {s: generator.standard_normal((self.POOL, grid.size, w), dtype=np.float32) for s, w in widths.items()}
         self._codes = {s: generator.standard_normal((3, w), dtype=np.float32) for s, w in widths.items()}
 

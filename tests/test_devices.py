@@ -13,7 +13,7 @@ from vlm_spatial.interventions.patch import PairRuns, Patch, Run
 from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import NAMES
-from vlm_spatial.models.load import load_adapter, no_tf32
+from vlm_spatial.models.load import load_adapter, set_up_cuda
 from vlm_spatial.models.organisms.optimiser import Optimiser
 
 pytestmark = pytest.mark.model
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.model
 
 def test_float32_is_float32() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    no_tf32()
+    set_up_cuda()
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
 

@@ -31,12 +31,13 @@ from vlm_spatial.interventions.patch import (
     parts_of,
     patches_of,
 )
-from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, plan
+from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, near_layers, plan
 from vlm_spatial.interventions.shared_prompts import answers
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import BlockEdit, PositionIds, places
 from vlm_spatial.models.decoder import Decoder, Layout
 from vlm_spatial.models.inputs import image_key
+from vlm_spatial.models.on_device import on_device
 from vlm_spatial.models.plain import Hooks
 from vlm_spatial.models.values import Edit, Prepared, Site, SiteValues
 from vlm_spatial.progress import progress
@@ -205,7 +206,7 @@ class _Chunk:
     def fill(self, logits: Float[Tensor, "runs vocabulary"]) -> Iterable[int]:
         """Put the logits of this portion's interventions into their rows; gives the number of each that is done."""
         rows = []
-        in_vision: dict[int, list[int]] = defaultdict(list)
+        in_vision: dict[int, int] = {}
         for number, patches in self.asked.items():
             layers = [int(patch.site.split(".")[1]) for patch in patches if patch.site.startswith("vision.")]
             if is_clean(patches) and not self.edits[number]:
@@ -213,18 +214,25 @@ class _Chunk:
                 logits[number] = self._states(clean).logits[self._row(clean)]
                 yield number
             elif layers:
-                in_vision[min(layers)].append(number)
+                in_vision[number] = min(layers)
             else:
                 rows.append(self._plan(number))
         for batch in self._batches(rows):
             yield from self._fill(logits, batch, {})
-        size = self.memory.images(self.adapter, self.layout.grid)
-        for layer, members in sorted(in_vision.items()):
-            for begin in range(0, len(members), size):
-                part = members[begin : begin + size]
-                connectors = self._resumed(layer, part)
-                for batch in self._batches([self._plan(number) for number in part]):
-                    yield from self._fill(logits, batch, connectors)
+        # As many as fill a batch of the language model go on together, wherever in the vision encoder they come from.
+        most = self.memory.rows(self.adapter, self.layout.length - self.layout.first, self.layout.length)
+        connectors: Connectors = {}
+        parts = near_layers(in_vision, len(self.adapter.vision_blocks), self.memory.images(self.adapter, self.layout.grid))
+        for layer, part in parts:
+            connectors |= self._resumed(layer, part)
+            if len(connectors) >= most:
+                yield from self._fill_resumed(logits, connectors)
+                connectors = {}
+        yield from self._fill_resumed(logits, connectors)
+
+    def _fill_resumed(self, logits: Float[Tensor, "runs vocabulary"], connectors: Connectors) -> Iterable[int]:
+        for batch in self._batches([self._plan(number) for number in connectors]):
+            yield from self._fill(logits, batch, connectors)
 
     def _fill(self, logits: Float[Tensor, "runs vocabulary"], batch: Sequence[Row], resumed_connectors: Connectors) -> list[int]:
         numbers = [row.number for row in batch]
@@ -266,7 +274,7 @@ class _Chunk:
     def _answers(self, batch: Sequence[Row], resumed_connectors: Connectors) -> Float[Tensor, "batch vocabulary"]:
         """Run a batch, sorted by entry, to the end; rows join it at their entry block, and are patched as they pass."""
         start = min(row.start for row in batch)
-        bases = torch.tensor([self._row(self._base(row)) for row in batch])
+        bases = np.array([self._row(self._base(row)) for row in batch])
         # What enters later than block 0 is needed of every row; otherwise only rows whose connector is patched have any.
         late = self.adapter.late_entries > 0
         connectors = [self._connector(row.number, resumed_connectors, late) for row in batch]
@@ -274,6 +282,7 @@ class _Chunk:
         whole_last = any(patch.site == self.last_site for row in batch for patch in self.asked[row.number])
         states, decoder = self.states[self.layout], self._decoder(batch[0].number)
         edits = [self.edits[row.number] for row in batch]
+        bases_on: dict[torch.device, Tensor] = {}
         active: Tensor | None = None
         for layer in range(batch[0].entry, self.decoder.depth + 1):
             joining = [states.hidden[layer][self._row(self._clean(row.number)), start:] for row in batch if row.entry == layer]
@@ -288,7 +297,9 @@ class _Chunk:
                 return self.adapter.head(active[:, -1]).cpu()
             entering = decoder.entering(layer, active, None if of_rows is None else of_rows[: len(active)], start)
             keys, values = states.keys_values[layer]
-            used = bases[: len(active)].to(keys.device)
+            if keys.device not in bases_on:
+                bases_on[keys.device] = on_device(bases, keys.device)
+            used = bases_on[keys.device][: len(active)]
             prefix = (keys[used, :, :start], values[used, :, :start]) if start else None
             if layer == self.decoder.depth - 1 and not whole_last:
                 return decoder.answer(entering, start, prefix, edits[: len(active)])[0].cpu()
@@ -298,21 +309,22 @@ class _Chunk:
     def _patch(self, row: Row, layer: int, hidden: Float[Tensor, "positions features"], start: int, connector: Tensor | None) -> None:
         """Change a row's values before block ``layer``, at the positions from ``start`` on, in place."""
         if layer == 0 and connector is not None:
-            cells = torch.as_tensor(self.layout.positions, device=hidden.device)
-            reached = cells >= start
-            hidden[cells[reached] - start] = connector[:, 0, : self.adapter.width].to(hidden)[reached]
+            first = int(np.searchsorted(self.layout.cells_at, start))
+            cells = on_device(self.layout.cells_at[first:] - start, hidden.device)
+            hidden[cells] = connector[first:, 0, : self.adapter.width].to(hidden)
         for patch in self.in_language[row.number].get(layer, []):
             source = self._source(patch)
             layout = self.layout_of[id(source)]
             held = self._states(source).hidden[layer][self._row(source)]
-            from_places = torch.as_tensor(patch.from_places(layout.length, layout.cells_at), device=held.device)
-            to_places = torch.as_tensor(patch.to_places(self.layout.length, self.layout.cells_at), device=hidden.device) - start
-            new = held[from_places].to(hidden)
-            if patch.transform is not None:
-                new = patch.transform(hidden[to_places].unsqueeze(1), new.unsqueeze(1)).squeeze(1).to(new)
+            to_places = patch.to_places(self.layout.length, self.layout.cells_at) - start
             # Positions before the start follow the source.
             reached = to_places >= 0
-            hidden[to_places[reached]] = new[reached]
+            from_places = on_device(patch.from_places(layout.length, layout.cells_at)[reached], held.device)
+            places_here = on_device(to_places[reached], hidden.device)
+            new = held[from_places].to(hidden)
+            if patch.transform is not None:
+                new = patch.transform(hidden[places_here].unsqueeze(1), new.unsqueeze(1)).squeeze(1).to(new)
+            hidden[places_here] = new
 
     def _connector(self, number: int, resumed_connectors: Connectors, always: bool) -> Float[Tensor, "cells 1 features"] | None:
         """The connector's values of a patched run; None where they are the clean run's and not asked for ``always``."""
@@ -388,8 +400,9 @@ class _Chunk:
 
 def patched(patch: Patch, values: Float[Tensor, "cells patches features"], source: Float[Tensor, "cells patches features"]) -> Tensor:
     """A copy of a vision site's or the connector's values with a patch made."""
-    to_cells = torch.as_tensor(patch.to_cells, device=values.device)
-    new = source[to_cells if patch.from_cells is None else torch.as_tensor(patch.from_cells, device=values.device)].to(values)
+    assert patch.to_cells is not None
+    to_cells = on_device(patch.to_cells, values.device)
+    new = source[to_cells if patch.from_cells is None else on_device(patch.from_cells, values.device)].to(values)
     if patch.transform is not None:
         new = patch.transform(values[to_cells], new).to(values)
     edited = values.clone()

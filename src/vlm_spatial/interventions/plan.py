@@ -9,7 +9,7 @@ the image is bidirectional, the image follows another run as a whole or is compu
 is computed again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from vlm_spatial.interventions.patch import CLEAN, Indices, Patch, boundary
 from vlm_spatial.models.decoder import Layout
 from vlm_spatial.models.values import Reach
 
-# Rows of one batch start at its earliest start; this share of positions may be computed in vain.
+# Rows of one batch start at its earliest start; this share of positions, or of vision blocks, may be computed in vain.
 WASTE = 0.08
 
 
@@ -132,3 +132,19 @@ def batches(rows: Sequence[Row], layout: Layout, size: Callable[[int], int]) -> 
         count = -(-len(alike) // most)
         for part in np.array_split(np.arange(len(alike)), count):
             yield [alike[index] for index in part]
+
+
+def near_layers(layers: Mapping[int, int], depth: int, most: int) -> Iterator[tuple[int, list[int]]]:
+    """Runs that the vision encoder computes together, and the block they start from: the first at which one of them is patched.
+
+    Args:
+        layers: the first patched vision block of each run, by its number.
+        depth: blocks of the vision encoder.
+        most: runs in one batch.
+    """
+    left = sorted(layers, key=lambda number: layers[number])
+    while left:
+        first = layers[left[0]]
+        part = [number for number in left[:most] if layers[number] - first <= WASTE * (depth - 1 - first)]
+        yield first, part
+        left = left[len(part) :]

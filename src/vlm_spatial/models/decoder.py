@@ -145,7 +145,8 @@ class Decoder:
         """
         if not 0 < layer <= self.adapter.late_entries:
             return hidden
-        return self.adapter.after_block(layer - 1, hidden, self._cells.to(hidden.device), connector, start)
+        self._cells = self._cells.to(hidden.device)
+        return self.adapter.after_block(layer - 1, hidden, self._cells, connector, start)
 
     def block(
         self,

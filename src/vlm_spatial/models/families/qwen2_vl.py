@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchMerger, Qwen2VLDecoderLayer, Qwen2VLVisionBlock
+from transformers.utils.generic import is_flash_attention_requested
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids
 
 from vlm_spatial.errors import UserError
@@ -17,6 +18,7 @@ from vlm_spatial.files import read_json
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import ProcessorCache, Rows
 from vlm_spatial.models.native import NativeAdapter
+from vlm_spatial.models.on_device import on_device
 from vlm_spatial.models.recipe import (
     CAUSAL_TEACHING,
     MERGE_SIDE,
@@ -220,17 +222,24 @@ class Qwen2VLAdapter(NativeAdapter):
     ) -> SiteValues:
         visual = self.model.model.visual
         batch = values.shape[0]
-        order = self._order(grid).to(values.device)
-        thw = torch.tensor([[1, grid.rows * self._merge, grid.cols * self._merge]], device=values.device).expand(batch, 3)
+        thw = self._patch_grids(grid, batch)
         states = self._pack(values, grid)
         # Rotary angles of every patch, in the order the blocks see them.
-        places = get_vision_position_ids(thw, self._merge).reshape(batch, grid.size, -1, 2)[:, order].reshape(-1, 2)
-        rotary = visual.rotary_pos_emb(states, places)
+        places = get_vision_position_ids(thw, self._merge).reshape(batch, grid.size, -1, 2)[:, self._order(grid)].reshape(-1, 2)
+        rotary = visual.rotary_pos_emb(states, places.to(values.device))
         for index in range(layer + 1, len(self.vision_blocks)):
             states = self.vision_blocks[index](
                 states, cu_seqlens=self._segments(index, thw), position_embeddings=tuple(rotary), max_seqlen=None
             )
         return self._unpack(self.connector(states), batch, grid)
+
+    def _patch_grids(self, grid: TokenGrid, batch: int) -> Int[Tensor, "batch 3"]:
+        """Patches of each image, as the processor says them.
+
+        On the CPU where the blocks take their attention apart by image: they read the bounds there, and would wait for a GPU at each block.
+        """
+        thw = torch.tensor([[1, grid.rows * self._merge, grid.cols * self._merge]]).expand(batch, 3)
+        return thw.to(self.device) if is_flash_attention_requested(self.model.model.visual.config) else thw
 
     def _segments(self, layer: int, thw: Int[Tensor, "batch 3"]) -> Int[Tensor, " bounds"]:  # noqa: ARG002 - windowed in Qwen2.5-VL
         """Where attention segments of vision block ``layer`` begin and end in the packed patches."""
@@ -253,8 +262,8 @@ class Qwen2VLAdapter(NativeAdapter):
     def _unpack(self, states: Tensor, batch: int, grid: TokenGrid) -> SiteValues:
         """``[Σ patches, features]`` in the blocks' order to cells in row-major order; a cell's patches lie together."""
         values = torch.empty_like(states).reshape(batch, grid.size, -1, states.shape[-1])
-        values[:, self._order(grid).to(states.device)] = states.reshape(values.shape)
+        values[:, on_device(self._order(grid), states.device)] = states.reshape(values.shape)
         return values
 
     def _pack(self, values: SiteValues, grid: TokenGrid) -> Tensor:
-        return values[:, self._order(grid).to(values.device)].reshape(-1, values.shape[-1])
+        return values[:, on_device(self._order(grid), values.device)].reshape(-1, values.shape[-1])

@@ -84,9 +84,9 @@ class Qwen3VLAdapter(Qwen2VLAdapter):
         earlier: SiteValues | None = None,
     ) -> SiteValues:
         visual, batch = self.model.model.visual, values.shape[0]
-        thw = torch.tensor([[1, grid.rows * self._merge, grid.cols * self._merge]], device=values.device).expand(batch, 3)
+        thw = self._patch_grids(grid, batch)
         states = self._pack(values, grid)
-        rotary = visual.rotary_pos_emb(states, get_vision_position_ids(thw, self._merge))
+        rotary = visual.rotary_pos_emb(states, get_vision_position_ids(thw, self._merge).to(values.device))
         stacked = list(visual.deepstack_visual_indexes)
         parts: dict[int, Tensor] = {}
         for index in range(layer, len(self.vision_blocks)):

@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # What only tests need: the libraries that the engine is held against.
 PEERS := $(VENV)/.peers
-# Test processes: one more than cores, as the one with the SLURM tests waits most of the time; five at most.
+# Test processes: two more than cores, as the one with the SLURM tests and those that start programs wait much of the time; five at most.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-WORKERS := $(shell test $(CORES) -lt 4 && echo $$(($(CORES) + 1)) || echo 5)
+WORKERS := $(shell test $(CORES) -lt 4 && echo $$(($(CORES) + 2)) || echo 5)
 
 .PHONY: help run quick test check lock bench profile clean
 

@@ -1,9 +1,15 @@
-"""Tiny checkpoints of every family, made once a session."""
+"""Tiny checkpoints of every family, made once a session.
+
+Every process that runs or hands out tests reads this file, so it imports large libraries only where a fixture needs them.
+"""
+
+from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Tests read what programs print as UTF-8, under any locale.
 os.environ["PYTHONIOENCODING"] = "utf-8"
@@ -14,18 +20,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
-from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-import damaged_files
-import damaged_results
 from quick_commands import Commands
-from tiny_workflow import Workflow
-from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import NAMES
-from vlm_spatial.models.load import load_adapter
-from vlm_spatial.models.organisms.checkpoint import new_checkpoint
-from vlm_spatial.scenes.dataset import Dataset
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tiny_workflow import Workflow
+    from vlm_spatial.models.adapter import Adapter
+    from vlm_spatial.scenes.dataset import Dataset
 
 # A slow machine is no failure, and a run that cannot be repeated is no test.
 settings.register_profile("steady", deadline=None, derandomize=True)
@@ -88,6 +93,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Eight pairs of every experiment, and few scenes of squares."""
     # Brings every stage with it, which most tests need not.
     from stage_inputs import make_scenes
+    from vlm_spatial.scenes.dataset import Dataset
 
     return Dataset.open(make_scenes(tmp_path_factory.mktemp("scenes") / "tiny"))
 
@@ -95,6 +101,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny random checkpoint of a family."""
+    from vlm_spatial.models.organisms.checkpoint import new_checkpoint
+
     made: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
@@ -108,6 +116,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def adapter_of(checkpoint: Callable[[str], Path]) -> Callable[[str], Adapter]:
     """The loaded tiny model of a family, on the CPU in float32."""
+    from vlm_spatial.models.load import load_adapter
+
     loaded: dict[str, Adapter] = {}
 
     def adapter(family: str) -> Adapter:
@@ -149,6 +159,9 @@ def commands() -> Iterator[Commands]:
 @pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> dict[str, Path]:
     """Folders in which nothing is wrong: one without anything, one ready to start, one with results. Copy before changing anything."""
+    import damaged_files
+    import damaged_results
+
     made = {name: tmp_path_factory.mktemp(name) for name in ("empty", "fresh", "finished")}
     damaged_files.lay_out(made["fresh"], checkpoint("gemma3"))
     before = Path.cwd()
@@ -163,6 +176,8 @@ def worlds(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str],
 @pytest.fixture(scope="session")
 def finished_workflow(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """A finished run of the whole workflow on this machine, one thread a job. Copy it before changing anything."""
+    from tiny_workflow import Workflow
+
     # One for all processes that run tests.
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"

@@ -51,6 +51,7 @@ def _scores(checkpoint: Path, correction: Path | None = None) -> torch.Tensor:
     return second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", NAMES)
 def test_a_correction_works_inside_generate(family: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = checkpoint(family)

@@ -47,6 +47,7 @@ def test_the_file_alone_gives_the_tokens_and_the_opening_of_the_model(folder: Pa
             }
 
 
+@pytest.mark.slow
 def test_reports_say_what_the_scoring_does(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "answers.json"
     objects, squares = answer_reports(parse_config(config(folder)), cache)

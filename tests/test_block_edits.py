@@ -81,7 +81,7 @@ def edit_of(draw: st.DrawFn, adapter: Adapter, number: int) -> BlockEdit:
 
 
 @pytest.mark.parametrize("family", NAMES)
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_equal_to_the_plain_forward_pass(adapter_of: Callable[[str], Adapter], family: str, data: st.DataObject) -> None:
     """Several edits in a run, and edits with patches."""

@@ -100,6 +100,7 @@ def test_the_stages_run_and_every_photo_is_a_scene_or_set_aside(folder: Path, ph
         scenes_stage(Job({"dataset": dataset, "name": "photos", "seed": 0}, {"boxes": tmp_path / "b.json"}, {"folder": tmp_path / "out"}))
 
 
+@pytest.mark.slow
 def test_scores_become_quality_and_doubtful_photos_are_set_aside(
     folder: Path, photos: tuple[Path, dict[str, dict]], tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def test_stored_values_are_bit_equal_to_the_models(family, dtype, checkpoint, da
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_cells_are_means_of_patches_rounded_to_the_models_dtype(dtype, checkpoint, dataset, scenes, tmp_path):
+    scenes = scenes.gather_every(3)
     adapter = load_adapter(checkpoint("qwen2_vl"), dtype=dtype, device="cpu")
     ids = scenes["scene_id"].to_list()
     cells = stored(adapter, dataset, scenes, tmp_path / "cell", pooling="cell")
@@ -101,6 +102,7 @@ def test_cells_are_means_of_patches_rounded_to_the_models_dtype(dtype, checkpoin
 
 
 def test_token_sets_are_means_over_their_tokens(adapter, dataset, scenes, tmp_path):
+    scenes = scenes.gather_every(3)
     store = stored(adapter, dataset, scenes, tmp_path, pooling="token_set")
     sites = ("vision.1", "connector", "language.2")
     expected = plainly_captured(adapter, dataset, scenes, sites)
@@ -327,6 +329,7 @@ def test_threads_are_shared_out_and_given_back():
 
 def test_batches_side_by_side_give_the_same_store(adapter, dataset, scenes, tmp_path):
     """Two threads run one model with one set of hooks; the values are those of one thread."""
+    scenes = scenes.head(10)
     before = torch.get_num_threads()
     stores = []
     try:

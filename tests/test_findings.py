@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import binomtest
 
 import synthetic_results as synthetic
 from vlm_spatial.measures import last_token
@@ -32,8 +32,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def strip(scenes: Path) -> dict[str, dict]:
-    return {record["claim"]: record for record in adjusted(findings("strip", "squares", judged(synthetic.tables(scenes, synthetic.STRIP))))}
+def planted(scenes: Path) -> dict[str, pl.DataFrame]:
+    return synthetic.tables(scenes, synthetic.STRIP)
+
+
+@pytest.fixture(scope="module")
+def strip(planted: dict[str, pl.DataFrame]) -> dict[str, dict]:
+    return {record["claim"]: record for record in adjusted(findings("strip", "squares", judged(planted)))}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> 
 def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     # 46 of the 50 pairs of each axis are included; 44 of 46 strip and 5 of 46 object patches flip, 2 of 46 random ones.
     assert strip["strip_flip"]["estimate"] == pytest.approx(88 / 92)
-    low, high = proportion_confint(88, 92, method="beta")
+    low, high = binomtest(88, 92).proportion_ci(method="exact")
     assert (strip["strip_flip"]["low"], strip["strip_flip"]["high"]) == (pytest.approx(low), pytest.approx(high))
     assert strip["object_flip"]["estimate"] == pytest.approx(10 / 92)
     assert strip["object_flip"]["control"]["estimate"] == pytest.approx(4 / 92)
@@ -68,8 +73,8 @@ def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     assert (slot["verdict"], takeover["verdict"]) == ("supported", "supported")
 
 
-def test_layers_of_the_last_token_are_those_at_which_most_pairs_surely_follow(scenes: Path) -> None:
-    table = synthetic.tables(scenes, synthetic.STRIP)["interchange"]
+def test_layers_of_the_last_token_are_those_at_which_most_pairs_surely_follow(planted: dict[str, pl.DataFrame]) -> None:
+    table = planted["interchange"]
     found = {row["outcome"]: row for row in last_token.layers(table).filter(axis="horizontal").iter_rows(named=True)}
     # 23 of 46 follow the slot in layer 2, 37 in layer 3; 41 are the source's own in layer 4, all in layer 5.
     assert [found["ordinal"][name] for name in ("measure", "estimate", "low", "high", "n")] == ["ordinal_layers", 3, 3, 3, 46]
@@ -119,6 +124,7 @@ def test_verdicts_of_the_papers_pattern(strip: dict[str, dict]) -> None:
     assert strip["net_accuracy"]["low"] < 0
 
 
+@pytest.mark.slow
 def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: dict[str, dict]) -> None:
     wanted = {"strip_flip": "supported", "object_flip": "supported", "dominance": "refuted", "slot_probe_background": "inconclusive"}
     wanted |= {"language_ordering_peak": "supported", "ablation_drop": "inconclusive", "backup_gain": "refuted"}
@@ -127,9 +133,8 @@ def test_verdicts_of_a_model_that_reads_position_in_the_language_model(natural: 
     assert {name: natural[name]["verdict"] for name in wanted} == wanted
 
 
-def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
-    whole = synthetic.tables(scenes, synthetic.STRIP)
-    for tables in ({}, {name: table.head(0) for name, table in whole.items()}):
+def test_no_tables_and_empty_tables_are_inconclusive(planted: dict[str, pl.DataFrame]) -> None:
+    for tables in ({}, {name: table.head(0) for name, table in planted.items()}):
         for record in findings("m", "d", judged(tables)):
             assert (record["verdict"], record["n"], record["estimate"], record["low"]) == ("inconclusive", 0, None, None), record["claim"]
 
@@ -138,8 +143,8 @@ def test_no_tables_and_empty_tables_are_inconclusive(scenes: Path) -> None:
 @pytest.mark.parametrize(
     "missing", ["behaviour", "probes", "interchange", "conflict", "ablation_sweep", "ablation_accuracy", "amplification"]
 )
-def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
-    tables = synthetic.tables(scenes, synthetic.STRIP)
+def test_each_table_alone_may_be_missing(planted: dict[str, pl.DataFrame], missing: str) -> None:
+    tables = dict(planted)
     del tables[missing]
     for record in findings("m", "d", judged(tables)):
         # The gain is that of the ablated sweep over the intact one.
@@ -148,8 +153,8 @@ def test_each_table_alone_may_be_missing(scenes: Path, missing: str) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_included_is_inconclusive(scenes: Path) -> None:
-    tables = synthetic.tables(scenes, synthetic.STRIP)
+def test_nothing_included_is_inconclusive(planted: dict[str, pl.DataFrame]) -> None:
+    tables = dict(planted)
     tables = {name: t.with_columns(included=False) if "included" in t.columns else t for name, t in tables.items()}
     found = {record["claim"]: record for record in findings("m", "d", judged(tables))}
     for name in ("strip_flip", "object_flip", "dominance", "language_ordering_peak", "language_peak_layer", "backup_gain"):
@@ -157,8 +162,8 @@ def test_nothing_included_is_inconclusive(scenes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_errors_to_correct(scenes: Path) -> None:
-    tables = synthetic.tables(scenes, synthetic.STRIP)
+def test_no_errors_to_correct(planted: dict[str, pl.DataFrame]) -> None:
+    tables = dict(planted)
     tables["amplification"] = tables["amplification"].with_columns(correct=True, correct_before=True)
     found = {record["claim"]: record for record in findings("m", "d", judged(tables))}
     assert (found["errors_corrected"]["verdict"], found["errors_corrected"]["n"]) == ("inconclusive", 0)
@@ -166,8 +171,8 @@ def test_no_errors_to_correct(scenes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_peak_has_no_layer(scenes: Path) -> None:
-    tables = synthetic.tables(scenes, synthetic.STRIP)
+def test_no_peak_has_no_layer(planted: dict[str, pl.DataFrame]) -> None:
+    tables = dict(planted)
     flat = tables["interchange"].with_columns(
         outcome=pl.when(pl.col("experiment") == "language").then(pl.lit("stay")).otherwise(pl.col("outcome"))
     )
@@ -177,9 +182,9 @@ def test_no_peak_has_no_layer(scenes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_best_control_counts(scenes: Path) -> None:
+def test_the_best_control_counts(planted: dict[str, pl.DataFrame]) -> None:
     """Absolute position that explains the background score must take the verdict with it."""
-    tables = synthetic.tables(scenes, synthetic.STRIP)
+    tables = dict(planted)
     known_by_place = (pl.col("kind") == "other_scene") & (pl.col("token_set") == "background")
     tables["probes"] = tables["probes"].with_columns(
         accuracy=pl.when(known_by_place).then(0.89).otherwise(pl.col("accuracy")),
@@ -193,8 +198,8 @@ def test_the_best_control_counts(scenes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_findings_are_the_same_every_time_and_plain_json(scenes: Path) -> None:
-    tables = synthetic.tables(scenes, synthetic.STRIP)
+def test_findings_are_the_same_every_time_and_plain_json(planted: dict[str, pl.DataFrame]) -> None:
+    tables = dict(planted)
     shuffled = {name: table.sample(fraction=1.0, shuffle=True, seed=3) for name, table in tables.items()}
     first, again, other = (json.dumps(findings("m", "d", judged(t)), allow_nan=False) for t in (tables, tables, shuffled))
     assert first == again

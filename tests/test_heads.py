@@ -72,6 +72,7 @@ def test_dead_heads_do_nothing_and_a_lone_one_does_everything(tiny: Dataset, tmp
     assert every["attribute_log_odds"].to_list() == pytest.approx(every["attribute_log_odds_source"].to_list(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_organism_by_hand(tiny: Dataset) -> None:
     """One head's patch and one mean ablation of all, with hooks of torch's own on the output projections; and what the measures say."""
     adapter = load_adapter(ORGANISMS / "natural-gemma3", device="cpu")

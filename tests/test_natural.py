@@ -125,6 +125,7 @@ def test_padding_is_in_no_token_set(coco: Dataset) -> None:
     assert padded > 5
 
 
+@pytest.mark.slow
 def test_a_native_canvas_has_the_photograph_s_shape(made: tuple[Path, Any], tmp_path: Path) -> None:
     dataset = run(tmp_path / "out", settings(made[0], canvas="native"))
     sizes = set(dataset.scenes.select("width", "height").iter_rows())
@@ -368,6 +369,7 @@ def test_two_objects_are_asked_for_their_relation(two: Dataset) -> None:
 POINT_OF_VIEW = "Seen from the {reference}, where is the {object}: {first} or {second}? Reply with one of these two words."
 
 
+@pytest.mark.slow
 def test_items_ask_of_the_caption_s_subject_in_own_words_and_both_orders(tmp_path: Path) -> None:
     write_natural_set(tmp_path)
     own = {"objects": 2, "templates": ["relation_to_object"], "wording": {"relation_to_object": POINT_OF_VIEW}, "items_ask": "subject"}

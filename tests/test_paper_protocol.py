@@ -46,6 +46,7 @@ def test_every_row_names_keys_that_there_are() -> None:
     assert not has_key(Config, ["datasets", "*", "colour"])
 
 
+@pytest.mark.slow
 def test_the_preset_states_the_published_protocol(tmp_path: Path) -> None:
     config = parse_config(filled(tmp_path, {}), Source(PRESET))
     published = {"qwen": ("qwen2-vl", "float32"), "gemma": ("gemma-3", "float32"), "pixtral": ("pixtral", "bfloat16")}

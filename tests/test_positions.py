@@ -90,6 +90,7 @@ def test_cells_that_two_objects_share_are_shuffled_once(tiny: Dataset, tmp_path:
     assert [sorted(taken[part].tolist()) for part in (slice(0, 4), slice(4, 7), slice(7, 9))] == [[0, 1, 2, 3], [4, 5, 6], [7, 8]]
 
 
+@pytest.mark.slow
 def test_of_an_image_seen_in_both_directions_order_says_nothing(tiny: Dataset) -> None:
     """Real weights of Gemma-3: both exchanged is the untouched run, ids alone are values alone; and shuffled with ids is untouched."""
     table = table_of(tiny, load_adapter(ORGANISMS / "natural-gemma3", device="cpu"), 4)

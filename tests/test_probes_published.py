@@ -42,6 +42,7 @@ def test_its_start_has_variance_one_over_features() -> None:
     assert found.weight.std() * np.sqrt(features) == pytest.approx((1 - RATE * DECAY) ** STEPS, rel=0.02)
 
 
+@pytest.mark.slow
 def test_it_stands_beside_ours_at_its_sites_only() -> None:
     store = MemoryStore(world(), {"connector": object_code, "language.0": object_code})
     found = analyse(store, store.world, ProbesSettings(strip_map_scenes=2, published_sites=("connector",)), seed=0)

@@ -1,5 +1,6 @@
 """Quantised checkpoints: read, and edited as exactly as others; bitsandbytes is the one that runs on a CPU."""
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.load import load_adapter
 
-pytestmark = pytest.mark.model
-pytest.importorskip("bitsandbytes", reason="the package bitsandbytes is not installed (make test does so)")
+# Loading bitsandbytes takes seconds.
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+if importlib.util.find_spec("bitsandbytes") is None:
+    pytest.skip("the package bitsandbytes is not installed (make test does so)", allow_module_level=True)
 
 PROMPT = "which object is on the left ?"
 

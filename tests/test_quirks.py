@@ -161,6 +161,7 @@ def test_gemmas_template_trims_the_blank_and_has_no_system_turn(gemma: Adapter) 
     assert "system" not in text
 
 
+@pytest.mark.slow
 def test_qwens_template_keeps_the_blank_and_the_system_turn(tmp_path: Path) -> None:
     """Doubt 5, and no begin-of-sequence token to double."""
     qwen = load_adapter(real_checkpoint(tmp_path / "qwen", "qwen2_vl"), device="cpu")

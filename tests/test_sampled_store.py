@@ -124,6 +124,7 @@ def test_an_interrupted_sampled_store_goes_on(
         assert record.sha256 == stores[1].files[name].sha256, name
 
 
+@pytest.mark.slow
 def test_probes_on_some_tokens_find_what_they_find_on_all() -> None:
     made = world(axes=("horizontal",), main=(40, 20, 30), decorrelated=(20, 10, 10))
     code = {"vision.0": layout_code, "connector": layout_code}

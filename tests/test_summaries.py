@@ -9,8 +9,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from vlm_spatial.figures import ablated
 from vlm_spatial.figures.figure import BOTH
@@ -396,17 +394,23 @@ def test_no_success_has_a_lower_limit_of_zero_and_not_a_little_more() -> None:
     assert all(0 < high < 1 for _, high in limits[::2])
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(COUNTS, COUNTS).filter(any), min_size=1, max_size=20))
 def test_exact_limits_are_those_of_statsmodels(counts: list[tuple[float, float]]) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     hits = np.array([right for right, _ in counts])
     n = np.array([right + wrong for right, wrong in counts])
     np.testing.assert_allclose(binomial_limits(hits, n), proportion_confint(hits, n, method="beta"), atol=1e-9)
 
 
 # statsmodels collects garbage at every call.
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.lists(st.floats(0, 1), max_size=20))
 def test_holm_adjusts_as_statsmodels_does(p_values: list[float]) -> None:
+    from statsmodels.stats.multitest import multipletests
+
     expected = multipletests(p_values, method="holm")[1] if p_values else []
     np.testing.assert_allclose(holm(p_values), expected, atol=1e-12)
 

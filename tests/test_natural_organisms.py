@@ -19,11 +19,16 @@ ORGANISMS = REPOSITORY / "organisms"
 PRESET = yaml.safe_load((REPOSITORY / "presets" / "natural.yaml").read_text(encoding="utf-8"))
 NAMES = tuple(PRESET["organisms"])
 LEARNT = [(name, dataset) for name in NAMES for dataset in PRESET["models"][name]["datasets"]]
-SCENES = {"scenes": {"train": 1, "validation": 1, "test": 60}, "pairs": {"vision": 1, "language": 1, "conflict": 1}}
+SCENES = {
+    "scenes": {"train": 1, "validation": 1, "test": 60},
+    "variants": {"decorrelated": {"train": 1, "validation": 1, "test": 40}},
+    "pairs": {"vision": 1, "language": 1, "conflict": 1},
+}
 CONFIG = {
     # Another seed than the training's, so that no scene is one that was trained on.
     "seed": 12,
     "datasets": {name: settings | SCENES for name, settings in PRESET["datasets"].items()},
+    "behaviour": {"splits": ["test"]},
     "models": {name: {"checkpoint": str(ORGANISMS / name), "datasets": PRESET["models"][name]["datasets"]} for name in NAMES},
 }
 

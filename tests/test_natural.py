@@ -150,6 +150,20 @@ def test_a_native_canvas_has_the_photograph_s_shape(made: tuple[Path, Any], tmp_
         assert len(first) == len(second) > 0
 
 
+def test_a_photograph_as_it_is_keeps_every_pixel(made: tuple[Path, Any], tmp_path: Path) -> None:
+    pairs = {"vision": 4, "language": 0, "conflict": 0}
+    dataset = run(tmp_path / "out", settings(made[0], canvas="as_is", pairs=pairs, variants={}))
+    for row in dataset.scenes.filter(variant="main").iter_rows(named=True):
+        with Image.open(made[0] / "photos" / row["background"]) as photo:
+            assert photo.convert("RGB").tobytes() == dataset.image(row["scene_id"]).tobytes()
+        truth = {spoken(label): [x, y, x + w, y + h] for label, (x, y, w, h) in made[1][row["background"]].items()}
+        assert [truth[word] for word in row["objects"]] == row["boxes"]
+        assert row["picture"] is None
+    assert dataset.pairs.height == 4
+    with pytest.raises(ValueError, match=r"pairs\.conflict: exchanges blocks .* set it to 0, or canvas: native"):
+        dataset_settings(settings(made[0], canvas="as_is"))
+
+
 def test_questions_name_the_objects_and_are_right(coco: Dataset) -> None:
     boxes = {row["scene_id"]: dict(zip(row["objects"], row["boxes"], strict=True)) for row in coco.scenes.iter_rows(named=True)}
     asked = coco.questions.filter(pl.col("variant") == "main")
@@ -646,11 +660,15 @@ def test_the_canvas() -> None:
     assert letterbox((640, 480), "native") == ((448, 336), (0, 0, 448, 336))
     assert letterbox((480, 720), "native") == ((308, 448), (4, 0, 303, 448))
     assert letterbox((1, 5000), "native") == ((28, 448), (13, 0, 14, 448))
-    assert letterbox((640, 480), "squeezed") == ((448, 448), (0, 0, 448, 448))
+    assert letterbox((640, 480), "squeezed") == ((896, 896), (0, 0, 896, 896))
+    assert letterbox((640, 427), "as_is") == ((640, 427), (0, 0, 640, 427))
     box = (320.0, 120.0, 640.0, 480.0)
     shown = Chosen("a", Path("a"), (640, 480), "horizontal", ("cup", "cup"), (box, box), 0.0, "test")
     squeezed = natural_scene(shown, "coco", "main", 0, "squeezed")
-    assert squeezed.boxes[0] == (224, 112, 448, 448)
+    assert squeezed.boxes[0] == (448, 224, 896, 896)
+    # Blocks of two cells of 56 pixels.
+    boxes = ((10.0, 0.0, 100.0, 112.0), (600.0, 0.0, 650.0, 112.0))
+    assert equal_blocks(boxes, (0, 1), "horizontal", (squeezed.width, squeezed.height)) == ((0, 0, 112, 112), (560, 0, 672, 112))
 
 
 # --- the sample of COCO ----------------------------------------------------------------------------------------------

@@ -160,8 +160,10 @@ def test_a_rule_that_is_none_is_refused(root: Path) -> None:
 def test_the_plan_says_what_boxes_do_not_tell(root: Path) -> None:
     said = source_of("coco").outlook(dataset_settings(settings(root, items_boxes="largest")))
     told = "1 with boxes that overlap along the axis, 3 without boxes that stand as the caption says"
-    assert f"; 7 items of the list of questions ({told}), of which no pairs are made; " in said
-    assert "; 1 items of the list of questions, of which no pairs are made; " in source_of("coco").outlook(dataset_settings(settings(root)))
+    assert f"; 7 of 7 items of the list of questions ({told}), of which no pairs are made; " in said
+    assert "; 1 of 7 items of the list of questions, of which no pairs are made; " in source_of("coco").outlook(
+        dataset_settings(settings(root))
+    )
 
 
 def test_every_item_is_asked_in_both_orders_as_its_caption_says(dataset: Dataset) -> None:

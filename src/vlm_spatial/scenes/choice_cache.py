@@ -55,7 +55,7 @@ def _plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _choices(plain: dict[str, Any]) -> Choices:
     scenes, items = ([_chosen(one) for one in plain[part]] for part in ("scenes", "items"))
-    return Choices(plain["images"], scenes, items, [SetAside(**one) for one in plain["set_aside"]], plain["measured"])
+    return Choices(plain["images"], scenes, items, [SetAside(**one) for one in plain["set_aside"]], plain["measured"], plain["listed"])
 
 
 def _chosen(plain: dict[str, Any]) -> Chosen:

@@ -45,6 +45,7 @@ class Choices:
     """What will be made, and what not.
 
     Attributes:
+        listed: entries of the list of questions, those set aside counted.
         measured: whether sizes of images were read from their files, since the boxes' file does not say them.
     """
 
@@ -53,6 +54,7 @@ class Choices:
     items: list[Chosen] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
     measured: bool = False
+    listed: int = 0
 
     def files(self) -> list[Path]:
         """The images that are shown."""
@@ -63,7 +65,7 @@ class Choices:
         counts = Counter((chosen.axis, chosen.split) for chosen in self.scenes)
         axes = dict.fromkeys(chosen.axis for chosen in self.scenes)
         parts = [f"{axis} " + ", ".join(f"{counts[axis, split]} {split}" for split in SPLITS) for axis in axes]
-        items = f"; {self._of_items()}" if self.items else ""
+        items = f"; {self._of_items()}" if self.listed else ""
         pairs = sum(1 for chosen in self.scenes if (chosen.axis, chosen.split) == ("horizontal", "test"))
         scenes = f"{self.images} images give {len(self.scenes)} scenes ({'; '.join(parts)})"
         return f"{scenes}{items}; {pairs} of the scenes can be mirrored for pairs"
@@ -74,4 +76,4 @@ class Choices:
         notes = [f"{overlapping} with boxes that overlap along the axis"] if overlapping else []
         notes += [f"{unboxed} without boxes that stand as the caption says"] if unboxed else []
         told = f" ({', '.join(notes)})" if notes else ""
-        return f"{len(self.items)} items of the list of questions{told}, of which no pairs are made"
+        return f"{len(self.items)} of {self.listed} items of the list of questions{told}, of which no pairs are made"

@@ -77,6 +77,7 @@ def _chosen(settings: NaturalSettings, boxes: Path, questions: Path | None, read
         by_key = {image.key: (image, path) for image, path in usable}
         found.items, set_aside = listed_items(questions, by_key, settings, annotations.labels)
         found.set_aside += set_aside
+        found.listed = len(found.items) + len(set_aside)
     if not found.scenes and not found.items:
         raise UserError(f"{boxes}: none of its {found.images} images makes a scene, {_first(found)}; lower min_area or separation")
     return found

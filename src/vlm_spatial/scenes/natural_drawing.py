@@ -18,7 +18,10 @@ PADDING = (127, 127, 127)
 CELL = 28
 """Pixels along a side of a visual token of the models that keep the aspect ratio; a native canvas has whole cells of it."""
 
-Canvas = Literal["square", "native", "squeezed"]
+SQUEEZED = 896
+"""Side of the square that a photograph is squeezed to: that of the largest images that families which make a square see."""
+
+Canvas = Literal["square", "native", "squeezed", "as_is"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,12 @@ def letterbox(size: tuple[int, int], canvas: Canvas = "square") -> tuple[tuple[i
     """Width and height of the canvas for a picture of this size, and where it lies there: its longer side ``CANVAS``, centred.
 
     A ``native`` canvas is the smallest of whole cells that holds it, so that less than a cell of padding is left. A ``squeezed`` picture
-    fills the square.
+    fills a square of ``SQUEEZED`` pixels. A picture ``as_is`` is its own canvas.
     """
     if canvas == "squeezed":
-        return (CANVAS, CANVAS), (0, 0, CANVAS, CANVAS)
+        return (SQUEEZED, SQUEEZED), (0, 0, SQUEEZED, SQUEEZED)
+    if canvas == "as_is":
+        return size, (0, 0, *size)
     scale = CANVAS / max(size)
     width, height = (max(1, round(side * scale)) for side in size)
     across, down = (CANVAS, CANVAS) if canvas == "square" else (-(-width // CELL) * CELL, -(-height // CELL) * CELL)
@@ -49,7 +54,8 @@ def letterbox(size: tuple[int, int], canvas: Canvas = "square") -> tuple[tuple[i
 def draw_picture(drawing: PictureDrawing) -> Image.Image:
     """The RGB image of a planned scene."""
     left, top, right, bottom = drawing.place
-    picture = open_upright(drawing.path, (2 * CANVAS, 2 * CANVAS))
+    # Decoded no smaller than it is shown.
+    picture = open_upright(drawing.path, (max(2 * CANVAS, right - left), max(2 * CANVAS, bottom - top)))
     canvas = Image.new("RGB", drawing.size, PADDING)
     canvas.paste(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS, reducing_gap=3.0), (left, top))
     return canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if drawing.flipped else canvas

@@ -105,7 +105,9 @@ def equal_blocks(
 
     A block holds its object, and no cell of another object or block; centres keep their order along ``axis``.
     """
-    cell, limits = CELL, (size[0] // CELL, size[1] // CELL)
+    # A squeezed picture has as many cells as a square one, of more pixels.
+    cell = CELL * max(size) // CANVAS
+    limits = (size[0] // cell, size[1] // cell)
     spans = [_cells(box, cell) for box in boxes]
     others = [span for place, span in enumerate(spans) if place not in chosen]
     across, down = (max(spans[place][edge + 2] - spans[place][edge] for place in chosen) for edge in (0, 1))

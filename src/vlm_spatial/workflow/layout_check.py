@@ -58,8 +58,8 @@ def _squeezed(config: Config, known: FileCache) -> Iterator[tuple[str, str]]:
         if not known.of(f"keeps shape {family}", sorted(FAMILIES.glob("*.py")), partial(_keeps_shape, family)):
             yield (
                 f"models.{name}.datasets",
-                f"{oblong[0]} shows photographs in their own shape (canvas: native), and {family} makes a square of every image; give this "
-                "model the same photographs with canvas: square, or squeezed (as published for Gemma-3)",
+                f"{oblong[0]} shows photographs in their own shape (canvas: native or as_is), and {family} makes a square of every "
+                "image; give this model the same photographs with canvas: square, or squeezed (as published for Gemma-3)",
             )
 
 

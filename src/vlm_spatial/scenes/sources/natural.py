@@ -21,11 +21,11 @@ class NaturalSettings(DatasetSettings):
     """Photographs with boxes."""
 
     images: UserPath = Field(description="the folder that the images' names start from; links are followed")
-    canvas: Literal["square", "native", "squeezed"] = Field(
+    canvas: Literal["square", "native", "squeezed", "as_is"] = Field(
         "square",
         description="square: each photograph, with padding, on one square canvas, and so on one token grid. native: a canvas of its own "
-        "shape, for models that keep the aspect ratio; token grids then differ between scenes. squeezed: each squeezed to the square, as "
-        "published for Gemma-3",
+        "shape, for models that keep the aspect ratio; token grids then differ between scenes. squeezed: each squeezed to a square, as "
+        "published for Gemma-3. as_is: every pixel, as published for the others, and no conflict pairs; the model's processor scales it",
     )
     objects: Literal[2, 3] = Field(3, description="objects of a scene; two stand in the outer slots")
     min_area: Share = Field(0.01, description="smallest box of an object, as a share of the image")
@@ -42,7 +42,7 @@ class NaturalSettings(DatasetSettings):
 
     @property
     def own_shapes(self) -> bool:
-        return self.canvas == "native"
+        return self.canvas in ("native", "as_is")
 
     @model_validator(mode="after")
     def _as_photographed(self) -> Self:
@@ -56,6 +56,8 @@ class NaturalSettings(DatasetSettings):
                 )
         if self.wording == "stem":
             raise ValueError("wording: 'stem' has no sentence that names the objects of a photograph; use plain, one_word or your own")
+        if self.canvas == "as_is" and self.pairs.conflict:
+            raise ValueError("pairs.conflict: exchanges blocks of whole tokens, which as_is does not have; set it to 0, or canvas: native")
         made = Variants()
         if self.variants.single or self.variants.decorrelated != made.decorrelated:
             raise ValueError("variants: decorrelated and single are drawn; photographs have mirror only, leave the others out")

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.coverage import pairs_table
+from benchmarks.simulated.tables import pairs_table
 
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.findings import adjusted, findings

@@ -1,7 +1,10 @@
 """A short version of the simulation in benchmarks/coverage.py: intervals hold the truth, and what is not true is not supported."""
 
 import pytest
-from benchmarks.coverage import FALSE_CLAIMS, INTERVALS, Case, simulate
+from benchmarks.coverage import FALSE_CLAIMS, INTERVALS
+from benchmarks.simulated.cases import Case, simulate
+
+from vlm_spatial.measures.claims import BY_NAME
 
 pytestmark = pytest.mark.unit
 
@@ -17,6 +20,10 @@ LONG = ("errors_corrected", "net_accuracy")
 def short(cases: tuple[Case, ...]) -> list[Case]:
     """Each case at the smallest size, where intervals are hardest."""
     return [Case(case.what, case.truth, case.draw, case.sizes[:1]) for case in cases]
+
+
+def test_every_claim_is_simulated_where_it_is_not_true() -> None:
+    assert {case.what for case in FALSE_CLAIMS} == set(BY_NAME)
 
 
 @pytest.mark.slow

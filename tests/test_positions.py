@@ -151,9 +151,11 @@ def test_measures_of_planted_answers() -> None:
     assert dominance["strip", "order_dominance"] == pytest.approx(-1.0)
     assert found.filter(measure="outcome_rate", condition="values", token_set="strip", outcome="move")["estimate"].item() == 0.5
     assert found.filter(measure="outcome_rate", site="language.2", outcome="move")["estimate"].item() == pytest.approx(9 / 46)
-    # Of all pairs that are right before, also those set aside for another reason: none here.
-    lost = found.filter(measure="shuffle_sensitivity", token_set="all", condition="ids stay")["estimate"].item()
-    assert lost == pytest.approx(28 / 46)
+    [lost] = found.filter(measure="shuffle_sensitivity", token_set="all", condition="ids stay").iter_rows(named=True)
+    assert lost["estimate"] == pytest.approx(28 / 46)
+    kept = measured(table.with_columns(right_after=True)).filter(measure="shuffle_sensitivity", token_set="all", axis="both axes")
+    # Where no pair of 92 loses its answer, 3.9% of all may: 1 − 0.025^(1/92).
+    assert kept.select("estimate", "low", "high").rows() == [(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 92)))] * kept.height
     verdicts = dict(judged({"positions": table}).filter(experiment="claims").select("measure", "verdict").iter_rows())
     assert verdicts["rotary_dominance"] == "supported"
     assert verdicts["order_dominance"] == "refuted"

@@ -178,6 +178,10 @@ def test_measures_of_planted_damages() -> None:
     # 23 and 5 of 46 on either axis.
     assert share.estimate == pytest.approx(23 / 28)
     assert p < 0.001
+    # Where one route loses nothing, its share is 0 and may be more.
+    alone, *_ = text_mediated_share(table.with_columns(right_after=pl.col("right_after") | pl.col("route").eq("image_to_answer")))
+    assert (alone.estimate, alone.high) == (1.0, 1.0)
+    assert 0.7 < alone.low < 0.95
     surplus, p, _ = fallback(table)
     assert surplus.estimate == pytest.approx((37 - 23 - 5) / 46)
     assert p < 0.05

@@ -11,7 +11,7 @@ from vlm_spatial.interventions.ordering import language_sweep
 from vlm_spatial.measures import amplification, behaviour, crosswise, displaced, heads, last_token, positions, readout, routes
 from vlm_spatial.measures import interventions as summaries
 from vlm_spatial.measures.best_layer import Layers, at_best
-from vlm_spatial.measures.paired import Against
+from vlm_spatial.measures.paired import Against, of_values
 from vlm_spatial.measures.probe_scores import PIXEL_SITE
 from vlm_spatial.measures.recovery import recovery, recovery_at_best
 from vlm_spatial.measures.verdicts import (
@@ -76,19 +76,24 @@ def fallback(tables: Tables) -> Measured:
     return Measured(found, ZERO, "no more than the sum of each", found, p, each.select("axis", "template", "value"))
 
 
-def _against(table: str, find: Callable[[pl.DataFrame], Against | None], control: str) -> Callable[[Tables], Measured]:
-    """Of a claim that holds hits against a control on the same pairs."""
+def _against(
+    table: str, find: Callable[[pl.DataFrame], Against | None], control: str, floor: float | None = None
+) -> Callable[[Tables], Measured]:
+    """Of a claim that holds hits against a control on the same pairs, and against the ``floor`` of its rule."""
 
     def measure(tables: Tables) -> Measured:
         found = find(tables[table])
-        return NOTHING if found is None else Measured(found.rate, found.control, control, found.difference, found.p, found.values)
+        if found is None:
+            return NOTHING
+        p = found.p if floor is None else found.p_above(floor)
+        return Measured(found.rate, found.control, control, found.difference, p, found.values)
 
     return measure
 
 
-head_sparsity = _against("heads", heads.few, "random heads of the same layers")
+head_sparsity = _against("heads", heads.few, "random heads of the same layers", MOST)
 shuffle_sensitivity = _against("positions", positions.shuffled_apart, "tokens shuffled within their own object")
-text_decides = _against("readout", readout.text_decides, "an unrelated picture's")
+text_decides = _against("readout", readout.text_decides, "an unrelated picture's", MOST)
 spatial_id_swap = _against("readout", readout.id_swap, "random vectors of the same length")
 id_faithful = _against("readout", readout.faithful, "the truth")
 
@@ -103,10 +108,18 @@ def place_is(condition: str) -> Callable[[Tables], Measured]:
 
 
 def text_suffices(tables: Tables) -> Measured:
-    right, guess, p, values = readout.text_suffices(tables["readout"])
-    if values.is_empty():
+    both = readout.over_grey(tables["readout"])
+    if both.is_empty():
         return NOTHING
-    return Measured(right, _point(guess, values.height), behaviour.GUESS, _minus(right, guess), p, values, over=guess)
+    hits, n, guess = int(both["hit"].sum()), both.height, float(both["guess"].to_numpy().mean())
+    right, alone = binomial(hits, n), of_values(both.select("axis", "template", "hit", other="alone"))
+    values = both.select("axis", "template", value=pl.col("hit").cast(pl.Float64))
+    controls = (
+        Measured(right, _point(guess, n), behaviour.GUESS, _minus(right, guess), binomial_p(hits, n, guess), values, over=guess),
+        Measured(right, alone.control, "the grey picture alone", alone.difference, alone.p, alone.values),
+    )
+    # Both have to be exceeded.
+    return min(controls, key=lambda found: found.difference.low)
 
 
 def accuracy(tables: Tables) -> Measured:

@@ -11,12 +11,13 @@ from vlm_spatial.measures.paired import Against, against
 from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
 from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.measures.verdicts import MOST
-from vlm_spatial.statistics import Interval, binomial, clustered_mean
+from vlm_spatial.statistics import Interval, binomial, binomial_limits, clustered_mean
 
 OUTCOMES = ("ordinal", "attribute")
 FEW = 0.1
 """Share of the heads that the claim calls few."""
 _TOGETHER = "heads_cumulative"
+RANKED = "exact interval, n lowered because heads were ranked on halves of the pairs"
 
 
 def heads(table: pl.DataFrame | None) -> pl.DataFrame:
@@ -84,20 +85,35 @@ def _several(table: pl.DataFrame) -> Iterator[dict[str, object]]:
             part=(pl.col("attribute_log_odds") - pl.col("attribute_log_odds_clean")).mean(),
             whole=(pl.col("attribute_log_odds_source") - pl.col("attribute_log_odds_clean")).mean(),
         )
-        one = chosen == "ranked"
+        alike = independent(int(str(count)) / int(table["model_heads"][0])) if chosen == "ranked" else None
         if form == "patched":
-            yield of | {"measure": "outcome_rate", "outcome": "attribute"} | _rate(means["attribute"].to_numpy(), one)
+            yield of | {"measure": "outcome_rate", "outcome": "attribute"} | _rate(means["attribute"].to_numpy(), alike)
             apart = means.filter(pl.col("whole") >= SMALLEST_GAP)
             moved = numbers(ratio(apart["part"].to_numpy(), apart["whole"].to_numpy()))
             yield of | {"measure": "recovery", "method": "Student over pairs"} | moved
         else:
-            yield of | {"measure": "damage"} | _rate(means["lost"].to_numpy(), one)
-        yield of | {"measure": "broken"} | _rate(means["broken"].to_numpy(), one)
+            yield of | {"measure": "damage"} | _rate(means["lost"].to_numpy(), alike)
+        yield of | {"measure": "broken"} | _rate(means["broken"].to_numpy(), alike)
 
 
-def _rate(values: Float[np.ndarray, " pairs"], one: bool) -> dict[str, object]:
-    if one:
-        return numbers(binomial(round(float(values.sum())), len(values))) | {"method": "exact interval"}
+def independent(share: float) -> float:
+    """How many independent pairs one says as much as, where a share of the heads was ranked on halves of the pairs.
+
+    A half in which some heads do much sends the other half to them, and the other way round. So the halves' values depend on each other,
+    and their mean is less certain. Of many heads that are alike and whose effects add up, these sums correlate by φ(z)² / share, where z
+    is the quantile that the share lies above; the answers that they decide correlate by less. All heads leave nothing to choose.
+    """
+    from scipy.stats import norm
+
+    return 1 / (1 + float(norm.pdf(norm.isf(share))) ** 2 / share)
+
+
+def _rate(values: Float[np.ndarray, " pairs"], alike: float | None) -> dict[str, object]:
+    """Of ranked heads hits, as many as ``alike`` a pair; of random ones (None) means over the draws."""
+    if alike is not None:
+        n, share = len(values), float(values.mean())
+        low, high = binomial_limits(share * alike * n, alike * n)
+        return numbers(Interval(share, float(low), float(high), n)) | {"method": RANKED}
     return numbers(clustered_mean(values)[0]) | {"method": "Student over pairs, mean of the draws"}
 
 
@@ -129,7 +145,8 @@ def few(table: pl.DataFrame) -> Against | None:
     kept = table.filter("included", experiment=_TOGETHER, form="patched", heads=few_heads(table))
     kept = kept.with_columns(hit=pl.col("outcome") == "attribute")
     drawn = kept.filter(chosen="random").group_by("pair_id", maintain_order=True).agg(pl.col("hit").mean())
-    return against(kept.filter(chosen="ranked").select("pair_id", "axis", "template", "hit"), drawn)
+    ranked = kept.filter(chosen="ranked").select("pair_id", "axis", "template", "hit")
+    return against(ranked, drawn, independent(few_heads(table) / int(table["model_heads"][0])))
 
 
 def few_heads(table: pl.DataFrame) -> int:

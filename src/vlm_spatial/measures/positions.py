@@ -6,7 +6,6 @@ import polars as pl
 
 from vlm_spatial.measures.crosswise import BROKEN
 from vlm_spatial.measures.paired import Against, against
-from vlm_spatial.measures.recovery import ratio
 from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import BOTH, numbers, tidy
 from vlm_spatial.statistics import EMPTY, Interval, binomial, binomial_p
@@ -78,11 +77,11 @@ def _dominances(table: pl.DataFrame) -> Iterator[dict[str, object]]:
 def _sensitivities(table: pl.DataFrame) -> Iterator[dict[str, object]]:
     shuffled = table.filter(values="shuffled")
     for (shuffle, ids), group in shuffled.group_by("shuffle", "ids", maintain_order=True):
-        before, after = (group[name].cast(pl.Float64).to_numpy() for name in ("right_before", "right_after"))
-        found = ratio(before - after, before) if before.any() else EMPTY
+        kept = group.filter("included")
         condition = "with their ids" if ids == "shuffled" else "ids stay"
         of = {"measure": "shuffle_sensitivity", "token_set": shuffle, "condition": condition, "counted": "pairs"}
-        yield of | {"method": "Student over pairs"} | numbers(found)
+        of |= {"method": "exact interval", "set_aside": group.height - kept.height}
+        yield of | numbers(binomial(int((~kept["right_after"]).sum()), kept.height))
 
 
 def shuffled_apart(table: pl.DataFrame) -> Against | None:

@@ -4,7 +4,7 @@ All are of stages that are off by default.
 """
 
 from vlm_spatial.measures import claim_measures as measured
-from vlm_spatial.measures.claim import PAIRED, STUDENT, Claim
+from vlm_spatial.measures.claim import CROSSED, PAIRED, STUDENT, Claim
 from vlm_spatial.measures.verdicts import ACCURACY_SMALLEST, BACKUP_SMALLEST, DROP_SMALLEST, MOST, Rule
 
 READING: tuple[Claim, ...] = (
@@ -28,7 +28,7 @@ READING: tuple[Claim, ...] = (
         "A vector that says the slot, learned from other objects, turns the answer to another slot when it is added at the object's name.",
         "Fewer than 5 points more answers turned than by random vectors of the same length.",
         "answers that become the other slot's when at the object's name its spatial ID is exchanged, at the largest strength; the layer is "
-        f"chosen on one half of the pairs and the rate counted on the other; {PAIRED}",
+        f"chosen on one half of the pairs and the rate counted on the other, and the other way round; {PAIRED}, {CROSSED}",
         "random vectors of the same length at the same layer, mean of the draws, on the same pairs",
         Rule(DROP_SMALLEST),
         measured.spatial_id_swap,
@@ -41,7 +41,7 @@ READING: tuple[Claim, ...] = (
         "Where the model answers wrong, the spatial ID at the object's name agrees with its answer more often than with the truth.",
         "IDs that agree with the truth at least as often.",
         "wrong answers that the nearest ID at the object's name agrees with, at the layer where IDs say the truth of most right ones; "
-        f"{PAIRED}",
+        "exact interval, n lowered for answers that agree within a scene",
         "IDs that agree with the truth, of the same questions",
         Rule(0.0),
         measured.id_faithful,
@@ -53,9 +53,9 @@ READING: tuple[Claim, ...] = (
         "The question's tokens are enough",
         "readout",
         "Over a grey picture, the model answers from the question's tokens alone, whose residuals are those of the real picture.",
-        "Less than 10 points above a guess.",
+        "Less than 10 points above the harder control.",
         f"right answers over a grey picture with the question's residuals of the real one after every language layer; {PAIRED}",
-        "a guess among the candidates",
+        "the harder of two: a guess among the candidates; the grey picture alone, on the same pairs",
         Rule(ACCURACY_SMALLEST),
         measured.text_suffices,
         optional=True,
@@ -91,7 +91,7 @@ READING: tuple[Claim, ...] = (
         "routes",
         "More answers are lost when the question's tokens no longer see the image than when the answer's tokens no longer do.",
         "More answers lost when the answer's tokens no longer see the image.",
-        "damage of closing image → question in all layers, as a share of that and of closing image → answer; Student over pairs; not given "
+        "damage of closing image → question in all layers, as a share of that and of closing image → answer; by Fieller; not given "
         "where both damages together have a lower bound below 0.1",
         "½",
         Rule(0.0),
@@ -118,7 +118,8 @@ READING: tuple[Claim, ...] = (
         "At the last token, a tenth of the language model's attention heads carry what decides most answers.",
         "At most half of the answers become the other run's.",
         "answers that become the other run's own when the tenth of the heads that carries most of it (one head at least, a power of two) "
-        f"is replaced at the last token by that run's; heads are ranked on one half of the pairs and counted on the other; {PAIRED}",
+        f"is replaced at the last token by that run's; heads are ranked on one half of the pairs and counted on the other; {PAIRED}, n "
+        "lowered because heads were ranked",
         "as many random heads of the same layers, mean of the draws, on the same pairs",
         Rule(0.0, floor=MOST),
         measured.head_sparsity,

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import polars as pl
 
-from vlm_spatial.measures.best_layer import Layers
+from vlm_spatial.measures.behaviour import METHOD, guess_among
+from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.crosswise import BROKEN
 from vlm_spatial.measures.paired import Against, against, of_values
 from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
 from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import BOTH, numbers, tidy
-from vlm_spatial.statistics import EMPTY, Interval, binomial, binomial_p, clustered_mean
+from vlm_spatial.statistics import Interval, binomial, clustered_mean, clustered_share
 
 UNTOUCHED = "untouched"
 
@@ -64,11 +64,16 @@ def _steering(table: pl.DataFrame) -> Iterator[dict[str, object]]:
 def _reading(table: pl.DataFrame) -> Iterator[dict[str, object]]:
     """By layer: IDs that say the truth where the model answers right, and the given answer and the truth where it answers wrong."""
     for (site,), group in table.filter(experiment="read").group_by("site", maintain_order=True):
-        of = {"site": site, "token_set": "word.target", "source": "id", "counted": "questions", "method": "exact interval"}
-        right, wrong = group.filter("right_after")["outcome"], group.filter(~pl.col("right_after"))["outcome"]
-        yield {**of, "measure": "id_accuracy", **numbers(_share(right == "truth"))}
-        for outcome in ("given", "truth"):
-            yield {**of, "measure": "id_on_errors", "outcome": outcome, **numbers(_share(wrong == outcome))}
+        of = {"site": site, "token_set": "word.target", "source": "id", "counted": "questions", "method": METHOD}
+        right, wrong = group.filter("right_after"), group.filter(~pl.col("right_after"))
+        for measure, outcome, part in (("id_accuracy", "truth", right), ("id_on_errors", "given", wrong), ("id_on_errors", "truth", wrong)):
+            found = clustered_share((part["outcome"] == outcome).to_numpy(), scenes_of(part))
+            yield {**of, "measure": measure, "outcome": outcome if part is wrong else None, **numbers(found)}
+
+
+def scenes_of(read: pl.DataFrame) -> list[str]:
+    """The scenes of rows of ``read``, whose ``pair_id`` is a question's: it begins with its scene's."""
+    return read["pair_id"].str.split("/").list.first().to_list()
 
 
 def faithful(table: pl.DataFrame) -> Against | None:
@@ -83,7 +88,7 @@ def faithful(table: pl.DataFrame) -> Against | None:
     best = right.sort("hits", descending=True, maintain_order=True)["site"][0]
     wrong = read.filter(~pl.col("right_after"), site=best)
     given, truth = (pl.col("outcome") == name for name in ("given", "truth"))
-    return None if wrong.is_empty() else of_values(wrong.select("axis", "template", hit=given, other=truth))
+    return None if wrong.is_empty() else of_values(wrong.select("axis", "template", hit=given, other=truth), scenes_of(wrong))
 
 
 def id_swap(table: pl.DataFrame) -> Against | None:
@@ -101,8 +106,11 @@ def id_swap(table: pl.DataFrame) -> Against | None:
         random.pivot("site", index="pair_id", values="hit"), on="pair_id", suffix=" drawn", maintain_order="left"
     )
     hits, drawn = wide.select(sites).to_numpy(), wide.select(f"{site} drawn" for site in sites).to_numpy()
-    own, control = Layers.of(hits).chosen(), Layers.of(hits, drawn).chosen()
-    return of_values(wide.select("axis", "template", hit=pl.Series(own > 0), other=pl.Series(control)))
+    beyond = at_best(Layers.of(hits, hits - drawn))
+    difference, p = beyond.mean()
+    values = wide.select("axis", "template", value=pl.Series(beyond.values))
+    own, control = at_best(Layers.of(hits)), Layers.of(hits, drawn).chosen()
+    return Against(own.share(), clustered_mean(control, alike=beyond.alike)[0], difference, p, values, own.alike)
 
 
 def _sufficiency(table: pl.DataFrame) -> Iterator[dict[str, object]]:
@@ -116,7 +124,7 @@ def _sufficiency(table: pl.DataFrame) -> Iterator[dict[str, object]]:
 
 def guess(table: pl.DataFrame) -> float:
     """Accuracy of a guess among the candidates."""
-    return float(np.mean(1 / table["candidates"].to_numpy())) if table.height else float("nan")
+    return float(guess_among(table["candidates"], table["template"]).to_numpy().mean()) if table.height else float("nan")
 
 
 def _share(hits: pl.Series) -> Interval:
@@ -132,15 +140,9 @@ def text_decides(table: pl.DataFrame) -> Against | None:
     )
 
 
-def text_suffices(table: pl.DataFrame) -> tuple[Interval, float, float, pl.DataFrame]:
-    """Accuracy over a grey picture with the question's residuals of the real one.
-
-    Returns:
-        the accuracy, that of a guess, p of their difference, and the pairs with ``value``.
-    """
-    kept = table.filter("included", experiment="sufficiency", picture="grey", group="question")
-    values = kept.select("axis", "template", value=pl.col("right_after").cast(pl.Float64))
-    if kept.is_empty():
-        return EMPTY, float("nan"), 1.0, values
-    chance = guess(kept)
-    return _share(kept["right_after"]), chance, binomial_p(int(kept["right_after"].sum()), kept.height, chance), values
+def over_grey(table: pl.DataFrame) -> pl.DataFrame:
+    """Pairs over a grey picture: ``hit``, right with the question's residuals of the real one; ``alone``, right without; ``guess``."""
+    kept = table.filter("included", experiment="sufficiency", picture="grey")
+    alone = kept.filter(pl.col("group").is_null()).select("pair_id", alone="right_after")
+    both = kept.filter(group="question").join(alone, on="pair_id", maintain_order="left")
+    return both.select("axis", "template", "alone", hit="right_after", guess=guess_among(both["candidates"], both["template"]))

@@ -6,7 +6,7 @@ import polars as pl
 from vlm_spatial.measures.crosswise import BROKEN
 from vlm_spatial.measures.recovery import SMALLEST_GAP, ratio
 from vlm_spatial.measures.table import BOTH, numbers, tidy
-from vlm_spatial.statistics import EMPTY, Interval, binomial, clustered_mean
+from vlm_spatial.statistics import EMPTY, Interval, binomial, clustered_mean, ratio_above
 
 ALL_LAYERS = "all layers"
 LEAST_DAMAGE = 0.1
@@ -96,7 +96,7 @@ def text_mediated_share(table: pl.DataFrame) -> tuple[Interval, Interval, float,
         return EMPTY, EMPTY, 1.0, both
     half, _ = clustered_mean((question + answer) / 2)
     difference, p = clustered_mean(question - answer)
-    share = EMPTY if 2 * half.low < LEAST_DAMAGE else ratio(question, question + answer)
+    share = EMPTY if 2 * half.low < LEAST_DAMAGE else ratio_above(question, question + answer, np.full(len(question), 2.0), 0.0)
     return share, difference, p, both
 
 

@@ -248,7 +248,7 @@ INTERVALS = (
     ),
     *(
         Case("text-mediated share", f"{question / (question + answer):.2g}", partial(mediated, question, answer))
-        for question, answer in ((0.3, 0.3), (0.72, 0.08), (0.784, 0.016))
+        for question, answer in ((0.45, 0.45), (0.72, 0.08), (0.784, 0.016))
     ),
     *(Case("fallback", f"{both - 2 * each:+.1g}", partial(surplus, both, each)) for both, each in ((0.6, 0.3), (0.9, 0.05))),
     *(Case("answers that few heads decide", f"{share:g}", partial(of_few_heads, share)) for share in (0.5, 0.9)),

@@ -59,4 +59,5 @@ def swept(adapter: Adapter, images: list[Image.Image], settings: list[Setting], 
     """The same with the sweep."""
     questions = [Asked(prompt, prompt, tokens) for prompt in PROMPTS]
     sweep = Sweep(adapter)
-    return torch.stack([torch.stack(sweep.scores(Run(image, PROMPTS[0]), "scene", questions, settings)) for image in images])
+    found = [sweep.scores(Run(image, PROMPTS[0]), "scene", questions, settings) for image in images]
+    return torch.stack([torch.stack([each.scores for each in of_image]) for of_image in found])

@@ -184,7 +184,22 @@ def test_every_item_is_asked_in_both_orders_under_every_correction(made: dict[st
     expected = [np.logaddexp.reduce([float(logits[form[0]]) for form in _forms(adapter, word)]) for word in row["candidates"]]
     np.testing.assert_allclose(row["log_probabilities"], expected, atol=1e-4)
     assert items(table).filter(measure="published_any_alpha").height == 3 * 2
+    written = adapter.processor.tokenizer.decode([int(logits.argmax())]).strip().lower()
+    assert row["top1_correct"] == (written == row_answer(dataset, row["question_id"]))
+    # As published, right is what the likeliest token of all says: untouched as the behaviour stage found, and under each correction.
+    strict = settings.model_copy(update={"items_right_by": "top1_word"})
+    some = answers.with_columns(top1_correct=pl.int_range(pl.len()) % 3 > 0)
+    counted = amplified_items(Sweep(adapter), dataset, some, strict, 0)
+    assert counted["correct"].equals(counted["top1_correct"])
+    said = dict(some.select("question_id", "top1_correct").rows())
+    assert counted["correct_before"].to_list() == [said[name] for name in counted["question_id"]]
+    assert set(counted["correct_before"]) == {True, False}
     assert amplified_items(Sweep(adapter), dataset, answers, AmplificationSettings(), 0).is_empty()
+
+
+def row_answer(dataset: Dataset, question_id: str) -> str:
+    """The right answer of a question."""
+    return str(dataset.questions.filter(question_id=question_id)["answer"].item())
 
 
 def _forms(adapter, word: str):  # type: ignore[no-untyped-def]

@@ -115,7 +115,7 @@ ROWS: dict[str, dict[str, object]] = {
     "correction": {"amplification.item_alphas": [float(alpha) for alpha in range(16)]},
     "choice of α": {},
     "control": {"amplification.item_random_draws": 1},
-    "success": {},
+    "success": {"amplification.items_right_by": "top1_word"},
 }
 # What is measured beside ours whatever the configuration: rows of docs/measures.md.
 MEASURED = {

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from vlm_spatial.config.pool import PoolSettings
 from vlm_spatial.interventions.answers import AnswerReader, normalised, wrote
@@ -27,9 +26,7 @@ WORDS = [" Red", "red", "RED.", "blue", " the", "re d"]
 @pytest.mark.parametrize(("likeliest", "candidate"), [(0, "red"), (1, "red"), (2, "red"), (3, "blue"), (4, None), (5, "red")])
 def test_the_likeliest_word_is_compared_by_letters_and_digits(likeliest: int, candidate: str | None) -> None:
     reader = AnswerReader.from_forms(["red", "blue"], [[(1,)], [(3,)]])
-    logits = torch.zeros(1, len(WORDS))
-    logits[0, likeliest] = 1
-    assert wrote(reader, logits, lambda tokens: "".join(WORDS[token] for token in tokens)) == (WORDS[likeliest], candidate)
+    assert wrote(reader, [likeliest], lambda tokens: "".join(WORDS[token] for token in tokens)) == (WORDS[likeliest], candidate)
     assert normalised(" Number 7!") == "number7"
 
 

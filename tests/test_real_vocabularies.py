@@ -153,7 +153,8 @@ def test_whole_words_under_patches_and_corrections_equal_the_plain_way(adapter: 
         adapter.run(adapter.prepare([image], [prompt]), edits={"connector": lambda values: values * 1.5})[0][0]
         for prompt in reader.prompts(PROMPT)
     ]
-    np.testing.assert_allclose(reader.added_up([each[0].numpy() for each in swept]), reader.log_probabilities(torch.stack(rows)), atol=1e-3)
+    found = reader.added_up([each.scores[0].numpy() for each in swept])
+    np.testing.assert_allclose(found, reader.log_probabilities(torch.stack(rows)), atol=1e-3)
 
 
 def test_prompts_and_identity(adapter: Adapter, image: Image.Image) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlm_spatial.amplification.scoring import SCHEMA, answer_row
 from vlm_spatial.amplification.sweep import Correction, Setting
-from vlm_spatial.interventions.answers import AnswerReader
+from vlm_spatial.interventions.answers import AnswerReader, wrote
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.labels import CONNECTOR
 from vlm_spatial.interventions.memory import pairs_at_once
@@ -87,6 +87,7 @@ def score_attention(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, 
     size = pairs_at_once(engine.adapter.vocabulary, most)
     groups = [list(range(start, min(start + size, len(questions)))) for start in range(0, len(questions) if factors else 0, size)]
     rows: list[dict[str, object]] = []
+    decode = engine.adapter.processor.tokenizer.decode
 
     def read(group: Sequence[int]) -> dict[str, Image.Image]:
         return pictures(engine.adapter, dataset, dict.fromkeys(questions[number]["scene_id"] for number in group))
@@ -111,7 +112,8 @@ def score_attention(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, 
             for factor in factors:
                 of_run = torch.stack(list(itertools.islice(following, len(readers[number].beginnings))))
                 scores = readers[number].log_probabilities(of_run)
-                rows.append(answer_row(questions[number], readers[number], scores, LANGUAGE, ATTENTION, factor))
+                written = wrote(readers[number], of_run.argmax(dim=-1).tolist(), decode)[1]
+                rows.append(answer_row(questions[number], readers[number], scores, written, LANGUAGE, ATTENTION, factor))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 

@@ -42,13 +42,18 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
     return _posed(_with_certainty(pl.concat(parts)), dataset)
 
 
-def item_questions(behaviour: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+def item_questions(behaviour: pl.DataFrame, dataset: Dataset, right_by: str = "candidates") -> pl.DataFrame:
     """Relations of two objects that are asked in both orders of the options, as :func:`sample_questions` gives them, and ``item``.
 
     An item is a scene and the object asked about: its two questions differ in the order only.
+
+    Args:
+        right_by: as ``amplification.items_right_by``; what ``correct_before`` says.
     """
     twice = dataset.questions.filter(pl.col("option_order").is_not_null(), variant="photo", template="relation_to_object")
     rows = behaviour.filter(pl.col("question_id").is_in(twice["question_id"].implode()))
+    if right_by == "top1_word":
+        rows = rows.with_columns(correct=pl.col("top1_correct"))
     posed = _posed(_with_certainty(rows), dataset)
     return posed.with_columns(item=pl.format("{}/{}", "scene_id", "slot"))
 

@@ -1,6 +1,6 @@
 """Answers to questions under corrections, as rows of ``amplification.parquet``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vlm_spatial.amplification.answers import answered
 from vlm_spatial.amplification.questions import OF_QUESTION
-from vlm_spatial.amplification.sweep import Asked, Setting, Sweep, by_scene
-from vlm_spatial.interventions.answers import AnswerReader, mass
+from vlm_spatial.amplification.sweep import Asked, Following, Setting, Sweep, by_scene
+from vlm_spatial.interventions.answers import AnswerReader, mass, wrote
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
@@ -31,6 +31,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "alpha": pl.Float64,
     "predicted": pl.String,
     "correct": pl.Boolean,
+    "top1_correct": pl.Boolean,
     "correct_before": pl.Boolean,
     "answer_probability": pl.Float64,
     "candidates": pl.List(pl.String),
@@ -73,11 +74,11 @@ def score(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Sequenc
         # Untouched once more, for what it names: one of many settings, and controls come without their own.
         every = sweep.scores(image, scene, posed, [*known, Setting("connector", "projection", 0, 1.0, lambda _scene: _unchanged)])
         for each, of_run in zip(posed, every, strict=True):
-            _require_finite(sweep.adapter, of_run, picture, each)
-        following = iter([of_run.numpy() for of_run in every])
+            _require_finite(sweep.adapter, of_run.scores, picture, each)
+        following = iter(every)
         for place in places:
             of_question = [next(following) for _ in readers[place].beginnings]
-            rows += list(_rows(questions[place], readers[place], named, known, of_question))
+            rows += list(_rows(questions[place], readers[place], named, known, of_question, sweep.adapter.processor.tokenizer.decode))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
@@ -105,12 +106,18 @@ def answer_row(
     question: Mapping[str, Any],
     reader: AnswerReader,
     scores: Float[np.ndarray, " candidates"],
+    written: str | None,
     site: str,
     method: str,
     alpha: float,
     draw: int = 0,
 ) -> dict[str, Any]:
-    """One question's row of ``amplification.parquet`` under one method, from its candidates' log-probabilities ``scores``."""
+    """One question's row of ``amplification.parquet`` under one method.
+
+    Args:
+        scores: log-probabilities of its candidates.
+        written: the candidate that the model writes if nothing constrains it; None if it is none.
+    """
     given = answered(scores, reader.candidates, question["answer"])
     return {
         **{key: question[key] for key in OF_QUESTION},
@@ -120,6 +127,7 @@ def answer_row(
         "alpha": alpha,
         "predicted": given.predicted,
         "correct": given.predicted == question["answer"],
+        "top1_correct": written == question["answer"],
         "answer_probability": given.answer_probability,
         "candidates": list(reader.candidates),
         "log_probabilities": scores.tolist(),
@@ -135,17 +143,21 @@ def _rows(
     reader: AnswerReader,
     named: Sequence[int],
     settings: Sequence[Setting],
-    following: Sequence[Float[np.ndarray, "settings tokens"]],
+    following: Sequence[Following],
+    decode: Callable[[list[int]], str],
 ) -> Iterator[dict[str, Any]]:
     wanted = reader.wanted(())
+    of_tokens = [of_run.scores.numpy() for of_run in following]
+    likeliest = [of_run.likeliest.tolist() for of_run in following]
     # The candidates of such a question are the objects of its picture.
     there = None
     if question["template"] in NAMING:
-        there = np.isin(np.asarray(named)[following[0][:, len(wanted) :].argmax(axis=1)], wanted)
+        there = np.isin(np.asarray(named)[of_tokens[0][:, len(wanted) :].argmax(axis=1)], wanted)
     for number, setting in enumerate(settings):
-        scores = reader.added_up([following[0][number, : len(wanted)], *(of_run[number] for of_run in following[1:])])
+        scores = reader.added_up([of_tokens[0][number, : len(wanted)], *(of_run[number] for of_run in of_tokens[1:])])
+        written = wrote(reader, [of_run[number] for of_run in likeliest], decode)[1]
         yield {
-            **answer_row(question, reader, scores, setting.site, setting.method, setting.alpha, setting.draw),
+            **answer_row(question, reader, scores, written, setting.site, setting.method, setting.alpha, setting.draw),
             "present": None if there is None else bool(there[number]),
             "present_before": None if there is None else bool(there[-1]),
         }

@@ -56,6 +56,30 @@ class Asked:
     tokens: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Following:
+    """What follows a question under each setting, on the CPU.
+
+    Attributes:
+        scores: log-probabilities of the wanted tokens, float64.
+        likeliest: the token of highest probability.
+    """
+
+    scores: Float[Tensor, "settings tokens"]
+    likeliest: Int[Tensor, " settings"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "settings vocabulary"], tokens: Sequence[int]) -> "Following":
+        """From the logits behind a question."""
+        scores = logits[:, list(tokens)].double() - logits.logsumexp(-1).double()[:, None]
+        return cls(scores.cpu(), logits.argmax(dim=-1).cpu())
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Following]", rows: Sequence[int]) -> "Following":
+        """Rows of several parts, in another order."""
+        return cls(torch.cat([part.scores for part in parts])[rows], torch.cat([part.likeliest for part in parts])[rows])
+
+
 class Sweep:
     """Scores questions under many corrections.
 
@@ -70,10 +94,8 @@ class Sweep:
         self._decoders: dict[Layout, Decoder] = {}
 
     @torch.inference_mode()
-    def scores(
-        self, image: Run, scene_id: str, questions: Sequence[Asked], settings: Sequence[Setting]
-    ) -> list[Float[Tensor, "settings tokens"]]:
-        """Log-probabilities of the wanted tokens, next to each question about one image under each setting, float64 on the CPU.
+    def scores(self, image: Run, scene_id: str, questions: Sequence[Asked], settings: Sequence[Setting]) -> list[Following]:
+        """What follows each question about one image under each setting.
 
         Args:
             image: a run with the image; its prompt does not matter.
@@ -99,7 +121,7 @@ class Sweep:
         ]
         place = {number: row + len(rows) - len(active) for row, number in enumerate(active)}
         order = [place.get(number, 0) for number in range(len(settings))]
-        return [torch.cat(of_question)[order] for of_question in zip(*parts, strict=True)]
+        return [Following.joined(of_question, order) for of_question in zip(*parts, strict=True)]
 
     def _shared(self, image: Run, questions: Sequence[Asked]) -> int | None:
         """How many first positions all questions have in common, the image among them; None if the image is not."""
@@ -129,17 +151,15 @@ class Sweep:
                 made.update(zip(part, resumed(self.adapter, layer, changed, vision, [image] * len(part)).split(1), strict=True))
         return torch.cat([made[number] for number in range(len(settings))])
 
-    def _answers(
-        self, connectors: SiteValues, image: Run, questions: Sequence[Asked], shared: int
-    ) -> list[Float[Tensor, "settings tokens"]]:
-        """Log-probabilities of the wanted tokens of each question for some settings."""
+    def _answers(self, connectors: SiteValues, image: Run, questions: Sequence[Asked], shared: int) -> list[Following]:
+        """What follows each question for some settings."""
         if shared == 0:
             return [self._whole(connectors, image, question) for question in questions]
         known = self._until(shared, connectors, image, questions[0])
         by_length: dict[Layout, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
             by_length[self._layout(image, question)].append(number)
-        found: dict[int, Tensor] = {}
+        found: dict[int, Following] = {}
         count = len(connectors)
         for layout, members in by_length.items():
             decoder = self._decoder(layout, image, questions[members[0]])
@@ -151,9 +171,8 @@ class Sweep:
                 for layer in range(decoder.depth - 1):
                     hidden, _ = decoder.block(layer, hidden, shared, _repeated(known[layer], len(part)))
                 logits = decoder.answer(hidden, shared, _repeated(known[-1], len(part)))[0].reshape(count, len(part), -1)
-                every = logits.logsumexp(-1).double()
                 for place, number in enumerate(part):
-                    found[number] = (logits[:, place, list(questions[number].tokens)].double() - every[:, place, None]).cpu()
+                    found[number] = Following.of(logits[:, place], questions[number].tokens)
         return [found[number] for number in range(len(questions))]
 
     def _until(self, shared: int, connectors: SiteValues, image: Run, question: Asked) -> list[KeysValues]:
@@ -164,12 +183,11 @@ class Sweep:
         last = decoder.keys_values(decoder.depth - 1, self._last_input(decoder, connectors, image, question, known))
         return [*known, last]
 
-    def _whole(self, connectors: SiteValues, image: Run, question: Asked) -> Float[Tensor, "settings tokens"]:
-        """Log-probabilities of the wanted tokens, nothing shared with other questions."""
+    def _whole(self, connectors: SiteValues, image: Run, question: Asked) -> Following:
+        """What follows one question, nothing shared with others."""
         layout = self._layout(image, question)
         decoder = self._decoder(layout, image, question)
-        logits = decoder.answer(self._last_input(decoder, connectors, image, question, []))[0]
-        return (logits[:, list(question.tokens)].double() - logits.logsumexp(-1).double()[:, None]).cpu()
+        return Following.of(decoder.answer(self._last_input(decoder, connectors, image, question, []))[0], question.tokens)
 
     def _last_input(self, decoder: Decoder, connectors: SiteValues, image: Run, question: Asked, known: list[KeysValues]) -> Tensor:
         """What the last block gets at the decoder's positions, a row a setting; earlier blocks' keys and values are put into ``known``."""

@@ -1,6 +1,6 @@
 """``amplification``: how far the slot signal is scaled, and its controls."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,11 @@ class AmplificationSettings(Settings):
         (),
         description="two-object items asked in both orders (COCO-spatial): the published correction by two probe columns, at these alphas "
         "(published: 0 to 15); none: leave it out",
+    )
+    items_right_by: Literal["candidates", "top1_word"] = Field(
+        "candidates",
+        description="when a question of an item counts as right: the answer is the best of its options, or the likeliest token of all "
+        "is the word, letters and digits alone in lower case (as published)",
     )
     item_random_draws: PositiveCount = Field(5, description="random columns that move every token as far: its controls")
     attention_factors: tuple[Annotated[float, Field(gt=0)], ...] = Field(

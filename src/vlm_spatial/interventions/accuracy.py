@@ -127,7 +127,7 @@ def _row(
         "layer": None if site == CONNECTOR else int(site.split(".")[1]),
         "predicted": predicted,
         "correct": predicted == question["answer"],
-        "top1_correct": wrote(reader, logits, decode)[1] == question["answer"],
+        "top1_correct": wrote(reader, logits.argmax(dim=-1).tolist(), decode)[1] == question["answer"],
         "log_odds": margin(scores, reader.candidates.index(question["answer"])),
         "candidates": list(reader.candidates),
         "log_probabilities": scores.tolist(),

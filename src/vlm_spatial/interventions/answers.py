@@ -125,12 +125,16 @@ class AnswerReader:
         taken = sum(np.exp(every[other] - every[form]) for other in shortest)
         return every[form] + float(np.log1p(-min(taken, 1 - _LEAST)))
 
-    def greedy(self, logits: Float[Tensor, "prompts vocabulary"]) -> tuple[Tokens, str | None]:
-        """The tokens that the model writes if nothing constrains it, as far as they matter, and the candidate that they are (or None)."""
-        rows = dict(zip(self.beginnings, logits, strict=True))
+    def greedy(self, likeliest: Sequence[int]) -> tuple[Tokens, str | None]:
+        """The tokens that the model writes if nothing constrains it, as far as they matter, and the candidate that they are (or None).
+
+        Args:
+            likeliest: the next token of highest probability, for each of :meth:`prompts`.
+        """
+        following = dict(zip(self.beginnings, likeliest, strict=True))
         written: Tokens = ()
-        while written in rows:
-            written = (*written, int(rows[written].argmax()))
+        while written in following:
+            written = (*written, following[written])
         whose = {form: name for name, some in zip(self.candidates, self.forms, strict=True) for form in some}
         # What goes on in a way that no candidate does may still be a whole word: "car" and a full stop.
         return written, whose.get(written) or whose.get(written[:-1])
@@ -149,9 +153,13 @@ def normalised(text: str) -> str:
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
-def wrote(reader: AnswerReader, logits: Float[Tensor, "prompts vocabulary"], decode: Callable[[list[int]], str]) -> tuple[str, str | None]:
-    """What the model writes if nothing constrains it, and the candidate that it is: by its tokens, or by its letters and digits."""
-    tokens, candidate = reader.greedy(logits)
+def wrote(reader: AnswerReader, likeliest: Sequence[int], decode: Callable[[list[int]], str]) -> tuple[str, str | None]:
+    """What the model writes if nothing constrains it, and the candidate that it is: by its tokens, or by its letters and digits.
+
+    Args:
+        likeliest: the next token of highest probability, for each of the reader's prompts.
+    """
+    tokens, candidate = reader.greedy(likeliest)
     text = decode(list(tokens))
     by_letters = {normalised(name): name for name in reader.candidates}
     return text, candidate or by_letters.get(normalised(text))

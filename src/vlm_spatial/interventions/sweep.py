@@ -156,7 +156,7 @@ class Chosen:
     def right(self, case: Case, answer: str, rows: Tensor, decode: Callable[[list[int]], str]) -> bool:
         """Whether an unpatched run's answer is ``answer``."""
         if self.pool.right_by == "top1_word":
-            return wrote(case.reader, rows, decode)[1] == answer
+            return wrote(case.reader, rows.argmax(dim=-1).tolist(), decode)[1] == answer
         return case.reader.best(case.reader.log_probabilities(rows)) == answer
 
     def patched(self, case: Case, right: bool) -> bool:

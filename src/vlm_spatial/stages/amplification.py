@@ -82,13 +82,15 @@ def baselines(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: Amp
 
 def amplified_items(sweep: Sweep, dataset: Dataset, behaviour: pl.DataFrame, settings: AmplificationSettings, seed: int) -> pl.DataFrame:
     """``amplification_items.parquet``: every two-object item under the published correction and its controls; empty if none are asked."""
-    asked = item_questions(behaviour, dataset) if settings.item_alphas else pl.DataFrame()
+    asked = item_questions(behaviour, dataset, settings.items_right_by) if settings.item_alphas else pl.DataFrame()
     if asked.is_empty():
         return pl.DataFrame(schema=ITEMS_SCHEMA)
     probes = item_probes(sweep.adapter, dataset, asked, seed)
     features = sweep.adapter.site_shape(CONNECTOR)[1]
     made = item_settings(probes, features, settings.item_alphas, settings.item_random_draws, seed)
     swept = score(sweep, dataset, asked.filter(pl.col("axis").is_in(list(probes))), made, "amplification, items")
+    if settings.items_right_by == "top1_word":
+        swept = swept.with_columns(correct=pl.col("top1_correct"))
     items = asked.select("question_id", "item")
     return swept.join(items, on="question_id", how="left", maintain_order="left").select(list(ITEMS_SCHEMA))
 

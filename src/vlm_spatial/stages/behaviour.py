@@ -105,9 +105,10 @@ def score(engine: PatchEngine, images: Mapping[str, Image.Image], questions: Seq
     runs = [PairRuns(questions[number]["question_id"], Run(images[questions[number]["scene_id"]], prompt)) for number, prompt in posed]
     every = engine.clean(runs)
     require_finite(adapter, every, lambda row: runs[row].clean.shown, f"question {runs[0].pair_id} and others")
+    likeliest = every.argmax(dim=-1).tolist()
     for row, reader, which in zip(questions, readers, own, strict=True):
         scores = reader.log_probabilities(every[which])
-        text, top1 = wrote(reader, every[which], adapter.processor.tokenizer.decode)
+        text, top1 = wrote(reader, likeliest[which], adapter.processor.tokenizer.decode)
         answer = reader.candidates.index(row["answer"])
         predicted = reader.best(scores)
         yield {

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from benchmarks.published import write_processor
+from torch import nn
 from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
+from transformers.initialization import no_init_weights
 
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
@@ -25,6 +27,9 @@ NAME, REVISION = "random/weights", "0" * 40
 WORDS = ["which object is on the left right middle top bottom of ?", "red green blue yellow square circle"]
 LAYERS: dict[str, tuple[int, int]] = {"qwen2_vl": (28, 32), "gemma3": (34, 27)}
 """Layers of the language model and of the vision encoder."""
+# A prime, so that words that stand near one another never share a row.
+_ROWS = 4099
+_SPREAD = 0.02
 
 
 def genuine_adapter(
@@ -53,14 +58,34 @@ def genuine_adapter(
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(getattr(torch, dtype))
-        with torch.device(device):
+        with torch.device(device), no_init_weights():
             model = kind.model_class(config)
     finally:
         torch.set_default_dtype(before)
+    model.tie_weights()
+    _draw(model)
     if family == "gemma3":
         # transformers starts this one at zero, which would hide the image altogether.
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=1152**-0.5)
     return kind(model, processor, ModelIdentity(NAME, REVISION, kind.architecture, "random", dtype))
+
+
+@torch.no_grad()
+def _draw(model: nn.Module) -> None:
+    """Weights with transformers' usual spread. A matrix repeats itself after ``_ROWS`` rows: to draw a billion numbers, and that several
+    times as transformers does, takes longer than the stages.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim >= 2:
+                rows = parameter.flatten(1)
+                drawn = torch.randn(min(_ROWS, len(rows)), rows.shape[1], dtype=rows.dtype, device=rows.device) * _SPREAD
+                for start in range(0, len(rows), _ROWS):
+                    rows[start : start + _ROWS] = drawn[: len(rows) - start]
+            elif name == "bias":
+                parameter.zero_()
+            elif isinstance(module, nn.LayerNorm):
+                parameter.fill_(1)
 
 
 def _processor(family: str, tokenizer: Path | None, words: Sequence[str]) -> Any:

@@ -5,14 +5,19 @@
 
 ``COURSES`` says what each is taught. Training takes about an hour on one core, or some minutes on a GPU. Killed, it goes on when started
 again. The kept organisms of these names in ``organisms`` were made so, and ``natural-gemma3`` by ``decorrelated-gemma3``; ``recipe.json``
-in each says from what and on which device. What ``vision-qwen2_vl`` gave was not kept (docs/method.md).
+in each says from what and on which device. What ``vision-qwen2_vl`` and ``order-vertical`` gave was not kept (docs/method.md).
 """
 
 import argparse
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -20,11 +25,13 @@ from save import halve, recipe_of
 
 from vlm_spatial.files import write_json, write_parquet
 from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
 from vlm_spatial.models.organisms.lessons import VARIANTS
 from vlm_spatial.models.organisms.organism import held_out
 from vlm_spatial.models.organisms.planted import MECHANISMS
+from vlm_spatial.models.organisms.reading import READING
 from vlm_spatial.models.organisms.resume import Savepoint
-from vlm_spatial.models.organisms.training import Course, train
+from vlm_spatial.models.organisms.training import Course, be_worker, train
 from vlm_spatial.scenes.scene import Variant
 from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
 
@@ -37,7 +44,9 @@ class Further:
     """What an organism that knows its words already is taught.
 
     Attributes:
-        captions_only, decay_from: shares of the training, as in ``Teaching``.
+        captions_only, captions_later, decay_from: shares of the training, as in ``Teaching``; ``captions_later`` as the family has it
+            if None.
+        axes: those that are asked about; all if None.
     """
 
     mechanism: str
@@ -46,6 +55,8 @@ class Further:
     datasets: tuple[str, ...] = ("squares",)
     variants: Mapping[Variant, float] = field(default_factory=lambda: VARIANTS)
     captions_only: float = 0.0
+    captions_later: float | None = None
+    axes: tuple[str, ...] | None = None
     decay_from: float = 0.5
 
 
@@ -55,6 +66,10 @@ COURSES = {
     **{f"dial-{percent}": Further(f"dial-{percent}", 2500, 5, captions_only=0.1, decay_from=0.7) for percent in (25, 50, 75)},
     "vision-qwen2_vl": Further("vision", 1000, 7),
     "language-qwen2_vl": Further("language", 800, 7),
+    # Captions are told by rows of the answer, from what the image says to each: not along a route.
+    **{name: Further(name, 600, 13, captions_later=0.0) for name in ("direct", "mediated", "redundant")},
+    "rotary": Further("rotary", 300, 13),
+    "order-vertical": Further("order", 700, 13, captions_only=0.25, axes=("vertical",)),
 }
 
 
@@ -66,6 +81,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the new one goes")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="on a CPU; their number changes sums, and with them the weights")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches, beside a GPU that waits for them")
     given = parser.parse_args()
     further = COURSES[given.course]
     torch.set_num_threads(given.threads)
@@ -74,9 +90,12 @@ def main() -> None:
     assert recipe is not None
     # All kinds of questions are asked alike.
     teaching = replace(recipe.teaching, captions_only=further.captions_only, decay_from=further.decay_from, by_errors=False)
-    datasets = {name: drawn_source(name).settings.model_validate({"kind": name}) for name in further.datasets}
+    if further.captions_later is not None:
+        teaching = replace(teaching, captions_later=further.captions_later)
+    asked = {} if further.axes is None else {"axes": further.axes}
+    datasets = {name: drawn_source(name).settings.model_validate({"kind": name, **asked}) for name in further.datasets}
     course = Course(datasets, further.steps, 16, further.seed, teaching, dict(further.variants))
-    mechanism = MECHANISMS[further.mechanism]()
+    mechanism = (MECHANISMS | READING)[further.mechanism]()
     given.folder.parent.mkdir(parents=True, exist_ok=True)
     made_of = {
         "start": adapter.identity.weights,
@@ -86,13 +105,27 @@ def main() -> None:
         "device": given.device,
         "threads": given.threads,
     }
-    curve = train(adapter, course, mechanism, Savepoint(given.folder.with_name(f".{given.folder.name}.training.safetensors"), made_of))
+
+    def watch(row: dict[str, Any]) -> None:
+        """Say how the organism does by then: on the curve's questions, and under each condition of its mechanism."""
+        told = {name: round(value, 3) for name, value in row.items()}
+        if row["step"] % 400 == 0 or row["step"] == further.steps:
+            for arranged in mechanism.conditions().items():
+                scores = evaluate(adapter, course.datasets, 16, course.seed, stream=CURVE, arranged=arranged)
+                told[arranged[0]] = round(sum(score.accuracy for score in scores) / len(scores), 3)
+        print(given.course, told, flush=True)
+
+    savepoint = Savepoint(given.folder.with_name(f".{given.folder.name}.training.safetensors"), made_of)
+    begun = (partial(load_adapter, given.start, device="cpu"), course, (MECHANISMS | READING)[further.mechanism])
+    pool = ProcessPoolExecutor(given.workers, get_context("spawn"), be_worker, begun) if given.workers else None
+    with pool or nullcontext():
+        curve = train(adapter, course, mechanism, savepoint, watch, pool)
     shutil.copytree(given.start, given.folder, dirs_exist_ok=True)
     adapter.model.save_pretrained(given.folder)  # type: ignore[operator]
     weights = given.folder / "model.safetensors"
     halve(weights, weights)
     write_parquet(pl.DataFrame(curve), given.folder / "training.parquet")
-    scores = held_out(load_adapter(given.folder, device="cpu"), course, mechanism)
+    scores = held_out(load_adapter(given.folder, device=given.device), course, mechanism)
     write_parquet(pl.DataFrame([score.row() for score in scores]), given.folder / "accuracy.parquet")
     write_json(recipe_of(given.start) | {"then": made_of | {"variants": course.variants}}, given.folder / "recipe.json")
 

@@ -6,14 +6,17 @@ from pydantic import Field
 
 from vlm_spatial.config.settings import Count, Name, PositiveCount, Settings, Share
 
-Mechanism = Literal["natural", "vision", "language", "strip", "object", "object_code", "faint", "dial-25", "dial-50", "dial-75"]
+Taught = Literal["natural", "vision", "language", "strip", "object", "object_code", "faint", "dial-25", "dial-50", "dial-75"]
+"""Mechanisms that the workflow trains from the start."""
+Mechanism = Literal[Taught, "direct", "mediated", "redundant", "rotary", "order"]
+"""And those that are planted in an organism that knows its words already (organisms/further.py)."""
 
 
 class OrganismSettings(Settings):
     """One entry of ``organisms``: a small VLM that the workflow trains itself."""
 
     family: Literal["gemma3", "qwen2_vl", "llava", "internvl"] = "gemma3"
-    mechanism: Mechanism = "natural"
+    mechanism: Taught = "natural"
     datasets: tuple[Name, ...] = ("squares",)
     steps: PositiveCount = 1200
     batch: PositiveCount = 16

@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
+
 from vlm_spatial.figures.figure import Tables
 from vlm_spatial.interventions.labels import CONNECTOR
+from vlm_spatial.measures.routes import ALL_LAYERS
 from vlm_spatial.measures.table import BOTH, select
 from vlm_spatial.report.results import Results
 
@@ -51,6 +54,26 @@ def _slot_over_place(_found: dict[str, dict[str, Any]], tables: Tables) -> float
     return share["ordering"] - share["absolute"] if share else None
 
 
+def _lost(route: str) -> Measure:
+    """Share of right answers lost with a route closed in all layers."""
+
+    def measure(_found: dict[str, dict[str, Any]], tables: Tables) -> float | None:
+        columns = {name: name for name in ("axis", "site", "token_set", "condition", "estimate")}
+        rows = select(tables.get("measures"), "knockout", ["damage"], columns)
+        chosen = rows.filter(axis=BOTH, site=ALL_LAYERS, token_set=route, condition="closed")["estimate"].unique()
+        return None if chosen.is_empty() else chosen.item()
+
+    return measure
+
+
+def _word_swap(_found: dict[str, dict[str, Any]], tables: Tables) -> float | None:
+    """Answers that become the other run's when the object's name takes its residual, at the layer, and kind of name, with most."""
+    columns = {name: name for name in ("axis", "site", "token_set", "source", "estimate")}
+    rows = select(tables.get("measures"), "readout", ["flip_rate"], columns).filter(axis=BOTH, source="counterfactual")
+    found = rows.filter(pl.col("token_set").str.starts_with("word."))["estimate"].drop_nulls().to_list()
+    return max(found) if found else None
+
+
 def _above_control(name: str) -> Measure:
     def measure(found: dict[str, dict[str, Any]], _tables: Tables) -> float | None:
         record = found[name]
@@ -65,6 +88,9 @@ def _verdict(name: str) -> Measure:
     return lambda found, _tables: {"supported": 1.0, "refuted": -1.0}.get(found[name]["verdict"], 0.0) if found[name]["n"] else None
 
 
+IMAGE_TO_QUESTION = "answers lost with image → question closed"
+IMAGE_TO_ANSWER = "answers lost with image → answer closed"
+WORD_SWAP = "answers that follow the object's name"
 _CORRECTED = "errors corrected over random subspaces"
 VERDICTS: tuple[tuple[str, str, str], ...] = (
     ("vision", "dominance", "supported"),
@@ -120,6 +146,20 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("object_code", "rim flips", _flips("rim"), "≤", 0.1),
     Expectation("faint", _CORRECTED, _above_control("errors_corrected"), "≥", 0.5),
     Expectation("faint", "net_accuracy", _claim("net_accuracy"), ">", 0.0),
+    Expectation("direct", IMAGE_TO_QUESTION, _lost("image_to_question"), "≤", 0.02),
+    Expectation("direct", IMAGE_TO_ANSWER, _lost("image_to_answer"), "≥", 0.5),
+    Expectation("direct", WORD_SWAP, _word_swap, "≤", 0.02),
+    Expectation("direct", "text_decides", _claim("text_decides"), "≤", 0.02),
+    Expectation("mediated", "text_mediated_share", _claim("text_mediated_share"), "≥", 0.95),
+    Expectation("mediated", "text_decides", _claim("text_decides"), "≥", 0.95),
+    Expectation("mediated", IMAGE_TO_ANSWER, _lost("image_to_answer"), "≤", 0.02),
+    Expectation("redundant", IMAGE_TO_QUESTION, _lost("image_to_question"), "≤", 0.02),
+    Expectation("redundant", IMAGE_TO_ANSWER, _lost("image_to_answer"), "≤", 0.02),
+    Expectation("redundant", "fallback", _claim("fallback"), "≥", 0.4),
+    Expectation("rotary", "rotary_dominance", _claim("rotary_dominance"), "≥", 0.9),
+    Expectation("rotary", "order_dominance", _claim("order_dominance"), "≤", -0.9),
+    Expectation("order", "rotary_dominance", _claim("rotary_dominance"), "≤", -0.9),
+    Expectation("order", "order_dominance", _claim("order_dominance"), "≥", 0.9),
     *(
         Expectation(f"dial-{percent}", name, _claim(name), *bound)
         for percent, name, *bounds in DIALS

@@ -1,12 +1,14 @@
 """How often an organism answers right on scenes that it was not trained on, for each kind of question."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.organisms.mechanism import Arrange, Given
+from vlm_spatial.models.organisms.sight import whole_mask
 from vlm_spatial.models.values import Edit
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask
@@ -28,7 +30,7 @@ ConnectorEdit = Callable[[Sequence[Scene], TokenGrid, np.random.Generator], Edit
 class Score:
     """Accuracy among the candidates on one kind of question, with its 95% interval.
 
-    ``condition`` is ``intact``, or ``construction`` if the connector's values were edited.
+    ``condition`` is ``intact``, ``construction`` if the connector's values were edited, or how the inputs were arranged.
     """
 
     dataset: str
@@ -54,19 +56,23 @@ def evaluate(
     variants: Sequence[Variant] = ("main",),
     edit: ConnectorEdit | None = None,
     stream: int = FINISHED,
+    arranged: tuple[str, Arrange] | None = None,
 ) -> list[Score]:
     """Score an organism on ``scenes`` held-out scenes of each dataset, variant and axis, all slots and templates.
 
     The scenes come from ``seed`` and ``stream`` and are none of the training scenes, which are drawn from other streams.
+
+    Args:
+        arranged: a condition's name, and how it arranges the model's inputs.
     """
     scores = []
-    condition = "construction" if edit else "intact"
+    condition = "construction" if edit else arranged[0] if arranged else "intact"
     for dataset, (name, settings) in enumerate(datasets.items()):
         for number, variant in enumerate(variants):
             for axis in settings.axes:
                 generator = np.random.default_rng([seed, stream, dataset, number, int(axis == "vertical")])
                 drawn = [sample_scene(settings, axis, variant, generator) for _ in range(scenes)]
-                right = _right(adapter, settings, drawn, generator, edit)
+                right = _right(adapter, settings, drawn, generator, edit, arranged[1] if arranged else None)
                 for template, count in right.items():
                     share = binomial(count, scenes * 3)
                     scores.append(Score(name, variant, condition, axis, template, share.estimate, share.low, share.high, share.n))
@@ -74,7 +80,12 @@ def evaluate(
 
 
 def _right(
-    adapter: Adapter, settings: DatasetSettings, scenes: Sequence[Scene], generator: np.random.Generator, edit: ConnectorEdit | None
+    adapter: Adapter,
+    settings: DatasetSettings,
+    scenes: Sequence[Scene],
+    generator: np.random.Generator,
+    edit: ConnectorEdit | None,
+    arrange: Arrange | None,
 ) -> dict[str, int]:
     """How many of the scenes' questions of each template are answered right, three a scene."""
     images = [render(scene) for scene in scenes]
@@ -89,6 +100,12 @@ def _right(
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             prepared = adapter.prepare([image for _, image, _ in part], [question.prompt for _, _, question in part])
+            if arrange is not None:
+                inputs = {name: value.cpu() for name, value in prepared.inputs.items()}
+                inputs["attention_mask"] = whole_mask(inputs["attention_mask"])
+                given = Given(inputs, [scene for scene, _, _ in part], adapter, adapter.processor.tokenizer)
+                made = {name: value.to(adapter.device) for name, value in arrange(given, generator).items()}
+                prepared = replace(prepared, inputs=made)
             edits = {"connector": edit([scene for scene, _, _ in part], prepared.grid, generator)} if edit else None
             logits = adapter.run(prepared, edits=edits)[0]
             for (_, _, question), of_row in zip(part, logits, strict=True):

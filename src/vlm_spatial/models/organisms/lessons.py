@@ -47,11 +47,18 @@ class Lesson:
 
     Attributes:
         image: the scene that is drawn for it, where that is another one.
+        second: the scene of a second image behind it, if there is one.
     """
 
     scene: Scene
     turns: tuple[Turn, ...]
     image: Scene | None = None
+    second: Scene | None = None
+
+    @property
+    def shown(self) -> list[tuple[Scene, Scene | None]]:
+        """Its images: of each the scene, and the scene that is drawn instead."""
+        return [(self.scene, self.image), *([] if self.second is None else [(self.second, None)])]
 
     @property
     def caption(self) -> bool:

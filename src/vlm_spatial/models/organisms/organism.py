@@ -91,6 +91,8 @@ def held_out(adapter: Adapter, course: Course, mechanism: Mechanism) -> list[Sco
     scores += evaluate(adapter, course.datasets, _HELD_OUT_SCENES // 2, course.seed, ("pair", "decorrelated"))
     if mechanism.imposes:
         scores += evaluate(adapter, course.datasets, _HELD_OUT_SCENES, course.seed, ("main",), _imposed(mechanism))
+    for arranged in mechanism.conditions().items():
+        scores += evaluate(adapter, course.datasets, _HELD_OUT_SCENES, course.seed, ("main",), arranged=arranged)
     return scores
 
 

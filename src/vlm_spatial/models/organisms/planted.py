@@ -5,9 +5,7 @@ What is planted is known by construction, and checked against it after training.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.adapter import Adapter
+from vlm_spatial.models.organisms.mechanism import Measure, Mechanism, Moment, Values
 from vlm_spatial.models.recipe import IMAGE_SIDE
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.scene import CANVAS, Scene, with_contents
@@ -25,68 +24,6 @@ from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
 
 # Images that the vision encoder is given at once.
 _IMAGES = 32
-
-Values = Float[Tensor, "batch cells features"]
-"""Connector output of a batch of images, cells row-major."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a mechanism may know at a training step.
-
-    Attributes:
-        share: how much of the training is over, in [0, 1).
-        random: seeded by the step.
-        images: what was drawn for each scene, None where it is the scene itself.
-    """
-
-    scenes: Sequence[Scene]
-    grid: TokenGrid
-    share: float
-    random: torch.Generator
-    images: Sequence[Scene | None] = ()
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measured quantity and the largest value that the construction allows."""
-
-    value: float
-    limit: float
-
-
-class Mechanism:
-    """The natural organism: nothing planted. The others override what they plant."""
-
-    name: ClassVar[str] = "natural"
-
-    def construct(self, adapter: Adapter) -> None:
-        """Change and freeze weights before training (and again when training is resumed)."""
-
-    def image(self, scene: Scene, generator: np.random.Generator) -> Scene | None:  # noqa: ARG002 - overridden
-        """The scene whose image the vision encoder is given in training; None for the scene itself."""
-        return None
-
-    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:  # noqa: ARG002 - overridden
-        """What enters the language model in training, and a penalty to add to the loss."""
-        return values, None
-
-    imposes: ClassVar[bool] = False
-    """Whether :meth:`imposed` is defined; otherwise the construction lies in the weights, or there is none."""
-
-    def imposed(self, values: Values, moment: Moment) -> Values:
-        """The connector output with the construction imposed in full; a trained organism must answer right under it too."""
-        raise NotImplementedError(f"mechanism {self.name} imposes nothing at the connector")
-
-    errs: ClassVar[float | None] = None
-    """Share of held-out questions that the organism must get wrong by construction, at least; None if it must answer right."""
-
-    def after_training(self, adapter: Adapter, scenes: Sequence[Scene]) -> None:
-        """Change weights of the trained model; ``scenes`` are main scenes of every axis."""
-
-    def measures(self, adapter: Adapter, scenes: Sequence[Scene]) -> dict[str, Measure]:  # noqa: ARG002 - overridden
-        """What the construction says about a trained organism beyond its accuracy, measured on ``scenes``."""
-        return {}
 
 
 class Vision(Mechanism):

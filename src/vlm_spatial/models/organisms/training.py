@@ -1,8 +1,9 @@
 """The training loop: reproducible from a seed, resumable after a kill, the same for every family and mechanism."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,18 +16,21 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.organisms.conversations import model_inputs, set_apart
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
 from vlm_spatial.models.organisms.lessons import VARIANTS, Lesson, OfEachKind, sample_lessons
+from vlm_spatial.models.organisms.mechanism import Given, Mechanism, Moment
 from vlm_spatial.models.organisms.optimiser import Optimiser, rate
-from vlm_spatial.models.organisms.planted import Mechanism, Moment
 from vlm_spatial.models.organisms.resume import Savepoint, State
 from vlm_spatial.models.recipe import Teaching
 from vlm_spatial.models.values import Prepared
 from vlm_spatial.progress import progress
+from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.scene import Variant
 from vlm_spatial.scenes.sources.settings import DatasetSettings
 
 # Steps between two rows of the training curve, and two saves.
 REPORT_EVERY = 100
 _CURVE_SCENES = 16
+# Batches in the making, where processes make them.
+_AHEAD = 12
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,19 @@ class Batch:
     inputs: dict[str, Tensor]
 
 
-def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Savepoint) -> list[dict[str, Any]]:
+def train(
+    adapter: Adapter,
+    course: Course,
+    mechanism: Mechanism,
+    savepoint: Savepoint,
+    watch: Callable[[dict[str, Any]], None] = lambda _row: None,
+    workers: Executor | None = None,
+) -> list[dict[str, Any]]:
     """Train the adapter's model in place.
+
+    Args:
+        watch: called with each new row of the training curve, after it was saved.
+        workers: processes begun with :func:`be_worker`, which make the batches; a thread beside this one if None. The batches are the same.
 
     Every step's batch depends on the seed, the step and the curve's earlier rows alone, so a resumed training ends with the very
     weights of an uninterrupted one on the same machine.
@@ -67,7 +82,11 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
     curve, losses = list(state.curve), []
     # Its own copy: a tokenizer cannot be used by two threads at once, and scoring uses the adapter's.
     processor = copy.deepcopy(adapter.processor)
-    batches = _prefetched(lambda step: _batches(adapter, processor, course, mechanism, step, curve), range(state.step, course.steps))
+    steps = range(state.step, course.steps)
+    if workers is None:
+        batches = _prefetched(lambda step: _batches(adapter, processor, course, mechanism, step, curve), steps)
+    else:
+        batches = _made_by(workers, steps)
     for step, parts in progress(batches, "training", total=course.steps - state.step):
         model.train()
         losses.append(_learn(adapter, mechanism, parts, course, step))
@@ -79,6 +98,7 @@ def train(adapter: Adapter, course: Course, mechanism: Mechanism, savepoint: Sav
             curve.append(row | {f"{score.dataset} {score.axis} {score.template}": score.accuracy for score in scores})
             losses = []
             savepoint.save(State(step + 1, _everything(model, optimiser), curve))
+            watch(curve[-1])
     model.eval().requires_grad_(False)
     return curve
 
@@ -109,9 +129,15 @@ def _batches(
     )
     generator = np.random.default_rng([course.seed, step, 1])
     drawn = [replace(lesson, image=mechanism.image(lesson.scene, generator)) for lesson in drawn]
+    second = [mechanism.second_image(lesson.scene, generator) for lesson in drawn]
+    drawn = [replace(lesson, second=other) for lesson, other in zip(drawn, second, strict=True)]
     turns = adapter.recipe.turns
     if course.teaching.apart:
-        return [Batch(drawn, set_apart(model_inputs(drawn, processor, turns), processor.tokenizer, adapter))]
+        inputs = set_apart(model_inputs(drawn, processor, turns), processor.tokenizer, adapter)
+        pictures = [render(other) for other in second if other is not None]
+        made = processor.image_processor(images=pictures, return_tensors="pt") if pictures else None
+        given = Given(inputs, [lesson.scene for lesson in drawn], adapter, processor.tokenizer)
+        return [Batch(drawn, mechanism.arranged(given, generator, made))]
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor, turns)) for part in parts if part]
 
@@ -131,7 +157,8 @@ def _learn(adapter: Adapter, mechanism: Mechanism, parts: Sequence[Batch], cours
     grid = adapter.grid(parts[0].lessons[0].scene.width, parts[0].lessons[0].scene.height)
     for number, part in enumerate(parts):
         random = torch.Generator().manual_seed(int(np.random.SeedSequence([course.seed, step, number]).generate_state(1)[0]))
-        scenes, images = [lesson.scene for lesson in part.lessons], [lesson.image for lesson in part.lessons]
+        shown = [(scene, image) for lesson in part.lessons for scene, image in lesson.shown]
+        scenes, images = [scene for scene, _ in shown], [image for _, image in shown]
         moment = Moment(scenes, grid, step / course.steps, random, images)
         with _mechanism_at_connector(adapter, mechanism, moment) as penalties:
             loss = adapter.model(**{name: value.to(adapter.device) for name, value in part.inputs.items()}, use_cache=False).loss
@@ -160,6 +187,32 @@ def _mechanism_at_connector(adapter: Adapter, mechanism: Mechanism, moment: Mome
         yield penalties
     finally:
         handle.remove()
+
+
+_worker: tuple[Adapter, Course, Mechanism] | None = None
+"""Of a process that makes batches."""
+
+
+def be_worker(adapter: Callable[[], Adapter], course: Course, mechanism: Callable[[], Mechanism]) -> None:
+    """Make this process one that makes batches; of a course that does not ask by errors, as those depend on the training curve."""
+    global _worker
+    torch.set_num_threads(1)
+    _worker = adapter(), course, mechanism()
+
+
+def _of_worker(step: int) -> list[Batch]:
+    assert _worker is not None
+    adapter, course, mechanism = _worker
+    return _batches(adapter, adapter.processor, course, mechanism, step, [])
+
+
+def _made_by(workers: Executor, steps: range) -> Iterator[tuple[int, list[Batch]]]:
+    """The steps' batches in order, some of the next ones in the making."""
+    coming: deque[Future[list[Batch]]] = deque(workers.submit(_of_worker, step) for step in steps[:_AHEAD])
+    for step in steps:
+        if step + _AHEAD in steps:
+            coming.append(workers.submit(_of_worker, step + _AHEAD))
+        yield step, coming.popleft().result()
 
 
 def _prefetched(make: Callable[[int], list[Batch]], steps: range) -> Iterator[tuple[int, list[Batch]]]:

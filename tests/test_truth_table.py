@@ -41,15 +41,27 @@ from vlm_spatial.workflow.planning import Plan
 pytestmark = pytest.mark.workflow
 
 ORGANISMS = REPOSITORY / "organisms"
+PRESET = yaml.safe_load((REPOSITORY / "presets" / "truth.yaml").read_text(encoding="utf-8"))
 # Trained by the preset, two of each; and those that went on from a kept one (organisms/further.py).
 TRAINED = {f"{mechanism}-{seed}": mechanism for mechanism in ("vision", "language", "strip", "object") for seed in (0, 1)}
-FURTHER = {**{f"dial-{percent}": f"dial-{percent}" for percent in DIALS}, "language-qwen2_vl": "language"}
+FURTHER = {
+    **{f"dial-{percent}": f"dial-{percent}" for percent in DIALS},
+    "language-qwen2_vl": "language",
+    **{name: name for name in ("direct", "mediated", "redundant", "rotary")},
+}
 MECHANISMS = TRAINED | FURTHER
 # Scaled down from vision-0 here, as the preset does after training: so it is not kept.
 FAINT = "faint-0"
 # The stages that the rows of a mechanism read; what no row reads is not run.
 SWEPT = ("interchange", "conflict")
-READS = {"vision": SWEPT, "language": ("activations", "probes", *SWEPT), "strip": SWEPT, "object": SWEPT[:1]}
+READS = {
+    "language": ("activations", "probes", *SWEPT),
+    "object": SWEPT[:1],
+    "direct": ("routes", "readout"),
+    "mediated": ("routes", "readout"),
+    "redundant": ("routes",),
+    "rotary": ("positions",),
+}
 ALWAYS = ("scenes", "behaviour", "measures")
 FEW = {"train": 60, "validation": 20, "test": 40}
 # The default 50 pairs of an axis, on which the thresholds rest.
@@ -78,6 +90,7 @@ CONFIG = {
         "mirror_sets": [],
         "unrelated_control": False,
     },
+    **{section: PRESET[section] for section in ("routes", "readout", "positions")},
 }
 # Amplification, on scenes on which the models err: faint on easy ones, language on hard ones.
 HARD = {"object_size": [0.07, 0.12], "jitter": 1.0, "clutter": 4, "distractors": 20, "noise": 0.1}
@@ -224,12 +237,11 @@ def test_dominance_rises_with_the_share_that_is_read_from_the_vision_code(truth:
 # The last one's row is in tests/test_crosswise.py.
 @pytest.mark.parametrize("name", [*TRAINED, "object_code-0"])
 def test_committed_organisms_are_those_of_the_preset(name: str) -> None:
-    preset = yaml.safe_load((REPOSITORY / "presets" / "truth.yaml").read_text(encoding="utf-8"))
     recipe = read_json(ORGANISMS / name / "recipe.json")
     entry = {**recipe["settings"]["organism"]}
-    assert {key: entry[key] for key in preset["organisms"][name]} == preset["organisms"][name]
+    assert {key: entry[key] for key in PRESET["organisms"][name]} == PRESET["organisms"][name]
     assert entry["accuracy"] >= 0.95
-    assert recipe["settings"]["seed"] == preset["seed"]
+    assert recipe["settings"]["seed"] == PRESET["seed"]
 
 
 @pytest.mark.parametrize("name", FURTHER)
@@ -238,5 +250,4 @@ def test_organisms_that_went_on_are_those_of_their_course(name: str, monkeypatch
     course = runpy.run_path(str(ORGANISMS / "further.py"))["COURSES"][name]
     made = read_json(ORGANISMS / name / "recipe.json")["then"]
     assert (made["course"], made["steps"], made["seed"]) == (name, course.steps, course.seed)
-    preset = yaml.safe_load((REPOSITORY / "presets" / "truth.yaml").read_text(encoding="utf-8"))
-    assert preset["models"][name] == {"checkpoint": f"organisms/{name}", "mechanism": FURTHER[name]}
+    assert PRESET["models"][name] == {"checkpoint": f"organisms/{name}", "mechanism": FURTHER[name]}

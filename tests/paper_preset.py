@@ -99,7 +99,8 @@ def cut(values: dict[str, Any]) -> dict[str, Any]:
     for section in ("interchange", "ablation"):
         values[section]["pool"]["first"] = 0
     values["amplification"] |= {"projection_alphas": [1, 2], "oracle_alphas": [0, 1], "control_alphas": [2], "item_alphas": [0, 1, 15]}
-    values["amplification"] |= {"questions": 9, "random_draws": 2}
+    # Of what random models write no word is an answer.
+    values["amplification"] |= {"questions": 9, "random_draws": 2, "items_right_by": "candidates"}
     values["probes"] |= {"strengths": [1.0]}
     values["figures"]["explorer_scenes"] = 2
     values["figures"]["published"] = {name: of for name, of in values["figures"]["published"].items() if name in values["models"]}

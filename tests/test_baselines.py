@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from stage_inputs import make_reader
-from vlm_spatial.amplification.baselines import ADAPTIVE, Normed, choose_adaptive, scaled, score_attention, text_norm
+from vlm_spatial.amplification.baselines import (
+    ADAPTIVE,
+    Normed,
+    choose_adaptive,
+    rotary_settings,
+    scaled,
+    score_attention,
+    text_norm,
+)
 from vlm_spatial.amplification.questions import sample_questions
-from vlm_spatial.amplification.scoring import SCHEMA
+from vlm_spatial.amplification.scoring import SCHEMA, score
 from vlm_spatial.amplification.sweep import Sweep
 from vlm_spatial.config.amplification import AmplificationSettings
 from vlm_spatial.errors import UserError
@@ -69,6 +77,43 @@ def test_the_norm_is_that_of_the_questions_tokens(tiny: Dataset, tmp_path: Path)
     assert text_norm(adapter, tiny, one) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_rotary_positions_of_the_vision_encoder_turn_faster(family: str, tiny: Dataset, tmp_path: Path) -> None:
+    adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
+    # Random weights hardly look at places; larger ones do.
+    for block in adapter.vision_blocks:
+        block.attn.qkv.weight.data *= 30
+    asked = asked_of(tiny, 3)
+    table = score(Sweep(adapter), tiny, asked, rotary_settings(adapter, tiny, asked, [0.0, 99.0], 6.0), "rotary")
+    row = asked.row(0, named=True)
+    reader = AnswerReader.of(adapter, row["candidates"], row["template"])
+    prepared = adapter.prepare([tiny.image(row["scene_id"])], [row["prompt"]])
+    clean = adapter.run(prepared)[0]
+
+    # By hand, on the module's output: angles of each frequency, for rows and columns of patches, twice.
+    def faster(module: torch.nn.Module, inputs: tuple[torch.Tensor, torch.Tensor], _output: object) -> tuple[torch.Tensor, torch.Tensor]:
+        own = module.inv_freq.tolist()
+        turned = torch.tensor([value * (1 + 99 * (number / len(own)) ** 6) for number, value in enumerate(own)])
+        half = torch.cat([inputs[1][:, axis, None].float() * turned for axis in (0, 1)], dim=-1)
+        return torch.cat([half, half], dim=-1).cos(), torch.cat([half, half], dim=-1).sin()
+
+    handle = adapter.model.get_submodule("model.visual.rotary_pos_emb").register_forward_hook(faster)
+    edited = adapter.run(prepared)[0]
+    handle.remove()
+    assert float((clean - edited).abs().max()) > 0.01
+    for alpha, logits in ((0.0, clean), (99.0, edited)):
+        found = table.filter(question_id=row["question_id"], alpha=alpha)["log_probabilities"].item().to_numpy()
+        assert found == pytest.approx(reader.log_probabilities(logits), abs=1e-4)
+    # Nothing is left behind.
+    assert torch.equal(adapter.run(prepared)[0], clean)
+
+
+def test_a_vision_encoder_without_rotary_positions_is_left_out(tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu")
+    assert rotary_settings(adapter, tiny, asked_of(tiny, 1), [99.0], 6.0) == []
+    assert "the vision encoder of gemma3 has no rotary positions; left out" in capsys.readouterr().err
+
+
 def planted(split: str) -> pl.DataFrame:
     """Ten questions: unsure ones are right at 0.5 alone, sure ones at 2 alone; both but for one of each are right before."""
     rows = []
@@ -119,9 +164,10 @@ def test_the_two_factors_are_chosen_on_validation_and_broken_answers_are_counted
 def test_the_stage_adds_them_where_they_are_asked_for(tiny: Dataset, tmp_path: Path) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
     asked = asked_of(tiny, 3)
-    tables = baselines(Sweep(adapter), tiny, asked, AmplificationSettings(attention_factors=(0.5, 2.0), norm_alphas=(0.0, 1.0)))
-    methods = pl.concat(tables).group_by("method").len().sort("method")
-    assert dict(methods.iter_rows()) == {"attention": 2 * asked.height, ADAPTIVE: asked.height, "norm": 2 * asked.height}
+    settings = AmplificationSettings(attention_factors=(0.5, 2.0), norm_alphas=(0.0, 1.0), rotary_alphas=(99.0,))
+    methods = pl.concat(baselines(Sweep(adapter), tiny, asked, settings)).group_by("method").len()
+    each = asked.height
+    assert dict(methods.iter_rows()) == {"attention": 2 * each, ADAPTIVE: each, "norm": 2 * each, "rotary": each}
     assert all(table.is_empty() for table in baselines(Sweep(adapter), tiny, asked, AmplificationSettings()))
     with pytest.raises(UserError, match=r"stage\.attention_factors\.0"):
         section(Job({"stage": {"attention_factors": [0.0]}}, {}, {}), AmplificationSettings)

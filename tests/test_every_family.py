@@ -109,7 +109,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=NAMES)
+# A second family takes as long as many other tests of make quick.
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=[] if name == "gemma3" else pytest.mark.slow) for name in NAMES])
 def ran(request: pytest.FixtureRequest, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     family, folder = request.param, tmp_path_factory.mktemp(request.param)
     checkpoint = make_reader(folder / "checkpoint", family)

@@ -87,8 +87,12 @@ def write_hand_made(root: Path) -> None:
         images.append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
         annotations += [{"image_id": number, "category_id": names.index(name), "bbox": box, "iscrowd": crowd} for name, box, crowd in boxes]
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]
-    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    (root / "items.json").write_text(json.dumps([[number, f"A photo of {said}", "?"] for number, said in CAPTIONS.items()]))
+    (root / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
+    )
+    (root / "items.json").write_text(
+        json.dumps([[number, f"A photo of {said}", "?"] for number, said in CAPTIONS.items()]), encoding="utf-8"
+    )
 
 
 def settings(root: Path, **changes: Any) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def test_by_default_boxes_are_single_and_apart(root: Path) -> None:
 
 def test_what_cannot_be_asked_by_either_rule_is_set_aside(root: Path, tmp_path: Path) -> None:
     entries = [[99, "A photo of a cup above a dog", "?"], [1, "A photo of a cup behind a dog", "?"], [1, "A cup, a dog", "?"], [1]]
-    (tmp_path / "items.json").write_text(json.dumps(entries))
+    (tmp_path / "items.json").write_text(json.dumps(entries), encoding="utf-8")
     for rule in ("apart", "largest"):
         found = chosen(settings(root, items_boxes=rule, questions=str(tmp_path / "items.json")))
         assert not found.items
@@ -278,7 +282,7 @@ def test_counts_on_the_sample_of_coco(tmp_path: Path) -> None:
             counts["overlap"] += left + width / 2 < other + other_width / 2 and left + width > other
             single = all(len(by_name[name]) == 1 and not by_name[name][0]["iscrowd"] for name in pair)
             counts["apart"] += single and left + width <= other
-    (tmp_path / "items.json").write_text(json.dumps(entries))
+    (tmp_path / "items.json").write_text(json.dumps(entries), encoding="utf-8")
     files = {"images": str(SAMPLE / "val2017"), "annotations": str(SAMPLE / "annotations/instances_val2017.json")}
     values = settings(tmp_path, **files)
     found = chosen(values | {"items_boxes": "largest"})

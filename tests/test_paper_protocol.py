@@ -199,6 +199,7 @@ def at(values: Any, key: str) -> Any:
     return values
 
 
+@pytest.mark.slow
 def test_every_row_of_the_protocol_is_reached_by_configuration(tmp_path: Path) -> None:
     values = parse_config(filled(tmp_path, {}), Source(PRESET)).model_dump(mode="json")
     for row, keys in ROWS.items():

@@ -75,6 +75,16 @@ def points(page: Any, figure: str) -> int:
     return len(page.find_elements(By.CSS_SELECTOR, f"#figure-{figure} .chart .mark-symbol:not(.role-legend-symbol) path"))
 
 
+# What reaches beyond the page, unless something around it scrolls.
+_WIDER = """
+const scrolls = e => e && (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+return [...document.querySelectorAll("body *")]
+  .filter(e => Math.max(e.getBoundingClientRect().right, e.getBoundingClientRect().left + e.scrollWidth) > arguments[0] + 1)
+  .filter(e => !scrolls(e))
+  .map(e => e.tagName + "." + e.className + " " + e.textContent.trim().slice(0, 60));
+"""
+
+
 def until(page: Any, condition: Any) -> None:
     WebDriverWait(page, 10).until(lambda _: condition())
 
@@ -243,6 +253,7 @@ def test_nothing_is_wider_than_the_page(page: Any, width: int) -> None:
     try:
         page.refresh()
         WebDriverWait(page, 30).until(lambda d: d.execute_script("return document.documentElement.dataset.ready") == "true")
-        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        wide = page.execute_script(_WIDER, width)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width, wide
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -264,7 +264,7 @@ def test_damage_is_named(copy: Dataset) -> None:
     with pytest.raises(UserError, match="has no scene 'main-sideways'"):
         copy.image("main-sideways")
     blank = copy.scenes.filter(pl.col("variant") == "blank")["scene_id"][0]
-    with pytest.raises(UserError, match="has no objects"):
+    with pytest.raises(UserError, match="has no boxes"):
         copy.tokens(blank, TokenGrid(4, 4))
     (copy.folder / "pairs.parquet").unlink()
     with pytest.raises(UserError, match=r"pairs.parquet: no such file"):

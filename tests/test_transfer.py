@@ -123,6 +123,7 @@ def test_every_ordered_pair_has_both_forms_and_their_controls(table: pl.DataFram
             assert part.filter(method="oracle")["question_id"].sort().equals(horizontal if source == "flat" else asked)
 
 
+@pytest.mark.slow
 def test_a_dataset_and_itself_are_the_rows_of_its_amplification(table: pl.DataFrame, inputs: dict[str, Path]) -> None:
     swept = pl.read_parquet(inputs["amplification:both"])
     home = table.filter(fitted_on="both", applied_to="both")
@@ -136,6 +137,7 @@ def test_a_dataset_and_itself_are_the_rows_of_its_amplification(table: pl.DataFr
             assert home.filter(method=method).drop("fitted_on", "applied_to").equals(rows.sort("draw", "question_id"))
 
 
+@pytest.mark.slow
 def test_each_random_subspace_is_carried_at_the_setting_that_it_chose(table: pl.DataFrame, inputs: dict[str, Path]) -> None:
     swept = pl.read_parquet(inputs["amplification:both"])
     away = table.filter(fitted_on="both", applied_to="flat", method="random")
@@ -143,6 +145,7 @@ def test_each_random_subspace_is_carried_at_the_setting_that_it_chose(table: pl.
         assert away.filter(draw=draw).select("site", "alpha").unique().rows() == [choose(swept.filter(draw=draw), "random")]
 
 
+@pytest.mark.slow
 def test_carried_random_subspaces_are_those_that_chose(inputs: dict[str, Path]) -> None:
     """Carried to the dataset that they come from, they give the rows that its amplification has."""
     adapter, swept = load_adapter(inputs["reader"], device="cpu"), pl.read_parquet(inputs["amplification:both"])
@@ -180,6 +183,7 @@ def full_passes(inputs: dict[str, Path], source: str, target: str, method: str) 
         yield question["question_id"], given.answer_probability
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["projection", "oracle"])
 @pytest.mark.parametrize(("source", "target"), [("both", "flat"), ("flat", "both")])
 def test_equal_to_full_forward_passes_with_the_other_datasets_correction(
@@ -194,6 +198,7 @@ def test_equal_to_full_forward_passes_with_the_other_datasets_correction(
     assert any(abs(own[question] - value) > 1e-3 for question, value in found.items() if question in own)
 
 
+@pytest.mark.slow
 def test_with_nothing_to_carry_the_table_is_empty_and_no_model_is_loaded(inputs: dict[str, Path], tmp_path: Path) -> None:
     unswept = tmp_path / "unswept.parquet"
     pl.read_parquet(inputs["amplification:flat"]).clear().write_parquet(unswept)

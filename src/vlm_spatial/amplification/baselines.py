@@ -3,12 +3,15 @@
 - ``attention``: the last query's scores on all image tokens, before the softmax, times α, in all heads and layers (ScalingVis).
 - ``attention_adaptive``: one factor where the untouched answer is less sure than a threshold, another where it is surer (AdaptVis); the
   three are chosen on the validation split.
+- ``rotary``: the slow rotary frequencies of the vision encoder turned faster, in the families that have them.
 - ``norm``: every visual token is given the mean norm of the text's embeddings; α goes from its own norm (0) to that one (1).
 """
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -30,10 +33,11 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import Rescaled
 from vlm_spatial.models.decoder import Layout
 from vlm_spatial.models.finite import require_finite
+from vlm_spatial.models.vision_rotary import rescaled_rotary
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
-ATTENTION, ADAPTIVE, NORM = "attention", "attention_adaptive", "norm"
+ATTENTION, ADAPTIVE, NORM, ROTARY = "attention", "attention_adaptive", "norm", "rotary"
 LANGUAGE = "language"
 """Site of what is done in the whole language model."""
 _THRESHOLDS = 10
@@ -57,6 +61,25 @@ def norm_settings(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame, alpha
         return []
     target = text_norm(adapter, dataset, asked)
     return [Setting(CONNECTOR, NORM, 0, alpha, _always(Normed(target, alpha))) for alpha in alphas]
+
+
+def rotary_settings(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame, alphas: Sequence[float], power: float) -> list[Setting]:
+    """What the connector gives where the vision encoder's frequencies are other ones, at every α.
+
+    A vision encoder without rotary positions has none; said on stderr.
+    """
+    if alphas and adapter.vision_rotary_path is None:
+        print(f"amplification.rotary_alphas: the vision encoder of {adapter.family} has no rotary positions; left out", file=sys.stderr)
+        return []
+    prompt = str(asked["prompt"][0]) if alphas else ""
+
+    def correction(scene: str, alpha: float) -> Correction:
+        image = pictures(adapter, dataset, [scene])[scene]
+        with rescaled_rotary(adapter, alpha, power):
+            values = adapter.run_vision(adapter.prepare([image], [prompt]))[CONNECTOR][0]
+        return lambda _own: values
+
+    return [Setting(CONNECTOR, ROTARY, 0, alpha, partial(correction, alpha=alpha)) for alpha in alphas]
 
 
 def _always(correction: Correction) -> Callable[[str], Correction]:

@@ -43,7 +43,7 @@ class Setting:
     @property
     def changes_nothing(self) -> bool:
         """Whether this is the alpha at which the method leaves every value as it is."""
-        from_zero = self.method.startswith("oracle") or self.method.endswith("columns") or self.method == "norm"
+        from_zero = self.method.startswith("oracle") or self.method.endswith("columns") or self.method in ("norm", "rotary")
         return self.alpha == (0.0 if from_zero else 1.0)
 
 

@@ -48,5 +48,11 @@ class AmplificationSettings(Settings):
     norm_alphas: tuple[float, ...] = Field(
         (), description="visual tokens given the mean norm of the text's embeddings: 0 changes nothing, 1 is that norm; none: leave it out"
     )
+    rotary_alphas: tuple[float, ...] = Field(
+        (),
+        description="frequency i of n of the vision encoder's rotary positions turned 1 + α (i / n)^`rotary_power` times as fast "
+        "(published: 99); 0 changes nothing; none: leave it out",
+    )
+    rotary_power: Annotated[float, Field(gt=0)] = Field(8.0, description="see `rotary_alphas` (published: 6 to 8)")
     questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

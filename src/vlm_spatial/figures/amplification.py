@@ -23,6 +23,7 @@ BASELINES = {
     "attention": "attention to the image × α",
     "attention_adaptive": "attention × one of two factors",
     "norm": "norms of the text",
+    "rotary": "faster rotary positions in vision",
 }
 SERIES = [*METHODS, *CONTROLS.values(), *BASELINES.values()]
 NET, CORRECTED, CALIBRATION, BRIER = "net accuracy", "errors corrected", "calibration error", "Brier score"

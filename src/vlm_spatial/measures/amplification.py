@@ -12,7 +12,7 @@ import polars as pl
 from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, calibration_error, clustered_mean, clustered_share, holm, mcnemar_exact
 
 METHODS = ("projection", "oracle")
-BASELINES = ("attention", "attention_adaptive", "norm")
+BASELINES = ("attention", "attention_adaptive", "norm", "rotary")
 """What others do without probes; what is broken is counted as for the two forms."""
 NEUTRAL = {
     "projection": 1.0,
@@ -22,6 +22,7 @@ NEUTRAL = {
     "attention": 1.0,
     "attention_adaptive": 0.0,
     "norm": 0.0,
+    "rotary": 0.0,
 }
 """The alpha that changes nothing."""
 RANDOM = {"projection": "random", "oracle": "oracle_random"}

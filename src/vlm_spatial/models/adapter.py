@@ -54,6 +54,8 @@ class Adapter(ABC):
     connector_path: ClassVar[str]
     language_path: ClassVar[str] = "model.language_model"
     """Dotted name of the text model, which has ``layers`` and ``norm``."""
+    vision_rotary_path: ClassVar[str | None] = None
+    """Dotted name of what gives the vision blocks their rotary angles, from its buffer ``inv_freq``; None where there is no such thing."""
 
     cache: ProcessorCache
     """What the processor made of images and prompts; set by each family."""

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from vlm_spatial.amplification.baselines import choose_adaptive, norm_settings, score_attention
+from vlm_spatial.amplification.baselines import choose_adaptive, norm_settings, rotary_settings, score_attention
 from vlm_spatial.amplification.columns import item_probes, item_settings
 from vlm_spatial.amplification.questions import item_questions, sample_questions
 from vlm_spatial.amplification.scoring import ITEMS_SCHEMA, SCHEMA, score
@@ -69,12 +69,13 @@ def amplification(job: Job) -> None:
 def baselines(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: AmplificationSettings) -> list[pl.DataFrame]:
     """What needs no probe, validation and test."""
     engine = PatchEngine(sweep.adapter, memory_gb=settings.memory_gb)
-    normed = norm_settings(sweep.adapter, dataset, asked, settings.norm_alphas)
+    other = norm_settings(sweep.adapter, dataset, asked, settings.norm_alphas)
+    other += rotary_settings(sweep.adapter, dataset, asked, settings.rotary_alphas, settings.rotary_power)
     of_split = {}
     tables = []
     for split in ("validation", "test"):
         part = asked.filter(split=split)
-        tables.append(score(sweep, dataset, part, normed, f"norms, {split}"))
+        tables.append(score(sweep, dataset, part, other, f"norms and rotary positions, {split}"))
         of_split[split] = score_attention(engine, dataset, part, settings.attention_factors, f"attention scaling, {split}")
     adaptive = choose_adaptive(of_split["validation"])
     return [*tables, *of_split.values(), *([adaptive.rows(each) for each in of_split.values()] if adaptive else [])]

@@ -162,6 +162,7 @@ class Qwen2VLAdapter(NativeAdapter):
     position_axes: ClassVar[tuple[int, ...]] = (3,)
     vision_path: ClassVar[str] = "model.visual.blocks"
     connector_path: ClassVar[str] = "model.visual.merger"
+    vision_rotary_path: ClassVar[str | None] = "model.visual.rotary_pos_emb"
 
     def __init__(self, model: nn.Module, processor: Any, identity: ModelIdentity) -> None:
         super().__init__(model, processor, identity)

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from vlm_spatial.amplification.answers import answered
+from vlm_spatial.config.pool import RightBy
 from vlm_spatial.errors import UserError
 from vlm_spatial.scenes.dataset import Dataset
 
@@ -42,7 +43,7 @@ def sample_questions(behaviour: pl.DataFrame, dataset: Dataset, limit: int, seed
     return _posed(_with_certainty(pl.concat(parts)), dataset)
 
 
-def item_questions(behaviour: pl.DataFrame, dataset: Dataset, right_by: str = "candidates") -> pl.DataFrame:
+def item_questions(behaviour: pl.DataFrame, dataset: Dataset, right_by: RightBy = "candidates") -> pl.DataFrame:
     """Relations of two objects that are asked in both orders of the options, as :func:`sample_questions` gives them, and ``item``.
 
     An item is a scene and the object asked about: its two questions differ in the order only.

@@ -18,6 +18,7 @@ from vlm_spatial.interventions.clean_runs import Vision, resumed, run_vision
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import Run
 from vlm_spatial.interventions.shared_prompts import common_length
+from vlm_spatial.measures.amplification import NEUTRAL
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.decoder import Decoder, KeysValues, Layout
 from vlm_spatial.models.inputs import Prompt
@@ -43,8 +44,7 @@ class Setting:
     @property
     def changes_nothing(self) -> bool:
         """Whether this is the alpha at which the method leaves every value as it is."""
-        from_zero = self.method.startswith("oracle") or self.method.endswith("columns") or self.method in ("norm", "rotary")
-        return self.alpha == (0.0 if from_zero else 1.0)
+        return self.alpha == NEUTRAL[self.method]
 
 
 @dataclass(frozen=True)

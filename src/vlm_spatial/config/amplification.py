@@ -1,9 +1,10 @@
 """``amplification``: how far the slot signal is scaled, and its controls."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from vlm_spatial.config.pool import RightBy
 from vlm_spatial.config.settings import PositiveCount, Settings
 
 
@@ -34,7 +35,7 @@ class AmplificationSettings(Settings):
         description="two-object items asked in both orders (COCO-spatial): the published correction by two probe columns, at these alphas "
         "(published: 0 to 15); none: leave it out",
     )
-    items_right_by: Literal["candidates", "top1_word"] = Field(
+    items_right_by: RightBy = Field(
         "candidates",
         description="when a question of an item counts as right: the answer is the best of its options, or the likeliest token of all "
         "is the word, letters and digits alone in lower case (as published)",

@@ -6,11 +6,14 @@ from pydantic import Field
 
 from vlm_spatial.config.settings import Count, Settings
 
+RightBy = Literal["candidates", "top1_word"]
+"""What makes an answer right: the best of its candidates, or the likeliest token of all."""
+
 
 class PoolSettings(Settings):
     """Which pairs are patched and counted."""
 
-    right_by: Literal["candidates", "top1_word"] = Field(
+    right_by: RightBy = Field(
         "candidates",
         description="when an unpatched run counts as right: the answer is the best candidate, or the likeliest token of all is the word, "
         "letters and digits alone in lower case (as published)",

@@ -29,6 +29,7 @@ from vlm_spatial.interventions.patch import (
     edits_of,
     in_language,
     parts_of,
+    patched,
     patches_of,
 )
 from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, near_layers, plan
@@ -396,15 +397,3 @@ class _Chunk:
 
     def _row(self, run: Run) -> int:
         return self._states(run).row[id(run)]
-
-
-def patched(patch: Patch, values: Float[Tensor, "cells patches features"], source: Float[Tensor, "cells patches features"]) -> Tensor:
-    """A copy of a vision site's or the connector's values with a patch made."""
-    assert patch.to_cells is not None
-    to_cells = on_device(patch.to_cells, values.device)
-    new = source[to_cells if patch.from_cells is None else on_device(patch.from_cells, values.device)].to(values)
-    if patch.transform is not None:
-        new = patch.transform(values[to_cells], new).to(values)
-    edited = values.clone()
-    edited[to_cells] = new
-    return edited

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_spatial.models.block_edits import BlockEdit
 from vlm_spatial.models.inputs import Prompt
+from vlm_spatial.models.on_device import on_device
 from vlm_spatial.models.values import EMBEDDING, Edit, Site
 
 CLEAN = "clean"
@@ -151,3 +152,15 @@ def _places(positions: Indices | None, chosen: Indices | None, length: int, cell
         return np.where(positions < 0, positions + length, positions)
     assert chosen is not None
     return cells[chosen]
+
+
+def patched(patch: Patch, values: Float[Tensor, "cells patches features"], source: Float[Tensor, "cells patches features"]) -> Tensor:
+    """A copy of a vision site's or the connector's values with a patch made."""
+    assert patch.to_cells is not None
+    to_cells = on_device(patch.to_cells, values.device)
+    new = source[to_cells if patch.from_cells is None else on_device(patch.from_cells, values.device)].to(values)
+    if patch.transform is not None:
+        new = patch.transform(values[to_cells], new).to(values)
+    edited = values.clone()
+    edited[to_cells] = new
+    return edited

@@ -18,13 +18,19 @@ NEUTRAL = {
     "projection": 1.0,
     "oracle": 0.0,
     "random": 1.0,
+    "complement": 1.0,
+    "shuffled": 1.0,
+    "uncentred": 1.0,
     "oracle_random": 0.0,
     "attention": 1.0,
     "attention_adaptive": 0.0,
     "norm": 0.0,
     "rotary": 0.0,
+    "probe_columns": 0.0,
+    "random_columns": 0.0,
+    "matched_columns": 0.0,
 }
-"""The alpha that changes nothing."""
+"""By method the alpha that changes nothing."""
 RANDOM = {"projection": "random", "oracle": "oracle_random"}
 """The method of a form's random controls."""
 

@@ -82,7 +82,7 @@ class Mechanism:
         return values, None
 
     def second_image(self, scene: Scene, generator: np.random.Generator) -> Scene | None:  # noqa: ARG002 - overridden
-        """The scene whose image stands behind the lesson's own in training, for rows that are not to see that; None for no second image."""
+        """The scene of a second image, in training, for rows that are not to see the lesson's own; None: there is none."""
         return None
 
     def arranged(self, given: Given, generator: np.random.Generator, second: Mapping[str, Tensor] | None = None) -> Inputs:  # noqa: ARG002

@@ -11,12 +11,13 @@ from stage_inputs import make_reader
 from vlm_spatial.amplification.baselines import (
     ADAPTIVE,
     Normed,
+    attention_edits,
     choose_adaptive,
     rotary_settings,
     scaled,
-    score_attention,
     text_norm,
 )
+from vlm_spatial.amplification.edited import score_edited
 from vlm_spatial.amplification.questions import sample_questions
 from vlm_spatial.amplification.scoring import SCHEMA, score
 from vlm_spatial.amplification.sweep import Sweep
@@ -53,7 +54,8 @@ def test_norms_by_hand() -> None:
 def test_attention_scaling_is_the_plain_pass_and_a_factor_of_one_nothing(tiny: Dataset, tmp_path: Path) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", "gemma3"), device="cpu")
     asked = asked_of(tiny, 3)
-    table = score_attention(PatchEngine(adapter), tiny, asked, [1.0, 2.0], "attention")
+    edits = attention_edits(adapter, [1.0, 2.0])
+    table = score_edited(PatchEngine(adapter), tiny, asked, lambda _question: edits, "attention")
     assert dict(table.schema) == SCHEMA
     assert table.height == 2 * asked.height
     row = asked.row(0, named=True)
@@ -165,9 +167,9 @@ def test_the_stage_adds_them_where_they_are_asked_for(tiny: Dataset, tmp_path: P
     adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
     asked = asked_of(tiny, 3)
     settings = AmplificationSettings(attention_factors=(0.5, 2.0), norm_alphas=(0.0, 1.0), rotary_alphas=(99.0,))
-    methods = pl.concat(baselines(Sweep(adapter), tiny, asked, settings)).group_by("method").len()
+    methods = pl.concat(baselines(Sweep(adapter), tiny, asked, settings, 0)).group_by("method").len()
     each = asked.height
     assert dict(methods.iter_rows()) == {"attention": 2 * each, ADAPTIVE: each, "norm": 2 * each, "rotary": each}
-    assert all(table.is_empty() for table in baselines(Sweep(adapter), tiny, asked, AmplificationSettings()))
+    assert all(table.is_empty() for table in baselines(Sweep(adapter), tiny, asked, AmplificationSettings(), 0))
     with pytest.raises(UserError, match=r"stage\.attention_factors\.0"):
         section(Job({"stage": {"attention_factors": [0.0]}}, {}, {}), AmplificationSettings)

@@ -4,10 +4,10 @@
 - ``attention_adaptive``: one factor where the untouched answer is less sure than a threshold, another where it is surer (AdaptVis); the
   three are chosen on the validation split.
 - ``rotary``: the slow rotary frequencies of the vision encoder turned faster, in the families that have them.
+- ``role`` and ``spatial_id``: see :mod:`vlm_spatial.amplification.role`.
 - ``norm``: every visual token is given the mean norm of the text's embeddings; α goes from its own norm (0) to that one (1).
 """
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,17 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.amplification.scoring import SCHEMA, answer_row
+from vlm_spatial.amplification.edited import EditedRun, Parts
 from vlm_spatial.amplification.sweep import Correction, Setting
-from vlm_spatial.interventions.answers import AnswerReader, wrote
-from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.labels import CONNECTOR
-from vlm_spatial.interventions.memory import pairs_at_once
-from vlm_spatial.interventions.patch import InBlocks, PairRuns, Run
+from vlm_spatial.interventions.patch import InBlocks, Run
 from vlm_spatial.interventions.pictures import pictures
-from vlm_spatial.interventions.prefetch import prefetch
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import Rescaled
 from vlm_spatial.models.decoder import Layout
-from vlm_spatial.models.finite import require_finite
 from vlm_spatial.models.vision_rotary import rescaled_rotary
-from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
 ATTENTION, ADAPTIVE, NORM, ROTARY = "attention", "attention_adaptive", "norm", "rotary"
@@ -97,47 +90,13 @@ def text_norm(adapter: Adapter, dataset: Dataset, asked: pl.DataFrame) -> float:
     return float(torch.cat(norms).mean())
 
 
-def score_attention(engine: PatchEngine, dataset: Dataset, asked: pl.DataFrame, factors: Sequence[float], what: str) -> pl.DataFrame:
-    """Rows of ``amplification.parquet``: every question with the last query's scores on the image times each factor.
+def attention_edits(adapter: Adapter, factors: Sequence[float]) -> list[EditedRun]:
+    """The last query's scores on the image times each factor."""
 
-    Args:
-        asked: as :func:`~vlm_spatial.amplification.questions.sample_questions` gives them.
-        what: named in the progress bar.
-    """
-    questions = asked.rows(named=True)
-    readers = [AnswerReader.of(engine.adapter, row["candidates"], row["template"]) for row in questions]
-    most = max((len(reader.beginnings) for reader in readers), default=1) * max(1, len(factors))
-    size = pairs_at_once(engine.adapter.vocabulary, most)
-    groups = [list(range(start, min(start + size, len(questions)))) for start in range(0, len(questions) if factors else 0, size)]
-    rows: list[dict[str, object]] = []
-    decode = engine.adapter.processor.tokenizer.decode
+    def parts(pair: int, run: Run, factor: float) -> Parts:
+        return (InBlocks(pair, scaled(adapter, run, factor)),)
 
-    def read(group: Sequence[int]) -> dict[str, Image.Image]:
-        return pictures(engine.adapter, dataset, dict.fromkeys(questions[number]["scene_id"] for number in group))
-
-    for group, images in progress(prefetch(groups, read), what, len(groups)):
-        runs: list[PairRuns] = []
-        edits: list[InBlocks] = []
-        for number in group:
-            image, reader = images[questions[number]["scene_id"]], readers[number]
-            first = len(runs)
-            prompts = reader.prompts(questions[number]["prompt"])
-            runs += [PairRuns(questions[number]["question_id"], Run(image, prompt)) for prompt in prompts]
-            edits += [
-                InBlocks(first + which, scaled(engine.adapter, runs[first + which].clean, factor))
-                for factor in factors
-                for which in range(len(prompts))
-            ]
-        logits = engine.run(runs, edits)
-        require_finite(engine.adapter, logits, [runs[edit.pair].clean.shown for edit in edits].__getitem__, what)
-        following = iter(logits)
-        for number in group:
-            for factor in factors:
-                of_run = torch.stack(list(itertools.islice(following, len(readers[number].beginnings))))
-                scores = readers[number].log_probabilities(of_run)
-                written = wrote(readers[number], of_run.argmax(dim=-1).tolist(), decode)[1]
-                rows.append(answer_row(questions[number], readers[number], scores, written, LANGUAGE, ATTENTION, factor))
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return [EditedRun(LANGUAGE, ATTENTION, factor, partial(parts, factor=factor)) for factor in factors]
 
 
 def scaled(adapter: Adapter, run: Run, factor: float) -> Rescaled:

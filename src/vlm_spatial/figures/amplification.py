@@ -24,6 +24,8 @@ BASELINES = {
     "attention_adaptive": "attention × one of two factors",
     "norm": "norms of the text",
     "rotary": "faster rotary positions in vision",
+    "role": "roles at the two names",
+    "spatial_id": "spatial ID at the name (told the slot)",
 }
 SERIES = [*METHODS, *CONTROLS.values(), *BASELINES.values()]
 NET, CORRECTED, CALIBRATION, BRIER = "net accuracy", "errors corrected", "calibration error", "Brier score"

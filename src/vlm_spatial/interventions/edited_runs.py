@@ -7,11 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import InBlocks, PairRuns
+from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import BlockEdit
 from vlm_spatial.models.finite import require_finite
+from vlm_spatial.models.values import Site
 
 
 def chosen_cases(cases: Sequence[Case], limit: int) -> list[Case]:
@@ -60,3 +63,19 @@ def finite(engine: PatchEngine, logits: Tensor, pairs: Sequence[PairRuns], what:
 def read_next(case: Case, rows: Iterator[Tensor]) -> np.ndarray:
     """Log-probabilities of the candidates from the next rows of logits."""
     return case.reader.log_probabilities(torch.stack(list(itertools.islice(rows, len(case.reader.beginnings)))))
+
+
+def language_sites(adapter: Adapter, patterns: Sequence[str], key: str) -> tuple[Site, ...]:
+    """The language layers that ``patterns`` name, in the order of computation.
+
+    Args:
+        key: of the configuration that holds them.
+
+    Raises:
+        UserError: for a pattern that matches nothing, or a site of visual tokens only.
+    """
+    sites = adapter.matching_sites(patterns)
+    for site in sites:
+        if not site.startswith("language."):
+            raise UserError(f"{key}: {site} holds visual tokens only; allowed are language layers, such as language.*")
+    return sites

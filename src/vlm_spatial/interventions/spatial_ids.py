@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.interventions.pictures import pictures
@@ -94,11 +95,17 @@ def at_names(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], split: s
         position = word_position(adapter, image, prompt, list(names.values()))
         if position is None:
             continue
-        with Hooks(adapter, sites) as hooks:
-            held = hooks.run(adapter.prepare([image], [prompt]), capture_text=sites)[1].text
-        values = np.stack([held[site][0, position].float().cpu().numpy() for site in sites])
-        found.append(AtName(question, scene, names[slot], slot, values))
+        found.append(AtName(question, scene, names[slot], slot, held_at(adapter, sites, image, prompt, [position])[0]))
     return found
+
+
+def held_at(
+    adapter: Adapter, sites: Sequence[Site], image: Image.Image, prompt: str, positions: Sequence[int]
+) -> Float[np.ndarray, "positions sites features"]:
+    """Residuals at positions of a prompt, by a plain pass."""
+    with Hooks(adapter, sites) as hooks:
+        held = hooks.run(adapter.prepare([image], [prompt]), capture_text=sites)[1].text
+    return np.stack([[held[site][0, position].float().cpu().numpy() for site in sites] for position in positions])
 
 
 def fit_ids(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], limit: int, seed: int) -> dict[tuple[str, int], Fitted]:

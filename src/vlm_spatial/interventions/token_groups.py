@@ -84,16 +84,33 @@ def _common(first: Int[np.ndarray, " a"], second: Int[np.ndarray, " b"]) -> int:
 
 
 def word_position(adapter: Adapter, image: Image.Image, prompt: Prompt, words: Sequence[str]) -> int | None:
-    """The last token of the one word of ``words`` that a prompt names; None if it names none or several.
+    """The last token of the one word of ``words`` that a prompt names; None if it names none or several."""
+    named = [word for word in words if names_once(prompt, word)]
+    return name_position(adapter, image, prompt, named[0], words) if len(named) == 1 and len(words) > 1 else None
 
-    What a prompt has in common, from its end, with ones that name other words is all behind that token.
+
+def names_once(prompt: Prompt, word: str) -> bool:
+    """Whether a prompt names a word, and once only."""
+    return len(_named(prompt, word)) == 1
+
+
+def name_position(adapter: Adapter, image: Image.Image, prompt: Prompt, word: str, words: Sequence[str]) -> int:
+    """The last token of a word that a prompt names once.
+
+    What a prompt has in common, from its end, with ones that name other ``words`` there is all behind that token.
     """
-    text = prompt.prompt if isinstance(prompt, Begun) else prompt
-    named = [word for word in words if len(re.findall(rf"\b{re.escape(word)}\b", text)) == 1]
-    if len(named) != 1 or len(words) < 2:
-        return None
+    text = _text(prompt)
+    begin, end = _named(prompt, word)[0]
     own = adapter.tokens(image, prompt)[0][0].numpy()
-    begin, end = next(re.finditer(rf"\b{re.escape(named[0])}\b", text)).span()
-    others = [text[:begin] + word + text[end:] for word in words if word != named[0]]
+    others = [text[:begin] + other + text[end:] for other in words if other != word]
     common = min(_common(own[::-1], _other(adapter, image, prompt, other)[::-1]) for other in others)
     return len(own) - common - 1
+
+
+def _text(prompt: Prompt) -> str:
+    return prompt.prompt if isinstance(prompt, Begun) else prompt
+
+
+def _named(prompt: Prompt, word: str) -> list[tuple[int, int]]:
+    """Where the text has a word."""
+    return [found.span() for found in re.finditer(rf"\b{re.escape(word)}\b", _text(prompt))]

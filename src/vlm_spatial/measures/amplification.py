@@ -12,7 +12,7 @@ import polars as pl
 from vlm_spatial.statistics import CONFIDENCE, EMPTY, Interval, calibration_error, clustered_mean, clustered_share, holm, mcnemar_exact
 
 METHODS = ("projection", "oracle")
-BASELINES = ("attention", "attention_adaptive", "norm", "rotary")
+BASELINES = ("attention", "attention_adaptive", "norm", "rotary", "role", "spatial_id")
 """What others do without probes; what is broken is counted as for the two forms."""
 NEUTRAL = {
     "projection": 1.0,
@@ -26,6 +26,8 @@ NEUTRAL = {
     "attention_adaptive": 0.0,
     "norm": 0.0,
     "rotary": 0.0,
+    "role": 0.0,
+    "spatial_id": 0.0,
     "probe_columns": 0.0,
     "random_columns": 0.0,
     "matched_columns": 0.0,

@@ -128,10 +128,22 @@ def _relation_of_two(axis: Axis, asked: str, other: str, later: int, number: int
     if own is not None:
         first, second = _ordered(words, number)
         return own.format(object=asked, reference=other, first=first, second=second, blank=""), words[later], words
-    first, second = _ordered(_RELATIONS[axis], number)
+    return relation_wordings(axis, asked, other, number)[0], words[later], words
+
+
+def relation_wordings(axis: Axis, target: str, reference: str, number: int = 0) -> tuple[str, str]:
+    """The question on how the target stands to the reference, and one that asks it in other words, naming the target second.
+
+    Args:
+        number: of the order of the options.
+    """
+    verb, (first, second) = "are" if is_plural(target) else "is", _ordered(_RELATIONS[axis], number)
     of = " of" if axis == "horizontal" else ""
-    verb = "Are" if is_plural(asked) else "Is"
-    return f"{verb} the {asked} {first} or {second}{of} the {other}?", words[later], words
+    asked = f"{first} or {second}{of}"
+    return (
+        f"{verb.capitalize()} the {target} {asked} the {reference}?",
+        f"If one looks at the {reference}, {verb} the {target} {asked} it?",
+    )
 
 
 def _ordered(names: Sequence[str], number: int) -> list[str]:

@@ -2,9 +2,11 @@
 
 import polars as pl
 
-from vlm_spatial.amplification.baselines import choose_adaptive, norm_settings, rotary_settings, score_attention
+from vlm_spatial.amplification.baselines import attention_edits, choose_adaptive, norm_settings, rotary_settings
 from vlm_spatial.amplification.columns import item_probes, item_settings
+from vlm_spatial.amplification.edited import score_edited
 from vlm_spatial.amplification.questions import item_questions, sample_questions
+from vlm_spatial.amplification.role import Strengthened
 from vlm_spatial.amplification.scoring import ITEMS_SCHEMA, SCHEMA, score
 from vlm_spatial.amplification.settings import fits, random_subspaces, slots_of_scenes
 from vlm_spatial.amplification.sweep import Setting, Sweep
@@ -62,21 +64,24 @@ def amplification(job: Job) -> None:
         if best["oracle"]:
             controls += fit.random_directions(subspaces[fit.site], best["oracle"][1], slots_of)
     tables.append(score(sweep, dataset, asked.filter(split="test"), controls, "amplification, test controls"))
-    tables += baselines(sweep, dataset, asked, settings)
+    tables += baselines(sweep, dataset, asked, settings, job.settings["seed"])
     write_parquet(pl.concat(tables).sort("split", "method", "site", "draw", "alpha", "question_id"), job.outputs["table"])
 
 
-def baselines(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: AmplificationSettings) -> list[pl.DataFrame]:
+def baselines(sweep: Sweep, dataset: Dataset, asked: pl.DataFrame, settings: AmplificationSettings, seed: int) -> list[pl.DataFrame]:
     """What needs no probe, validation and test."""
     engine = PatchEngine(sweep.adapter, memory_gb=settings.memory_gb)
     other = norm_settings(sweep.adapter, dataset, asked, settings.norm_alphas)
     other += rotary_settings(sweep.adapter, dataset, asked, settings.rotary_alphas, settings.rotary_power)
+    names = Strengthened.of(sweep.adapter, dataset, settings.role_sites, settings.role_alphas, settings.questions, seed)
+    attention = attention_edits(sweep.adapter, settings.attention_factors)
     of_split = {}
     tables = []
     for split in ("validation", "test"):
         part = asked.filter(split=split)
         tables.append(score(sweep, dataset, part, other, f"norms and rotary positions, {split}"))
-        of_split[split] = score_attention(engine, dataset, part, settings.attention_factors, f"attention scaling, {split}")
+        tables.append(score_edited(engine, dataset, part, names.edits, f"names, {split}"))
+        of_split[split] = score_edited(engine, dataset, part, lambda _question: attention, f"attention scaling, {split}")
     adaptive = choose_adaptive(of_split["validation"])
     return [*tables, *of_split.values(), *([adaptive.rows(each) for each in of_split.values()] if adaptive else [])]
 

@@ -3,9 +3,8 @@
 import polars as pl
 
 from vlm_spatial.config.readout import ReadoutSettings
-from vlm_spatial.errors import UserError
 from vlm_spatial.files import write_parquet
-from vlm_spatial.interventions.edited_runs import chosen_cases
+from vlm_spatial.interventions.edited_runs import chosen_cases, language_sites
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
 from vlm_spatial.interventions.readout import plan, run_reading, run_readout, steering
@@ -20,10 +19,7 @@ def readout(job: Job) -> None:
     settings = section(job, ReadoutSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
-    sites = adapter.matching_sites(settings.sites)
-    for site in sites:
-        if not site.startswith("language."):
-            raise UserError(f"readout.sites: {site} holds visual tokens only; allowed are language layers, such as language.*")
+    sites = language_sites(adapter, settings.sites, "readout.sites")
     cases = chosen_cases(read_cases(dataset, adapter, "vision", unrelated=True), settings.pairs)
     depth = len(adapter.language_blocks)
     plans = [plan(settings.groups, settings.corrupted, sites, depth, case.unrelated_scene is not None) for case in cases]

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm_spatial.amplification.corrections import NormMatched, Projection, random_basis
+from vlm_spatial.amplification.corrections import NormMatched, Projection
 from vlm_spatial.amplification.sweep import Asked, Setting, Sweep
 from vlm_spatial.interventions.patch import Run
+from vlm_spatial.interventions.subspaces import random_basis
 from vlm_spatial.models.adapter import Adapter
 
 ALPHAS = (0.0, 2.0, 4.0, 8.0)

@@ -349,12 +349,12 @@ def ablation(bench: Bench) -> Iterator[Line]:
 
 def corrections(bench: Bench) -> Iterator[Line]:
     """Amplification and transfer: the same work on other settings."""
-    from vlm_spatial.amplification.corrections import random_basis
     from vlm_spatial.amplification.questions import OF_QUESTION
     from vlm_spatial.amplification.scoring import score
     from vlm_spatial.amplification.settings import Fit, slots_of_scenes, visual_sites
     from vlm_spatial.amplification.sweep import Sweep
     from vlm_spatial.config.amplification import AmplificationSettings
+    from vlm_spatial.interventions.subspaces import random_basis
 
     adapter, dataset, preset = bench.adapter, bench.dataset, bench.preset
     settings = preset.section(AmplificationSettings, "amplification")

@@ -14,12 +14,12 @@ from vlm_spatial.amplification.corrections import (
     Oracle,
     Projection,
     joint_basis,
-    random_basis,
     slot_directions,
     turned,
 )
 from vlm_spatial.amplification.deploy import Correction
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.subspaces import random_basis
 from vlm_spatial.measures import amplification as outcomes
 from vlm_spatial.measures.calibration import calibration
 from vlm_spatial.statistics import binomial, calibration_error, calibration_gaps

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from stage_inputs import job, make_reader, make_scenes
-from vlm_spatial.amplification.corrections import NormMatched, Oracle, Projection, random_basis
+from vlm_spatial.amplification.corrections import NormMatched, Oracle, Projection
 from vlm_spatial.amplification.scoring import SCHEMA
 from vlm_spatial.amplification.sweep import Asked, Setting, Sweep
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.patch import Run
+from vlm_spatial.interventions.subspaces import random_basis
 from vlm_spatial.measures.amplification import RANDOM, choose
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.probes.probe import Probe

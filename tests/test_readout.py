@@ -1,6 +1,7 @@
 """Whose residuals the answer follows: words in prompts, exact identities, an organism, and measures of planted answers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,13 +11,16 @@ from PIL import Image
 
 import synthetic_results as synthetic
 from stage_inputs import job, make_reader
+from vlm_spatial.config.readout import ReadoutSettings
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.crosswise import mirror_cases
 from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.erasure import fit_erasure_of_rows
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.patch import Patch
 from vlm_spatial.interventions.readout import corrupt, plan, run_readout, steering
 from vlm_spatial.interventions.reference import run_plain
-from vlm_spatial.interventions.spatial_ids import AtName, Fitted, half_of, matched_random, nearest_slots, parts_of
+from vlm_spatial.interventions.spatial_ids import AtName, Erased, Fitted, half_of, matched_random, nearest_slots, parts_of
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.readout import faithful, id_swap, scenes_of
@@ -135,7 +139,7 @@ def test_a_vector_that_is_added_at_the_name(tiny: Dataset, tmp_path: Path) -> No
     case = next(case for case in read_cases(tiny, adapter, "vision") if case.template == "object_to_slot")
     vectors = np.random.default_rng(0).standard_normal((1, 3, adapter.width))
     ids = {(axis, 0): Fitted(vectors * factor, {}) for axis, factor in (("horizontal", 3.0), ("vertical", 0.0))}
-    made = steering(case, ["language.1"], ids, 0, (0.5, 2.0), 2, 0)
+    made = steering(case, ["language.1"], ids, 0, ReadoutSettings(id_alphas=(0.5, 2.0), id_draws=2, id_norms=(), id_erased=False), 0)
     asked = [(one.group, one.source, one.alpha, one.draw) for one in made]
     assert asked == [
         ("word", "id", 0.5, None),
@@ -162,6 +166,119 @@ def test_a_vector_that_is_added_at_the_name(tiny: Dataset, tmp_path: Path) -> No
     handle.remove()
     [row] = table.filter(source="id", group="word.target", alpha=2.0).iter_rows(named=True)
     assert row["margin"] == pytest.approx(case.reader.log_odds(scores, case.counterfactual_answer, case.clean_answer), abs=1e-4)
+
+
+def test_steps_as_long_as_five_residuals_and_the_slot_removed(tiny: Dataset, tmp_path: Path) -> None:
+    """By hand, on the block's output at the name: five norms along the difference of the IDs; and LEACE as an affine map in float64."""
+    adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
+    case = next(case for case in read_cases(tiny, adapter, "vision") if case.template == "object_to_slot")
+    generator = np.random.default_rng(0)
+    slots = np.arange(60) % 3
+    vectors = generator.standard_normal((1, 3, adapter.width))
+    erasure = fit_erasure_of_rows(generator.standard_normal((60, adapter.width)) + vectors[0][slots], slots)
+    ids = {(case.axis, 0): Fitted(vectors, {}, [erasure])}
+    made = steering(case, ["language.1"], ids, 0, ReadoutSettings(id_draws=3, id_alphas=(1.0,)), 0)
+    table = run_readout(PatchEngine(adapter), tiny, [case], [made], 0)
+    assert table.filter(source="id_norms").select("experiment", "alpha", "draw").rows() == [("steer", 5.0, None)]
+    assert table.filter(source="random_norms")["draw"].to_list() == [0, 1, 2]
+    erased = table.filter(experiment="erase")
+    assert erased.select("source", "alpha", "draw").rows() == [("id", None, None), *(("random", None, draw) for draw in range(3))]
+    image = tiny.image(case.clean_scene)
+    position = word_position(adapter, image, case.prompt, list(tiny.row(case.clean_scene)["objects"]))  # type: ignore[call-overload]
+    step = vectors[0][case.slots[1]] - vectors[0][case.slots[0]]
+
+    def by_norms(x: np.ndarray) -> np.ndarray:
+        return np.asarray(x + 5 * np.sqrt((x**2).sum()) * step / np.sqrt((step**2).sum()))
+
+    def without(x: np.ndarray) -> np.ndarray:
+        left, right, mean = (part.double().numpy() for part in (erasure.left, erasure.right, erasure.mean))
+        return np.asarray(x - left @ (right @ (x - mean)))
+
+    for rows, by_hand in ((table.filter(source="id_norms"), by_norms), (erased.filter(source="id"), without)):
+
+        def change(_module: torch.nn.Module, _inputs: object, output: torch.Tensor, by_hand: Any = by_hand) -> torch.Tensor:
+            output = output.clone()
+            output[0, position] = torch.as_tensor(by_hand(output[0, position].double().numpy())).to(output)
+            return output
+
+        handle = adapter.language_blocks[1].register_forward_hook(change)
+        scores = case.reader.log_probabilities(adapter.run(adapter.prepare([image], [case.prompt]))[0])
+        handle.remove()
+        [row] = rows.iter_rows(named=True)
+        assert row["margin"] == pytest.approx(case.reader.log_odds(scores, case.counterfactual_answer, case.clean_answer), abs=1e-4)
+        assert abs(row["margin"] - row["margin_clean"]) > 1e-3
+
+
+def test_after_the_removal_no_slot_is_told_and_its_control_goes_as_far() -> None:
+    generator = np.random.default_rng(1)
+    slots = np.arange(600) % 3
+    of_slot = np.array([[3.0, 0, 0, 0], [0, 3.0, 0, 0], [-3.0, -3.0, 0, 0]])
+    mixing = generator.standard_normal((4, 4))
+    values = generator.standard_normal((600, 4)) @ mixing + of_slot[slots]
+    erasure = fit_erasure_of_rows(values, slots)
+    x = torch.as_tensor(values).float()
+    erased = Erased(erasure)(x, x)
+
+    def spread(rows: torch.Tensor) -> float:
+        means = np.stack([rows.numpy()[slots == slot].mean(axis=0) for slot in range(3)])
+        return float(np.linalg.norm(means - means.mean(axis=0)))
+
+    assert spread(x) > 4
+    assert spread(erased) < 0.05
+    # What is left varies: two of four dimensions are gone.
+    assert np.linalg.matrix_rank(np.cov(erased.numpy().T), tol=1e-2) == 2
+    other = np.array([[0.0, 0, 1, 0], [0, 0, 0, 1]])
+    control = Erased(erasure, other)(x, x)
+    assert (control - x).norm(dim=-1).numpy() == pytest.approx((erased - x).norm(dim=-1).numpy(), rel=1e-4)
+    assert torch.equal((control - x)[:, :2], torch.zeros(600, 2))
+    # Towards the mean, not away from it.
+    assert (((control - x) * (x - erasure.mean))[:, 2:].sum(dim=-1) <= 1e-6).all()
+    # Fewer rows than features: what no row tells stays.
+    few = fit_erasure_of_rows(np.pad(values[:9], ((0, 0), (0, 20))), slots[:9])
+    stranger = torch.zeros(1, 24)
+    stranger[0, 10] = 7.0
+    assert Erased(few)(stranger, stranger)[0, 4:].tolist() == stranger[0, 4:].tolist()
+
+
+def test_residuals_of_the_mirrored_picture(tiny: Dataset, tmp_path: Path) -> None:
+    """Of pairs on the horizontal axis that ask about an outer object. By hand: a plain pass over the picture turned round."""
+    adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
+    vision = [case for case in read_cases(tiny, adapter, "vision") if case.template == "object_to_slot"]
+    mirrored = mirror_cases(tiny, vision)
+    assert mirrored
+    assert {case.axis for case in mirrored} == {"horizontal"}
+    cases = [*vision, *mirrored]
+    plans = [plan(("word",), (), ["language.0"], 2, unrelated=False) for _ in cases]
+    table = run_readout(PatchEngine(adapter), tiny, cases, plans, 0)
+    turned = table.filter(source="mirror")
+    # At the word after one layer, and at the question in all layers.
+    assert turned.height == 2 * len(mirrored)
+    assert table.height == 2 * len(cases)
+    case = mirrored[0]
+    image = tiny.image(case.clean_scene)
+    other = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    position = word_position(adapter, image, case.prompt, list(tiny.row(case.clean_scene)["objects"]))  # type: ignore[call-overload]
+    held = []
+    handle = adapter.language_blocks[0].register_forward_hook(lambda _block, _inputs, output: held.append(output.clone()))
+    source = case.reader.log_probabilities(adapter.run(adapter.prepare([other], [case.prompt]))[0])
+    handle.remove()
+
+    def swap(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[0, position] = held[0][0, position]
+        return output
+
+    handle = adapter.language_blocks[0].register_forward_hook(swap)
+    scores = case.reader.log_probabilities(adapter.run(adapter.prepare([image], [case.prompt]))[0])
+    handle.remove()
+    [row] = turned.filter(pair_id=case.pair_id, group="word.target").iter_rows(named=True)
+    places = ["left", "middle", "right"]
+    assert places.index(case.clean_answer) + places.index(case.counterfactual_answer) == 2
+    odds = [case.reader.log_odds(each, case.counterfactual_answer, case.clean_answer) for each in (scores, source)]
+    assert [row["margin"], row["margin_source"]] == pytest.approx(odds, abs=1e-4)
+    # The pair's own source is another one.
+    [own] = table.filter(pair_id=case.pair_id, source="counterfactual", group="word.target").iter_rows(named=True)
+    assert own["margin_source"] != pytest.approx(row["margin_source"], abs=1e-4)
 
 
 def test_measures_of_planted_answers() -> None:
@@ -195,6 +312,46 @@ def test_measures_of_planted_answers() -> None:
     turned = table.with_columns(outcome=pl.lit("stay"), right_after=pl.col("pair_id").str.ends_with("0"))
     verdicts = dict(judged({"readout": turned}).filter(experiment="claims").select("measure", "verdict").iter_rows())
     assert {verdicts[name] for name in ("text_decides", "text_suffices", "spatial_id_swap")} == {"refuted"}
+
+
+def test_what_the_removal_loses_is_counted_once_a_pair() -> None:
+    """Of eight pairs two are set aside; the removal loses five of the others, random subspaces each in one of three draws."""
+    pair = {"axis": "horizontal", "template": "object_to_slot", "experiment": "erase", "group": "word.target", "site": "language.1"}
+    pair |= {
+        "layer": 1,
+        "alpha": None,
+        "all_layers": False,
+        "outcome": "other",
+        "picture": "own",
+        "candidates": 3,
+        "candidate_mass_clean": 0.9,
+    }
+    rows = [
+        {
+            **pair,
+            "pair_id": str(number),
+            "included": number < 6,
+            "source": source,
+            "draw": draw,
+            "right_after": right,
+            "candidate_mass": mass,
+        }
+        for number in range(8)
+        for source, draw, right, mass in (
+            ("id", None, number == 0, 0.9 if number else 0.1),
+            *(("random", draw, draw != 1, 0.9) for draw in range(3)),
+        )
+    ]
+    table = pl.DataFrame(rows, schema_overrides={"alpha": pl.Float64})
+    found = measured(table).filter(axis="both axes", site="language.1")
+    counts = {(row["source"], row["measure"]): (row["estimate"], row["n"], row["set_aside"]) for row in found.iter_rows(named=True)}
+    assert counts == {
+        ("id", "damage"): (pytest.approx(5 / 6), 6, 2),
+        ("id", "broken"): (pytest.approx(1 / 6), 6, 2),
+        ("random", "damage"): (pytest.approx(1 / 3), 6, 2),
+        ("random", "broken"): (0.0, 6, 2),
+    }
+    assert set(found["condition"]) == {"slot removed"}
 
 
 def test_the_question_has_to_be_right_more_often_than_a_guess_and_than_the_grey_picture_alone() -> None:
@@ -263,11 +420,14 @@ def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Data
     readout(asked)
     # Two axes, one pair: one group at one layer, the question twice in all, and two of the noise.
     assert pl.read_parquet(asked.outputs["table"]).height == 2 * 5
-    more = {"id_questions": 18, "id_draws": 1, "id_alphas": [2.0], "pairs": 3, "groups": [], "corrupted": []}
+    more = {"mirror": True, "id_questions": 18, "id_draws": 1, "id_alphas": [2.0], "pairs": 3, "groups": [], "corrupted": []}
     readout(Job({**asked.settings, "stage": {**settings, **more}}, asked.inputs, asked.outputs))
     steered = pl.read_parquet(asked.outputs["table"]).filter(experiment="steer")
     assert set(steered["template"]) == {"object_to_slot"}
-    assert set(steered["source"]) == {"id", "random", "other_axis"}
+    assert set(steered["source"]) == {"id", "random", "other_axis", "id_norms", "random_norms"}
+    table = pl.read_parquet(asked.outputs["table"])
+    assert set(table.filter(experiment="erase")["source"]) == {"id", "random"}
+    assert set(table.filter(source="mirror")["axis"]) == {"horizontal"}
     read = pl.read_parquet(asked.outputs["table"]).filter(experiment="read")
     assert set(read["axis"]) == {"horizontal", "vertical"}
     asks = Dataset.open(tiny.folder).questions.filter(template="object_to_slot", variant="main", split="test")

@@ -54,11 +54,6 @@ def probe_centre(probes: Probes, site: str) -> Float[np.ndarray, " features"]:
     return np.mean([probe.mean for (_, where), probe in sorted(probes.items()) if where == site], axis=0)
 
 
-def random_basis(rank: int, features: int, generator: np.random.Generator) -> Basis:
-    """A uniformly random subspace of that rank."""
-    return np.linalg.qr(generator.standard_normal((features, rank)))[0].T
-
-
 @dataclass(frozen=True)
 class Projection:
     """``h + (alpha - 1) P (h - centre)``: needs no label, no box and no axis. ``alpha = 1`` changes nothing.

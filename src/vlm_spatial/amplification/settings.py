@@ -15,12 +15,12 @@ from vlm_spatial.amplification.corrections import (
     Projection,
     probe_basis,
     probe_centre,
-    random_basis,
     slot_directions,
     turned,
 )
 from vlm_spatial.amplification.sweep import Setting
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.subspaces import random_basis
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.values import Site
 from vlm_spatial.probes.saved import Probes

@@ -29,7 +29,16 @@ class ReadoutSettings(Settings):
         120, description="training questions of an axis from which spatial IDs are learned, at the names of objects; 0: leave them out"
     )
     id_alphas: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.5, 1.0, 1.5, 2.0), description="how many natural units are added")
-    id_draws: PositiveCount = Field(20, description="random vectors of the same length, added at the largest of these: the control")
+    id_norms: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (5.0,), description="also step so many times the residual's own norm (published: 5); none: leave it out"
+    )
+    id_erased: bool = Field(True, description="also remove the slot from the residual at the name (LEACE)")
+    id_draws: PositiveCount = Field(
+        20, description="random vectors of the same length, added at the largest of these, and subspaces: controls"
+    )
+    mirror: bool = Field(
+        False, description="also take residuals from the mirrored picture, in pairs of the horizontal axis that ask about an outer object"
+    )
     corrupted: tuple[Corrupted, ...] = Field(
         ("grey", "noise"), description="pictures shown instead, under the question's residuals of the untouched run in every layer"
     )

@@ -20,7 +20,7 @@ def layer_rows(tables: Tables) -> pl.DataFrame:
     columns = {name: name for name in (*_NUMBERS, "site", "source", "alpha")} | {"token_set": "series"}
     shown = select(tables.get("measures"), "readout", ["flip_rate"], columns)
     # Of added vectors, those of the largest strength.
-    steered = shown.filter(pl.col("alpha") == pl.col("alpha").max(), pl.col("source").is_in(list(_STEERED)), series="word.target")
+    steered = shown.filter(pl.col("source").is_in(list(_STEERED)), series="word.target").filter(pl.col("alpha") == pl.col("alpha").max())
     steered = steered.with_columns(series=pl.col("source").replace(_STEERED))
     shown = pl.concat([shown.filter(pl.col("site") != ALL_LAYERS, source="counterfactual"), steered]).drop("source", "alpha")
     return shown if shown.is_empty() else with_sites(shown)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from concept_erasure import LeaceEraser, LeaceFitter
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
@@ -87,6 +87,23 @@ def fit_erasure(values: Iterable[Float[np.ndarray, "cells features"]], scenes: S
     eraser: LeaceEraser = fitter.eraser
     assert eraser.bias is not None
     return Erasure(eraser.proj_left.float(), eraser.proj_right.float(), eraser.bias.float())
+
+
+def fit_erasure_of_rows(values: Float[np.ndarray, "rows features"], slots: Int[np.ndarray, " rows"]) -> Erasure:
+    """Fit on rows of one kind, such as the residuals at names, by the slot of each; there may be fewer of them than features.
+
+    Directions that no row has stay. The covariance is shrunk, so that rows which were not seen are not thrown far; of few rows some of
+    the slot is then left.
+    """
+    mean = values.mean(axis=0)
+    _, lengths, directions = np.linalg.svd(values - mean, full_matrices=False)
+    basis = torch.as_tensor(directions[lengths > _TOLERANCE * lengths[0]], dtype=torch.float64)
+    x = torch.as_tensor(values - mean, dtype=torch.float64) @ basis.mT
+    known = np.unique(slots)
+    # The last slot's column follows from the others.
+    z = torch.as_tensor((slots[:, None] == known[:-1]).astype(float))
+    eraser = LeaceFitter.fit(x, z, affine=True, constrain_cov_trace=False, svd_tol=_TOLERANCE).eraser
+    return Erasure((basis.mT @ eraser.proj_left).float(), (eraser.proj_right @ basis).float(), torch.as_tensor(mean).float())
 
 
 def _centred(members: Bool[np.ndarray, "slots cells"]) -> Float[np.ndarray, "cells concepts"]:

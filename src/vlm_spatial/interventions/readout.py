@@ -1,10 +1,11 @@
 """Which tokens' residuals the answer is read from, and whether the question's alone are enough.
 
 Usage: the residuals of one token group, after one language layer, are those of the counterfactual run, in which two objects have changed
-places and the prompt is the same. Or the question's are so after every layer at once, while the answer's tokens are left free; patched
-as well, these would give the other run's answer in any case. The control takes the question's from an unrelated picture.
+places and the prompt is the same, or those of the mirrored picture. Or the question's are so after every layer at once, while the answer's
+tokens are left free; patched as well, these would give the other run's answer in any case. The control takes the question's from an
+unrelated picture.
 
-Steering: at the name of the object asked for, its spatial ID is exchanged for another slot's (``spatial_ids.py``).
+Steering: at the name of the object asked for, its spatial ID is exchanged for another slot's, or its slot removed (``spatial_ids.py``).
 
 Sufficiency: the picture is grey, or noise, and the question's residuals after every layer are those of the run with the real picture.
 """
@@ -17,7 +18,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from vlm_spatial.config.readout import Corrupted, Group
+from vlm_spatial.config.readout import Corrupted, Group, ReadoutSettings
 from vlm_spatial.interventions.answers import AnswerReader, mass, outcome
 from vlm_spatial.interventions.edited_runs import finite, read_next
 from vlm_spatial.interventions.engine import PatchEngine
@@ -26,7 +27,18 @@ from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.prefetch import prefetch
-from vlm_spatial.interventions.spatial_ids import TEMPLATE, Added, AtName, Fitted, half_of, matched_random, nearest_slots
+from vlm_spatial.interventions.spatial_ids import (
+    TEMPLATE,
+    Added,
+    AtName,
+    Erased,
+    Fitted,
+    Stepped,
+    half_of,
+    matched_random,
+    nearest_slots,
+)
+from vlm_spatial.interventions.subspaces import random_basis
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import Positions
@@ -34,7 +46,7 @@ from vlm_spatial.models.values import Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 
-Experiment = Literal["usage", "sufficiency", "steer", "read"]
+Experiment = Literal["usage", "sufficiency", "steer", "erase", "read"]
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "pair_id": pl.String,
@@ -77,7 +89,7 @@ class Taken:
         group: the token group; None: nothing is taken.
         source: of the residuals: ``counterfactual``, ``unrelated``, or ``original`` (the real picture).
         sites: after which layers.
-        added: instead of taken residuals, a vector that is added; ``source`` then says which.
+        made: instead of taken residuals, what those that are there become; ``source`` then says of what.
     """
 
     experiment: Experiment
@@ -87,48 +99,60 @@ class Taken:
     sites: tuple[Site, ...]
     alpha: float | None = None
     draw: int | None = None
-    added: Added | None = None
+    made: Added | Stepped | Erased | None = None
 
     def patch(self, pair: int, site: Site, positions: Positions) -> Patch:
         """The patch of pair number ``pair`` after one layer."""
-        source = self.source if self.added is None else CLEAN
-        return Patch(pair, site, source=source, to_positions=positions, transform=self.added)
+        source = self.source if self.made is None else CLEAN
+        return Patch(pair, site, source=source, to_positions=positions, transform=self.made)
 
 
 def steering(
-    case: Case, sites: Sequence[Site], ids: Mapping[tuple[str, int], Fitted], half: int, alphas: Sequence[float], draws: int, seed: int
+    case: Case, sites: Sequence[Site], ids: Mapping[tuple[str, int], Fitted], half: int, settings: ReadoutSettings, seed: int
 ) -> list[Taken]:
-    """The named object's spatial ID exchanged for that of the other slot, and controls at the largest strength.
+    """The named object's spatial ID exchanged for that of the other slot, or its slot removed, and controls.
 
-    Controls: random vectors of the same length, the same slots' IDs of the other axis, and the same vector at the question's first token.
+    Controls of the exchange, at the largest strength: random vectors of the same length, the same slots' IDs of the other axis, and the
+    same vector at the question's first token. Of steps so many times as long as the residual: random directions. Of the removal: as far,
+    inside random subspaces of the same rank.
 
     Args:
         half: of the objects, to which the named one belongs.
     """
     here, there = case.slots
-    if (case.axis, half) not in ids or np.isnan(ids[case.axis, half].slots[:, [here, there]]).any():
+    fitted = ids.get((case.axis, half))
+    if fitted is None or np.isnan(fitted.slots[:, [here, there]]).any():
         return []
-    others = [fitted.slots for (axis, of), fitted in ids.items() if axis != case.axis and of == half]
+    others = [other.slots for (axis, of), other in ids.items() if axis != case.axis and of == half]
     generator = np.random.default_rng([seed, *case.pair_id.encode()])
+    draws, most = range(settings.id_draws), max(settings.id_alphas)
     made = []
     for number, site in enumerate(sites):
 
         def taken(
             source: str,
-            vector: np.ndarray,
-            alpha: float,
+            change: Added | Stepped | Erased,
+            alpha: float | None,
             group: str = "word",
             draw: int | None = None,
+            experiment: Experiment = "steer",
             site: Site = site,
         ) -> Taken:
-            return Taken("steer", OWN, group, source, (site,), alpha, draw, Added(alpha * vector))
+            return Taken(experiment, OWN, group, source, (site,), alpha, draw, change)
 
-        step = ids[case.axis, half].slots[number, there] - ids[case.axis, half].slots[number, here]
-        most = max(alphas)
-        made += [taken("id", step, alpha) for alpha in alphas]
-        made += [taken("random", matched_random(step, generator), most, draw=draw) for draw in range(draws)]
-        made += [taken("other_axis", found[number, there] - found[number, here], most) for found in others]
-        made.append(taken("id", step, most, "first"))
+        step = fitted.slots[number, there] - fitted.slots[number, here]
+        made += [taken("id", Added(alpha * step), alpha) for alpha in settings.id_alphas]
+        made += [taken("random", Added(most * matched_random(step, generator)), most, draw=draw) for draw in draws]
+        made += [taken("other_axis", Added(most * (found[number, there] - found[number, here])), most) for found in others]
+        made.append(taken("id", Added(most * step), most, "first"))
+        for norms in settings.id_norms:
+            made.append(taken("id_norms", Stepped(step, norms), norms))
+            made += [taken("random_norms", Stepped(matched_random(step, generator), norms), norms, draw=draw) for draw in draws]
+        if settings.id_erased:
+            erasure = fitted.erasures[number]
+            made.append(taken("id", Erased(erasure), None, experiment="erase"))
+            random = (random_basis(erasure.right.shape[0], len(step), generator) for _ in draws)
+            made += [taken("random", Erased(erasure, other), None, draw=draw, experiment="erase") for draw, other in enumerate(random)]
     return made
 
 
@@ -189,7 +213,7 @@ def _rows(
     seed: int,
 ) -> Iterator[dict[str, object]]:
     runs: list[PairRuns] = []
-    asked: list[tuple[Case, Taken, int]] = []
+    asked: list[tuple[int, Taken, int]] = []
     patches: list[tuple[Patch, ...]] = []
     bare: list[PairRuns] = []
     untouched: list[PairRuns] = []
@@ -209,20 +233,21 @@ def _rows(
         for taken in of_case:
             first = shown[taken.picture]
             if taken.group is None:
-                asked.append((case, taken, 0))
+                asked.append((index, taken, 0))
                 bare += runs[first : first + len(own)]
             elif all(taken.group in each for each in where):
-                asked.append((case, taken, len(where[0][taken.group])))
+                asked.append((index, taken, len(where[0][taken.group])))
                 patches += [
                     tuple(taken.patch(first + number, site, each[taken.group]) for site in taken.sites) for number, each in enumerate(where)
                 ]
     parts = (untouched, _sources(untouched), bare)
     clean, there, plain = (iter(finite(engine, engine.clean(some), some, "unpatched runs")) for some in parts)
-    known = {case.pair_id: (read_next(case, clean), read_next(case, there)) for _, (case, _) in group}
+    known = {index: (case, read_next(case, clean), read_next(case, there)) for index, (case, _) in group}
     logits = iter(finite(engine, engine.run(runs, patches), [runs[of_run[0].pair] for of_run in patches], "patched runs"))
-    for case, taken, count in asked:
+    for index, taken, count in asked:
+        case, before, source = known[index]
         after = read_next(case, plain if taken.group is None else logits)
-        yield _row(case, taken, *known[case.pair_id], after, count)
+        yield _row(case, taken, before, source, after, count)
 
 
 def _sources(runs: Sequence[PairRuns]) -> list[PairRuns]:
@@ -240,7 +265,7 @@ def _row(case: Case, taken: Taken, before: np.ndarray, there: np.ndarray, after:
         "template": case.template,
         "picture": taken.picture,
         "group": _WORDS[case.template] if taken.group == "word" else taken.group,
-        "source": taken.source,
+        "source": "mirror" if case.experiment == "mirror" else taken.source,
         "site": one,
         "layer": None if one is None else int(one.split(".")[1]),
         "alpha": taken.alpha,

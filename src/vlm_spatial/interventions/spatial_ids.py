@@ -1,7 +1,8 @@
 """Spatial IDs: what the last token of an object's name holds of the object's slot, as a vector that is added to other objects' names.
 
 Of questions that name an object and ask for its slot, the residual at the name is taken apart by least squares into a part of the object
-and a part of the slot. The slots' parts are the IDs. They are learned from one half of the objects and used on the other half.
+and a part of the slot. The slots' parts are the IDs. They are learned from one half of the objects and used on the other half. From the
+same residuals LEACE learns to remove the slot.
 """
 
 import sys
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from vlm_spatial.interventions.erasure import Erasure, fit_erasure_of_rows
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.token_groups import word_position
 from vlm_spatial.models.adapter import Adapter
@@ -30,10 +32,17 @@ Ids = Float[np.ndarray, "sites slots features"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Attributes: ``slots``, the IDs; ``objects``, by name what the residual at it is without its slot, ``[sites, features]``."""
+    """What one axis and half of the objects tell.
+
+    Attributes:
+        slots: the IDs.
+        objects: by name what the residual at it is without its slot, ``[sites, features]``.
+        erasures: of each site, what removes the slot from a residual.
+    """
 
     slots: Ids
     objects: Mapping[str, Float[np.ndarray, "sites features"]]
+    erasures: Sequence[Erasure] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,35 @@ class Added:
 
     def __call__(self, values: Tensor, _source: Tensor) -> Tensor:
         return values + torch.as_tensor(self.vector, dtype=values.dtype, device=values.device)
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Adds a step along a direction, ``norms`` times as long as the residual that is there."""
+
+    direction: Float[np.ndarray, " features"]
+    norms: float
+
+    def __call__(self, values: Tensor, _source: Tensor) -> Tensor:
+        unit = torch.as_tensor(self.direction / np.linalg.norm(self.direction), dtype=values.dtype, device=values.device)
+        return values + self.norms * values.norm(dim=-1, keepdim=True) * unit
+
+
+@dataclass(frozen=True)
+class Erased:
+    """Removes the slot. With ``other``, rows of a random subspace, it moves as far inside that one instead: the control."""
+
+    erasure: Erasure
+    other: Float[np.ndarray, "rank features"] | None = None
+
+    def __call__(self, values: Tensor, _source: Tensor) -> Tensor:
+        erased = self.erasure(values)
+        if self.other is None:
+            return erased
+        rows = torch.as_tensor(self.other, dtype=values.dtype, device=values.device)
+        inside = (values - self.erasure.mean.to(values)) @ rows.mT @ rows
+        length = (erased - values).norm(dim=-1, keepdim=True)
+        return values - inside / inside.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) * length
 
 
 def half_of(word: str, words: Sequence[str]) -> int:
@@ -127,7 +165,8 @@ def fit_ids(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], limit: in
                 print(f"spatial IDs: {len(kept)} training questions do not tell the slots apart, {axis}, half {half}", file=sys.stderr)
             else:
                 objects = {name: np.stack([part[1][name] for part in known]) for name in known[0][1]}
-                found[axis, half] = Fitted(np.stack([part[0] for part in known]), objects)
+                erasures = [fit_erasure_of_rows(values, slots) for values in of_site]
+                found[axis, half] = Fitted(np.stack([part[0] for part in known]), objects, erasures)
     return found
 
 

@@ -39,26 +39,30 @@ def _usage(table: pl.DataFrame) -> Iterator[dict[str, object]]:
         exact, student = {"method": "exact interval"}, {"method": "Student over pairs"}
         yield {**of, "measure": "flip_rate", **exact, **numbers(_share(kept["outcome"] == "flip"))}
         yield {**of, "measure": "broken", **exact, **numbers(_share(kept["candidate_mass"] < BROKEN * kept["candidate_mass_clean"]))}
-        if keys[2] == "counterfactual":
+        if keys[2] != "unrelated":
             recovered = ratio(moved["margin"].to_numpy() - clean, moved["margin_source"].to_numpy() - clean)
             yield {**of, "measure": "recovery", **student, **numbers(recovered)}
 
 
 def _steering(table: pl.DataFrame) -> Iterator[dict[str, object]]:
-    """Flips under an added vector, by layer and strength; of random vectors each pair counts once, with the mean over its draws."""
-    by = ("group", "site", "source", "alpha")
-    for keys, group in table.filter(experiment="steer").group_by(by, maintain_order=True):
+    """Flips under an added vector, by layer and strength, and right answers lost where the slot is removed."""
+    by = ("experiment", "group", "site", "source", "alpha")
+    for (experiment, *keys), group in table.filter(pl.col("experiment").is_in(["steer", "erase"])).group_by(by, maintain_order=True):
         of = dict(zip(("token_set", "site", "source", "alpha"), keys, strict=True))
         kept = group.filter("included")
         of |= {"set_aside": group.filter(~pl.col("included"))["pair_id"].n_unique()}
-        broken = kept["candidate_mass"] < BROKEN * kept["candidate_mass_clean"]
-        for measure, hits in (("flip_rate", kept["outcome"] == "flip"), ("broken", broken)):
-            if keys[2] == "random":
-                means = kept.select("pair_id", hit=hits.cast(pl.Float64)).group_by("pair_id", maintain_order=True).agg(pl.col("hit").mean())
-                found = clustered_mean(means["hit"].to_numpy())[0]
-                yield {**of, "measure": measure, "method": "Student over pairs, mean of the draws", **numbers(found)}
-            else:
-                yield {**of, "measure": measure, "method": "exact interval", **numbers(_share(hits))}
+        of_experiment = ("flip_rate", kept["outcome"] == "flip") if experiment == "steer" else ("damage", ~kept["right_after"])
+        for measure, hits in (of_experiment, ("broken", kept["candidate_mass"] < BROKEN * kept["candidate_mass_clean"])):
+            condition = {"condition": "slot removed"} if experiment == "erase" else {}
+            yield {**of, **condition, "measure": measure, **_over_draws(kept, hits)}
+
+
+def _over_draws(kept: pl.DataFrame, hits: pl.Series) -> dict[str, object]:
+    """A share of pairs; of random vectors each pair counts once, with the mean over its draws."""
+    if kept["draw"].is_null().all():
+        return {"method": "exact interval", **numbers(_share(hits))}
+    means = kept.select("pair_id", hit=hits.cast(pl.Float64)).group_by("pair_id", maintain_order=True).agg(pl.col("hit").mean())
+    return {"method": "Student over pairs, mean of the draws", **numbers(clustered_mean(means["hit"].to_numpy())[0])}
 
 
 def _reading(table: pl.DataFrame) -> Iterator[dict[str, object]]:

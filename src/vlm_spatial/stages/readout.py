@@ -4,6 +4,7 @@ import polars as pl
 
 from vlm_spatial.config.readout import ReadoutSettings
 from vlm_spatial.files import write_parquet
+from vlm_spatial.interventions.crosswise import mirror_cases
 from vlm_spatial.interventions.edited_runs import chosen_cases, language_sites
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
@@ -31,9 +32,13 @@ def readout(job: Job) -> None:
         for case, made in zip(cases, plans, strict=True):
             if case.template == TEMPLATE:
                 half = half_of(named_object(dataset, case), words)
-                made += steering(case, sites, ids, half, settings.id_alphas, settings.id_draws, seed)
+                made += steering(case, sites, ids, half, settings, seed)
         for axis in sorted({axis for axis, _ in ids}):
             named += at_names(adapter, dataset, sites, "test", axis, settings.id_questions, seed)
+    if settings.mirror:
+        mirrored = mirror_cases(dataset, cases)
+        cases = [*cases, *mirrored]
+        plans += [plan(settings.groups, (), sites, depth, unrelated=False)] * len(mirrored)
     engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
     swept = run_readout(engine, dataset, cases, plans, seed)
     write_parquet(pl.concat([swept, run_reading(engine, dataset, named, sites, ids, words)]), job.outputs["table"])

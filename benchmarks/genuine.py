@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.folder import chat_template
-from vlm_spatial.models.load import set_up_cuda
+from vlm_spatial.models.on_device import set_up_cuda
 from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.values import ModelIdentity
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.workflow.code_identity import stage_identity
 
 FOLDER = Path(__file__).parent
-PURPOSE = {"light": "Scenes, probes, figures and tables: no torch.", "torch": "Every stage that loads a model."}
+# The environment of each base rule (rules/bases.smk), which a rule may replace.
+BASES = {"on_gpu": "torch", "on_cpu": "light"}
+PURPOSE = {"light": "Scenes, figures and tables: no torch.", "torch": "Every stage that loads a model, and probes, which a GPU can fit."}
 
 
 def main() -> None:
@@ -24,8 +27,11 @@ def main() -> None:
     # run_stage and the progress bars need these, whatever the stage.
     packages = {name: {"jaxtyping", "tqdm"} for name in PURPOSE}
     for rule in sorted((FOLDER.parent / "rules").glob("*.smk")):
-        for name in re.findall(r'"\.\./envs/(\w+)\.yaml"', rule.read_text(encoding="utf-8")):
-            packages[name] |= {canonicalize_name(package) for package in stage_identity(rule.stem).packages}
+        text = rule.read_text(encoding="utf-8")
+        base = re.search(r"^use rule (on_gpu|on_cpu) as", text, re.MULTILINE)
+        if base and rule.stem in STAGES:
+            own = re.search(r'"\.\./envs/(\w+)\.yaml"', text)
+            packages[own[1] if own else BASES[base[1]]] |= {canonicalize_name(package) for package in stage_identity(rule.stem).packages}
     packages["torch"] |= packages["light"]
     for name, purpose in PURPOSE.items():
         rows = "".join(f"      - {package}=={versions[package]}\n" for package in sorted(packages[name] & declared))

@@ -24,5 +24,5 @@ use rule on_gpu as on_cpu with:
     conda:
         "../envs/light.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        mem_mb=plain_memory,
         runtime=model_runtime,

@@ -163,6 +163,11 @@ def model_memory(wildcards, attempt):
     return (3000 + 2 * (16500 if size is None else size)) * attempt
 
 
+def plain_memory(wildcards, attempt):
+    """MB of main memory for a stage that loads none."""
+    return 6000 * attempt
+
+
 def is_small(model):
     """Whether a model is done with a stage in minutes: an organism, or a checkpoint of up to 1 GB."""
     size = weights_mb(model)
@@ -184,6 +189,14 @@ def model_gpus(wildcards):
     """On one machine, tiny models leave the GPU alone. On a cluster every stage that runs a model asks for one."""
     here = executor(workflow) in (None, "local")
     return 0 if here and is_tiny(wildcards.model) else 1
+
+
+def probes_gpus(wildcards):
+    """Probes are fitted on a GPU where the settings let them and it pays, which it does not for tiny models."""
+    asked = plan.config.probes.device
+    if asked == "auto" and plan.config.models[wildcards.model].device != "cpu":
+        return 0 if is_tiny(wildcards.model) else 1
+    return 1 if asked == "cuda" else 0
 
 
 def model_runtime(wildcards, attempt):

@@ -1,4 +1,4 @@
-use rule on_cpu as probes with:
+use rule on_gpu as probes with:
     input:
         **inputs("probes"),
     output:
@@ -9,6 +9,10 @@ use rule on_cpu as probes with:
         benchmark_of("probes")
     group:
         together("probes")
+    resources:
+        gpu=probes_gpus,
+        mem_mb=plain_memory,
+        runtime=model_runtime,
     params:
         **params("probes"),
     message:

@@ -13,7 +13,8 @@ from vlm_spatial.interventions.patch import PairRuns, Patch, Run
 from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import NAMES
-from vlm_spatial.models.load import load_adapter, set_up_cuda
+from vlm_spatial.models.load import load_adapter
+from vlm_spatial.models.on_device import set_up_cuda
 from vlm_spatial.models.organisms.optimiser import Optimiser
 
 pytestmark = pytest.mark.model

@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from activation_stores import MODEL, description
 from stage_inputs import SETTINGS
 from vlm_spatial.activations.writer import write_arrays
+from vlm_spatial.config.reading import parse_config
+from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
 from vlm_spatial.files import sha256
 from vlm_spatial.measures.probes import verdicts
+from vlm_spatial.probes import analysis
 from vlm_spatial.probes.saved import load_probes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.generalisation import generalisation
@@ -20,6 +24,8 @@ from vlm_spatial.stages.probes import PROBES, probes
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.tokens import TokenGrid
+from vlm_spatial.workflow import preflight
+from vlm_spatial.workflow.preflight import check_outside
 
 pytestmark = pytest.mark.model
 
@@ -89,6 +95,44 @@ def test_the_stage_writes_what_the_formats_page_says(inputs: dict[str, Path], tm
     assert maps.height == 2 * 2 * 3 * GRID.size
     assert maps.schema["probability"] == pl.List(pl.Float32)
     assert {"content", "between_sites", "strip_index"} <= set(pl.read_parquet(tmp_path / "geometry.parquet")["measure"])
+
+
+@pytest.mark.slow
+def test_tensors_give_the_scores_of_arrays(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's way through the stage, with tensors on the CPU: probes may differ by the solver's tolerance."""
+    probes(stage_job(inputs, tmp_path / "arrays"))
+    placed = []
+    monkeypatch.setattr(analysis, "placed", lambda x, _: placed.append(torch.from_numpy(x)) or placed[-1])
+    probes(stage_job(inputs, tmp_path / "tensors"))
+    # Every axis, variant and site.
+    assert len(placed) == 2 * 2 * 2 + 2 * 2
+    arrays, tensors = (pl.read_parquet(tmp_path / kind / "probes.parquet") for kind in ("arrays", "tensors"))
+    text = [name for name, kind in arrays.schema.items() if not kind.is_float()]
+    assert tensors.select(text).drop("control").equals(arrays.select(text).drop("control"))
+    assert (tensors["accuracy"] - arrays["accuracy"]).abs().max() < 0.01
+    found = [load_probes(tmp_path / kind / "probes.safetensors")["horizontal", "connector"] for kind in ("arrays", "tensors")]
+    np.testing.assert_allclose(found[1].weight, found[0].weight, atol=0.01 * np.abs(found[0].weight).max())
+
+
+def test_cuda_is_refused_where_there_is_none(inputs: dict[str, Path], tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    job = stage_job(inputs, tmp_path)
+    job.settings["stage"]["device"] = "cuda"
+    with pytest.raises(UserError, match=r"probes\.device 'cuda': this machine has none"):
+        probes(job)
+
+
+def test_cuda_is_refused_before_any_job_but_not_where_jobs_go_to_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    values = {"datasets": {"squares": {"kind": "squares"}}, "organisms": {"o": {}}, "models": {"m": {"organism": "o"}}}
+    config = parse_config(values | {"probes": {"device": "cuda"}})
+    monkeypatch.setattr(preflight.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=r"mine\.yaml: probes\.device: device 'cuda': this machine has none"):
+        check_outside(config, Source("mine.yaml"), quiet=True)
+    monkeypatch.setattr(preflight.shutil, "which", lambda _: "/usr/bin/sbatch")
+    check_outside(config, Source("mine.yaml"), quiet=True)
 
 
 @pytest.mark.slow

@@ -20,3 +20,7 @@ class ProbesSettings(Settings):
         description="sites with a probe of the published recipe, too (connector): raw activations, 200 steps of AdamW, nothing chosen",
     )
     strip_map_scenes: PositiveCount = Field(24, description="test scenes an axis whose strip map is kept")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="where probes are fitted; auto: on CUDA where there is one and it pays (512 features or more, the model not on cpu)",
+    )

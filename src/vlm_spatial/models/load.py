@@ -26,6 +26,7 @@ from vlm_spatial.errors import UserError, first_line
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.folder import chat_template, check_folder, family_in, quantisation
+from vlm_spatial.models.on_device import device_named, set_up_cuda
 from vlm_spatial.models.peft import check_peft, identity_with_peft, merge_peft
 from vlm_spatial.models.self_check import self_check
 from vlm_spatial.models.values import ModelIdentity
@@ -75,7 +76,7 @@ def load_adapter(
         raise UserError(f"dtype {dtype!r}: allowed are {', '.join(_DTYPES)}")
     asked = PromptingSettings.model_validate(prompting or {})
     odd = QuirkSettings.model_validate(quirks or {})
-    target = _device(device)
+    target = device_named(device)
     folder = checkpoint_folder(str(checkpoint), revision)
     check_folder(folder, asked.chat_template, device)
     if peft is not None:
@@ -121,17 +122,6 @@ def grid_of_folder(folder: Path, side: int, min_pixels: int | None = None, max_p
     return family(model, processor, identity).grid(side, side)
 
 
-def set_up_cuda() -> None:
-    """What this process computes on CUDA devices: float32 in full, and no attention by cuDNN.
-
-    TF32, which convolutions use by default, moves logits by up to 0.05. cuDNN plans attention anew for each shape, and ours have many: with
-    it, the first patch sweep of a 7B model took 11 s on an H200, without it 3.4 s, and later ones 0.6 s either way.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.enable_cudnn_sdp(False)
-
-
 def processor_identity(processor: Any) -> str:
     """The image processor in use (its class depends on what is installed) and a hash of its settings."""
     images = processor.image_processor
@@ -149,14 +139,6 @@ def _set_pixels(processor: Any, least: int | None, most: int | None, folder: Pat
     if chosen["shortest_edge"] > chosen["longest_edge"]:
         raise UserError(f"{folder}: min_pixels {chosen['shortest_edge']} is more than max_pixels {chosen['longest_edge']}")
     processor.image_processor.size = chosen
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device {name!r}: allowed are auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': this machine has none that torch can use; set device to auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def checkpoint_folder(checkpoint: str, revision: str | None) -> Path:

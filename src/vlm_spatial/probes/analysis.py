@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from vlm_spatial.config.probes import ProbesSettings
+from vlm_spatial.probes.arrays import enough_memory, placed
 from vlm_spatial.probes.baselines import (
     Images,
     PixelFeatures,
@@ -88,18 +89,20 @@ class _Trained:
     reason: str | None = None
 
 
-def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings, seed: int) -> Analysis:
+def analyse(store: Activations, dataset: ProbedDataset, settings: ProbesSettings, seed: int, device: str = "cpu") -> Analysis:
     """Train and score probes for the slot at every site of ``store``, with their controls.
 
-    Memory is bounded by one site's object tokens of the training scenes of one axis and variant, and two batches.
+    Memory is bounded by one site's object tokens of the training scenes of one axis and variant, and two batches; a GPU's by those tokens
+    and a matrix of features × features for each strength and four more.
 
     Args:
         store: activations of ``dataset``'s scenes; scenes that it does not hold are left out.
         seed: of the random labels.
+        device: ``cpu`` or ``cuda``, where probes are fitted; they are read on the CPU.
     """
     stored = dataset.scenes.filter(pl.col("scene_id").is_in(store.scenes["scene_id"].implode()))
     axes = [_labelled(dataset, stored, store, axis, settings, seed) for axis in AXES if (stored["axis"] == axis).any()]
-    run = _Run(store, store.grid, settings, Table(), GeometryTable(), seed)
+    run = _Run(store, store.grid, settings, Table(), GeometryTable(), seed, device)
     needed = [scene for labelled in axes for g in labelled.groups.values() for scene in g.scene_ids]
     pixels = PixelFeatures(dataset, store.grid, needed, store.own_grids)
     for labelled in axes:
@@ -151,6 +154,7 @@ class _Run:
     table: Table
     geometry: GeometryTable
     seed: int
+    device: str
     saved: dict[str, dict[tuple[str, str], Probe]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
     inconclusive: dict[str, dict[str, str]] = field(default_factory=lambda: {variant: {} for variant in TRAINED_ON})
     maps: list[pl.DataFrame] = field(default_factory=list)
@@ -212,7 +216,9 @@ class _Run:
         scenes = labelled.groups[trained_on, "train"]
         train = self._rows(features, site, scenes)
         validation = self._rows(features, site, labelled.groups[trained_on, "validation"])
-        reason = why_inconclusive(train, validation, labelled.slots)
+        with enough_memory(self.device):
+            there = replace(train, x=placed(train.x, self.device))
+            reason = why_inconclusive(there, validation, labelled.slots)
         beside = {}
         if (
             controls
@@ -231,7 +237,8 @@ class _Run:
                 extra["control_task"] = one_hot(scenes.at_objects(control_labels_at_objects(scenes, labelled.control)), SLOTS)
         if controls and trained_on == "main":
             self.geometry.content(labelled.axis, site, train.x, self._words(scenes), scenes.at_objects(scenes.objects))
-        return _Trained(trained_on, fit_probes(train, validation, self.settings.strengths, extra) | beside)
+        with enough_memory(self.device):
+            return _Trained(trained_on, fit_probes(there, validation, self.settings.strengths, extra) | beside)
 
     def _words(self, scenes: Group) -> Int[np.ndarray, " rows"]:
         return scenes.at_objects(np.take_along_axis(scenes.words, np.maximum(scenes.objects, 0).astype(int), axis=1))

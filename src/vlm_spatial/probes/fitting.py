@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from vlm_spatial.probes.arrays import Array, namespace, on_host
 from vlm_spatial.probes.probe import Probe
 from vlm_spatial.probes.solver import LogisticSolver
 
@@ -18,12 +19,12 @@ class Rows:
     """Labelled activations of one split.
 
     Attributes:
-        x: ``[rows, features]``, raw.
+        x: ``[rows, features]``, raw; a tensor is worked on where it lies.
         targets: ``[rows, classes]``, how often each row has each class (one-hot for plain tokens).
         scenes: how many scenes they come from.
     """
 
-    x: Float[np.ndarray, "rows features"]
+    x: Float[Array, "rows features"]
     targets: Float[np.ndarray, "rows classes"]
     scenes: int
 
@@ -60,7 +61,7 @@ def why_inconclusive(train: Rows, validation: Rows, slots: Sequence[int] | None 
         missing = [str(slot) for slot in wanted if not rows.targets[:, slot].any()]
         if missing:
             return f"no object token of slot {', '.join(missing)} in the {name} split"
-    if not (np.isfinite(train.x).all() and np.isfinite(validation.x).all()):
+    if not all(bool(namespace(rows.x).isfinite(rows.x).all()) for rows in (train, validation)):
         return "activations are not finite"
     if not _scaling(train)[2].any():
         return "no feature varies over the training tokens"
@@ -93,8 +94,9 @@ def fit_probes(
 
     counts = train.targets.sum(axis=1)
     z = train.x
-    z -= mean.astype(z.dtype)
-    z *= (varies / scale).astype(z.dtype)
+    xp = namespace(z)
+    z -= xp.asarray(mean, dtype=z.dtype, device=z.device)
+    z *= xp.asarray(varies / scale, dtype=z.dtype, device=z.device)
     solver = LogisticSolver(z, None if (counts == 1).all() else counts)
     tried = sorted(strengths)
     fit = solver.fit(np.repeat(train.targets[None], len(tried), axis=0), np.array(tried))
@@ -118,13 +120,11 @@ def fit_probes(
 
 def _scaling(train: Rows) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
     """Mean and standard deviation (1 where nothing varies) of each feature, and 1 where it varies, else 0."""
-    weights = train.targets.sum(axis=1)
-    mean = _class_sums(train).sum(axis=0) / weights.sum()
-    variance = np.zeros_like(mean)
-    for rows in _blocks(train):
-        variance += weights[rows] @ (train.x[rows] - mean) ** 2
-    variance /= weights.sum()
-    deviation = np.sqrt(variance)
+    total = train.targets.sum()
+    mean = _class_sums(train).sum(axis=0) / total
+    xp, device = namespace(train.x), train.x.device
+    weights, centre = xp.asarray(train.targets.sum(axis=1), device=device), xp.asarray(mean, device=device)
+    deviation = np.sqrt(on_host(sum(weights[rows] @ (train.x[rows] - centre) ** 2 for rows in _blocks(train))) / total)
     # Rounding errors of one feature come from the others, too: a spread is also held against the usual size of a feature.
     varies = deviation > _ROUNDING * np.maximum(np.abs(mean), np.median(np.hypot(mean, deviation)))
     return mean, np.where(varies, deviation, 1.0), varies.astype(float)
@@ -132,10 +132,9 @@ def _scaling(train: Rows) -> tuple[Float[np.ndarray, " features"], Float[np.ndar
 
 def _class_sums(rows: Rows) -> Float[np.ndarray, "classes features"]:
     """Sum of each class's activations, in double precision."""
-    total = np.zeros((rows.targets.shape[1], rows.x.shape[1]))
-    for block in _blocks(rows):
-        total += rows.targets[block].T @ rows.x[block].astype(np.float64)
-    return total
+    xp = namespace(rows.x)
+    targets = xp.asarray(rows.targets, device=rows.x.device)
+    return on_host(sum(targets[block].T @ xp.asarray(rows.x[block], dtype=xp.float64) for block in _blocks(rows)))
 
 
 def _blocks(rows: Rows) -> Iterator[slice]:

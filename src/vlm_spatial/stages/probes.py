@@ -9,6 +9,7 @@ from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.files import write_parquet
 from vlm_spatial.measures.probes import background_summary
 from vlm_spatial.probes.analysis import analyse
+from vlm_spatial.probes.arrays import device_for
 from vlm_spatial.probes.saved import save_probes
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
@@ -25,7 +26,9 @@ def probes(job: Job) -> None:
     store = Store.open(job.inputs["store"], job.inputs["manifest"])
     store.check_checkpoint(job.settings["model"])
     store.check_scenes(dataset.scenes)
-    found = analyse(store, dataset, settings, int(job.settings["seed"]))
+    widest = max(shape[-1] for shape in store.manifest.shape.values())
+    device = device_for(settings.device, job.settings["model"].get("device", "auto"), widest)
+    found = analyse(store, dataset, settings, int(job.settings["seed"]), device)
     for note, rows in found.table.filter(pl.col("note").is_not_null()).group_by("note", maintain_order=True):
         print(f"probes: inconclusive, {note[0]} ({rows.height} scores)", file=sys.stderr)
     for sentence in background_summary(found.table):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vlm_spatial.config.probes import ProbesSettings
 from vlm_spatial.config.workflow import Config
 from vlm_spatial.config.yaml_files import Source
 from vlm_spatial.errors import UserError
@@ -18,6 +19,7 @@ from vlm_spatial.models.folder import check_folder, config_file
 from vlm_spatial.models.peft import check_peft
 from vlm_spatial.models.weights import check_weights
 from vlm_spatial.scenes.sources.registry import source_of
+from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.workflow.answer_check import answer_reports, never_likeliest
 from vlm_spatial.workflow.layout_check import misfits
 
@@ -54,6 +56,13 @@ def check_outside(config: Config, source: Source, *, quiet: bool = False) -> Non
             with _about(source, f"datasets.{name}.{key}"):
                 config_file(folder)
                 check_weights(folder)
+    # A login node may have no GPU where its jobs do.
+    probes: ProbesSettings = getattr(config, STAGES["probes"].key)
+    if probes.device == "cuda" and shutil.which("sbatch") is None:
+        from vlm_spatial.models.on_device import device_named
+
+        with _about(source, "probes.device"):
+            device_named("cuda")
     for key, wrong in misfits(config):
         raise UserError(f"{source.at(key)}: {key}: {wrong}")
     for report in answer_reports(config):

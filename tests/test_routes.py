@@ -1,5 +1,6 @@
 """Attention knockout: token groups by hand, what is closed, what the measures say of planted damages, and of an organism."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.edited_runs import windows
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import read_cases
-from vlm_spatial.interventions.patch import InBlocks
+from vlm_spatial.interventions.patch import InBlocks, PairRuns, Run
 from vlm_spatial.interventions.reference import run_plain
 from vlm_spatial.interventions.route_names import ROUTES
 from vlm_spatial.interventions.routes import Closing, closings, edits_of_closing, positions_of, run_routes
@@ -170,6 +171,40 @@ def test_the_stage_writes_its_table_and_refuses_masks_under_flash_attention(
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"stage\.routes\.0"):
         routes(Job({**asked.settings, "stage": {"routes": ["image_to_nowhere"]}}, asked.inputs, asked.outputs))
+
+
+def test_closing_a_route_to_text_costs_less_than_a_tenth_of_a_full_pass(tmp_path: Path) -> None:
+    """Counted in blocks that run, on 256 cells as at the published size: the plan of every such route, its controls included."""
+    reader = make_reader(tmp_path / "reader", "qwen2_vl")
+    processing = reader / "preprocessor_config.json"
+    written = json.loads(processing.read_text(encoding="utf-8"))
+    processing.write_text(json.dumps(written | {"size": {"shortest_edge": 256**2, "longest_edge": 256**2}}), encoding="utf-8")
+    adapter = load_adapter(reader, device="cpu")
+    picture, prompt = PICTURE.resize((256, 256)), "Is the red square on the left, in the middle or on the right?"
+    assert adapter.grid(256, 256).size == 256
+    groups = text_groups(adapter, picture, prompt)
+    depth, length = len(adapter.language_blocks), groups["last"][0] + 1
+    names: tuple[RouteName, ...] = ("image_to_question", "image_to_answer", "question_to_answer", "image_to_both")
+    plan = closings(names, windows(depth), depth, controls=True)
+    engine, runs = PatchEngine(adapter), [PairRuns("pair", Run(picture, prompt))]
+    computed: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda _block, inputs, _output: computed.append(inputs[0].shape[0] * inputs[0].shape[1]))
+        for block in adapter.language_blocks
+    ]
+    edits = [tuple(InBlocks(0, edit) for edit in edits_of_closing(closing, groups, [0])) for closing in plan]
+    # Once for a layout, its masks are worked out.
+    engine.clean(runs)
+    whole, costs = length * (depth - 1) + 1, {}
+    for closing, edit in zip(plan, edits, strict=True):
+        computed.clear()
+        engine.run(runs, [edit])
+        # The untouched run's keys and values are computed once in a call, for all edits in it.
+        costs[closing] = (sum(computed) - whole) / (length * depth)
+    for handle in handles:
+        handle.remove()
+    assert all(0 < cost <= 0.1 for closing, cost in costs.items() if closing.form == "renormalised"), costs
+    assert np.mean(list(costs.values())) <= 0.05
 
 
 def test_measures_of_planted_damages() -> None:

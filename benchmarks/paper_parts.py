@@ -455,6 +455,7 @@ def probes(bench: Bench) -> Iterator[Line]:
     from vlm_spatial.config.activations import ActivationsSettings
     from vlm_spatial.config.probes import ProbesSettings
     from vlm_spatial.probes.analysis import analyse
+    from vlm_spatial.probes.arrays import device_for
 
     settings = bench.preset.section(ProbesSettings, "probes")
     scenes = bench.preset.scenes.filter(pl.col("variant") != "pair")
@@ -468,7 +469,8 @@ def probes(bench: Bench) -> Iterator[Line]:
 
     def work(*chosen: str) -> Callable[[], object]:
         store = RandomStore(tables, grid, {site: width(site)[1] for site in chosen}, tokens, asked.whole_scenes)
-        return lambda: analyse(store, tables, settings, bench.seed)
+        device = device_for(settings.device, bench.adapter.device.type, max((width(site)[1] for site in chosen), default=0))
+        return lambda: analyse(store, tables, settings, bench.seed, device)
 
     baselines = bench.measure("probes", "baselines", work(), 1, 1, "times")
     yield baselines

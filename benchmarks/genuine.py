@@ -1,10 +1,12 @@
-"""The published configurations of Qwen2-VL-7B-Instruct and Gemma-3-4B-it with random weights, whole or with fewer layers.
+"""The published configurations of Qwen2-VL-7B- and 2B-Instruct and of Gemma-3-4B-it with random weights, whole or with fewer layers.
 
 Every width, head, patch, vocabulary and rotary setting is that of the published ``config.json``. The tokenizer is the published one where
 its files are given; elsewhere a word-level one takes the place, and the marks of the image have its ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +17,9 @@ from torch import nn
 from transformers import Gemma3Config, PreTrainedConfig, Qwen2VLConfig
 from transformers.initialization import no_init_weights
 
+from vlm_spatial.config.answers import AnswerSettings
+from vlm_spatial.config.prompting import PromptingSettings
+from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.families import family as family_named
 from vlm_spatial.models.folder import chat_template
@@ -25,8 +30,8 @@ from vlm_spatial.models.values import ModelIdentity
 NAME, REVISION = "random/weights", "0" * 40
 """Of the identity: as of a model of the hub."""
 WORDS = ["which object is on the left right middle top bottom of ?", "red green blue yellow square circle"]
-LAYERS: dict[str, tuple[int, int]] = {"qwen2_vl": (28, 32), "gemma3": (34, 27)}
-"""Layers of the language model and of the vision encoder."""
+LAYERS: dict[str, tuple[int, int]] = {"qwen2_vl": (28, 32), "qwen2_vl_2b": (28, 32), "gemma3": (34, 27)}
+"""Layers of the language model and of the vision encoder: Qwen2-VL-7B, Qwen2-VL-2B, Gemma-3-4B."""
 # A prime, so that words that stand near one another never share a row.
 _ROWS = 4099
 _SPREAD = 0.02
@@ -40,19 +45,24 @@ def genuine_adapter(
     dtype: str = "bfloat16",
     tokenizer: Path | None = None,
     words: Sequence[str] = WORDS,
+    gemma_side: int = 896,
+    shared_vocabulary: bool = False,
 ) -> Adapter:
-    """The published model of ``family`` with random weights; ``layers`` and ``vision_layers`` cut its depth down.
+    """The published model of ``family``, a key of ``LAYERS``, with random weights; ``layers`` and ``vision_layers`` cut its depth down.
 
     Args:
         tokenizer: folder of the published one.
         words: that a word-level tokenizer in its place knows.
+        gemma_side: pixels along a side of Gemma-3's pictures, 896 as published. It makes 256 visual tokens of any.
+        shared_vocabulary: the matrix that makes logits is the embedding, as it is in the smaller models anyway: 2 GB less in float32.
     """
     text, vision = LAYERS[family]
-    processor = _processor(family, tokenizer, words)
-    make = _qwen2_vl_7b if family == "qwen2_vl" else _gemma3_4b
-    config = make(processor, layers or text, vision_layers or vision)
+    name = family.removesuffix("_2b")
+    processor = _processor(name, tokenizer, words)
+    depths = layers or text, vision_layers or vision
+    config = _gemma3_4b(processor, *depths, gemma_side) if name == "gemma3" else _qwen2_vl(processor, *depths, small=name != family)
     config._attn_implementation = "sdpa"
-    kind = family_named(family)
+    kind = family_named(name)
     set_up_cuda()
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -63,11 +73,39 @@ def genuine_adapter(
     finally:
         torch.set_default_dtype(before)
     model.tie_weights()
+    if shared_vocabulary:
+        model.lm_head.weight = model.get_input_embeddings().weight
     _draw(model)
-    if family == "gemma3":
+    if name == "gemma3":
         # transformers starts this one at zero, which would hide the image altogether.
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=1152**-0.5)
     return kind(model, processor, ModelIdentity(NAME, REVISION, kind.architecture, "random", dtype))
+
+
+def loader(adapter: Adapter) -> Callable[..., Adapter]:
+    """To be called in place of ``load_adapter``: the same model, asked as an entry of ``models`` says, whichever checkpoint it names."""
+
+    def load(
+        *,
+        prompting: Mapping[str, Any] | None = None,
+        quirks: Mapping[str, Any] | None = None,
+        answers: Mapping[str, Any] | None = None,
+        max_pixels: int | None = None,
+        **_: Any,
+    ) -> Adapter:
+        asked, odd = PromptingSettings.model_validate(prompting or {}), QuirkSettings.model_validate(quirks or {})
+        processor = copy(adapter.processor)
+        if max_pixels is not None:
+            processor.image_processor = deepcopy(processor.image_processor)
+            processor.image_processor.size = {"shortest_edge": 3136, "longest_edge": max_pixels}
+        again = type(adapter)(adapter.model, processor, replace(adapter.identity, prompting=asked.digest, quirks=odd.digest))
+        again.cache.prompting = asked
+        again.cache.answers = AnswerSettings.model_validate(answers or {})
+        again.take_quirks(odd)
+        again.cache.check()
+        return again
+
+    return load
 
 
 @torch.no_grad()
@@ -99,18 +137,20 @@ def _processor(family: str, tokenizer: Path | None, words: Sequence[str]) -> Any
     return processor
 
 
-def _qwen2_vl_7b(processor: Any, layers: int, vision_layers: int) -> PreTrainedConfig:
+def _qwen2_vl(processor: Any, layers: int, vision_layers: int, *, small: bool) -> PreTrainedConfig:
+    """Of Qwen2-VL-2B if ``small``, else of 7B."""
     tokenizer = processor.tokenizer
     processor.image_processor.patch_size = 14
     processor.image_processor.size = {"shortest_edge": 3136, "longest_edge": 12_845_056}
+    vocabulary, width, inner, heads, groups = (151_936, 1536, 8960, 12, 2) if small else (152_064, 3584, 18_944, 28, 4)
     return Qwen2VLConfig(
         text_config={
-            "vocab_size": 152_064,
-            "hidden_size": 3584,
-            "intermediate_size": 18_944,
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": inner,
             "num_hidden_layers": layers,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
+            "num_attention_heads": heads,
+            "num_key_value_heads": groups,
             "max_position_embeddings": 32_768,
             "rms_norm_eps": 1e-6,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
@@ -119,7 +159,7 @@ def _qwen2_vl_7b(processor: Any, layers: int, vision_layers: int) -> PreTrainedC
         vision_config={
             "depth": vision_layers,
             "embed_dim": 1280,
-            "hidden_size": 3584,
+            "hidden_size": width,
             "mlp_ratio": 4,
             "num_heads": 16,
             "patch_size": 14,
@@ -130,13 +170,13 @@ def _qwen2_vl_7b(processor: Any, layers: int, vision_layers: int) -> PreTrainedC
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=small,
     )
 
 
-def _gemma3_4b(processor: Any, layers: int, vision_layers: int) -> PreTrainedConfig:
+def _gemma3_4b(processor: Any, layers: int, vision_layers: int, side: int) -> PreTrainedConfig:
     tokenizer = processor.tokenizer
-    processor.image_processor.size = {"height": 896, "width": 896}
+    processor.image_processor.size = {"height": side, "width": side}
     processor.image_seq_length = 256
     begin, each, end = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
     processor.full_image_sequence = f"\n\n{begin}{each * 256}{end}\n\n"
@@ -166,7 +206,7 @@ def _gemma3_4b(processor: Any, layers: int, vision_layers: int) -> PreTrainedCon
             "intermediate_size": 4304,
             "num_hidden_layers": vision_layers,
             "num_attention_heads": 16,
-            "image_size": 896,
+            "image_size": side,
             "patch_size": 14,
             "vision_use_head": False,
         },

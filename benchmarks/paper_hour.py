@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--family", choices=LAYERS, default="qwen2_vl")
+    parser.add_argument("--family", choices=["qwen2_vl", "gemma3"], default="qwen2_vl")
     parser.add_argument("--budget-seconds", type=float)
     parser.add_argument("--scenes", type=int, help="main scenes; 128 on a GPU, 4 on a CPU")
     parser.add_argument("--pairs", type=int, help="of each experiment and axis; 2 on a GPU, 1 on a CPU")

@@ -1,11 +1,13 @@
-"""Every stage of presets/extended.yaml with a published configuration and random weights: the stages and their times.
+"""Every stage of a preset with a published configuration and random weights, whole or cut in depth: the stages and their times.
 
-    python -m benchmarks.preset_stages --family qwen2_vl --tokenizer FOLDER       # whole, in bfloat16; wants a GPU of 24 GB or more
+    python -m benchmarks.preset_stages --preset paper --family qwen2_vl --tokenizer FOLDER     # whole, on a GPU of 48 GB
+    python -m benchmarks.preset_stages --family gemma3                                         # presets/extended.yaml, on one of 24 GB
     python -m benchmarks.preset_stages --family gemma3 --layers 1 --vision-layers 1 --datasets squares     # on a CPU: fewer layers
 
-``--tokenizer`` names a folder with the published ``tokenizer.json`` and ``tokenizer_config.json``; without, a word-level one takes their
-place. ``--whatsup`` names the photos' folder; without, that dataset is left out. Scenes, pairs and questions are few, unless ``--whole``
-asks for the preset's own numbers. The figures, which need no model, are left out.
+A preset's models of that checkpoint are run in the dtype that it gives them. ``--tokenizer`` names a folder with the published
+``tokenizer.json`` and ``tokenizer_config.json``. ``presets/paper.yaml`` needs it; for the other one a word-level tokenizer takes its place.
+Datasets whose files are not given are left out. Scenes, pairs and questions are few, unless ``--whole`` asks for the preset's own numbers.
+Pairs and items are taken whether or not they are answered right, as random models do not. The figures need no model and are left out.
 
 Writes ``benchmarks/results/preset_stages_<family>.json``. The results say nothing of the published models.
 """
@@ -13,9 +15,10 @@ Writes ``benchmarks/results/preset_stages_<family>.json``. The results say nothi
 import argparse
 import contextlib
 import importlib
+import json
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from unittest import mock
 
 import torch
 import yaml
-from benchmarks.genuine import LAYERS, NAME, REVISION, WORDS, genuine_adapter
+from benchmarks.genuine import LAYERS, NAME, REVISION, WORDS, genuine_adapter, loader
 from benchmarks.measure import RESULTS, environment, wait_for
 
 from vlm_spatial.config.datasets import dataset_settings
@@ -36,15 +39,19 @@ from vlm_spatial.stages.registry import STAGES
 from vlm_spatial.stages.stage import Job
 from vlm_spatial.workflow.planning import Plan
 
-PRESET = Path(__file__).parents[1] / "presets/extended.yaml"
+PRESETS = Path(__file__).parents[1] / "presets"
+CHECKPOINTS = {"qwen2_vl": "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl_2b": "Qwen/Qwen2-VL-2B-Instruct", "gemma3": "google/gemma-3-4b-it"}
+COCO = {"images": "val2017", "annotations": "instances_val2017.json", "questions": "coco_qa_two_obj.json"}
+"""Files in the folder that ``--coco`` names."""
 FEWER: dict[str, Any] = {
     "scenes": {"train": 3, "validation": 1, "test": 1},
     "variants": {"decorrelated": {"train": 2, "validation": 1, "test": 1}},
-    "pairs": {"vision": 1, "language": 1, "conflict": 1},
     "axes": ["horizontal"],
+    "items": "sampled",
 }
 """Of a drawn dataset."""
-FEWER_PHOTOS: dict[str, Any] = {"scenes": {"train": 6, "validation": 6, "test": 6}, "pairs": FEWER["pairs"]}
+FEWER_PHOTOS: dict[str, Any] = {"scenes": {"train": 6, "validation": 6, "test": 6}}
+FEWER_ITEMS = 4
 FEWER_OF_SECTION: dict[str, dict[str, Any]] = {
     "probes": {"strengths": [1.0], "strip_map_scenes": 1},
     "interchange": {"token_sets": ["object", "strip"]},
@@ -55,8 +62,12 @@ FEWER_OF_SECTION: dict[str, dict[str, Any]] = {
         "projection_alphas": [1.0, 2.0],
         "oracle_alphas": [0.0, 1.0],
         "control_alphas": [2.0],
+        "item_alphas": [0, 1, 15],
     },
 }
+BLANK = "FILL-IN"
+DRAWN_KINDS = [kind.kind for kind in DRAWN]
+KINDS = [*DRAWN_KINDS, "whatsup", "coco"]
 Load = Callable[..., Adapter]
 
 
@@ -69,24 +80,66 @@ class StageTime:
     seconds: float
 
 
-def preset_values(datasets: Sequence[str], model: Mapping[str, Any], *, whole: bool = False, whatsup: Path | None = None) -> dict[str, Any]:
-    """The preset for one model on some of its datasets.
+@dataclass(frozen=True)
+class Files:
+    """What a preset leaves blank; None where it is not at hand.
+
+    Attributes:
+        pictures: a folder of objects' pictures.
+        whatsup: the folder of What'sUp's photos.
+        coco: a folder with what ``COCO`` names.
+    """
+
+    tokenizer: Path | None = None
+    pictures: Path | None = None
+    whatsup: Path | None = None
+    coco: Path | None = None
+
+    def fill(self, dataset: Mapping[str, Any]) -> dict[str, Any]:
+        """A dataset with its blanks filled in, as far as they can be."""
+        of_coco = {key: self.coco and self.coco / name for key, name in COCO.items()}
+        known = {"pictures": self.pictures, "root": self.whatsup, "one_token_in": self.tokenizer, **of_coco}
+        there = {key: str(path.resolve()) for key, path in known.items() if path is not None and dataset.get(key) == BLANK}
+        return {**dataset, **there}
+
+
+def preset_values(preset: str, family: str, kinds: Collection[str], files: Files, folder: Path, *, whole: bool = False) -> dict[str, Any]:
+    """A preset's models of one checkpoint, on their datasets of some kinds whose files are there.
 
     Args:
-        model: its entry in ``models``, without the datasets.
+        folder: where a shorter list of items is written.
         whole: with the preset's own numbers of scenes, pairs and questions.
-        whatsup: the photos' folder.
+
+    Raises:
+        SystemExit: if no dataset is left.
     """
-    values: dict[str, Any] = yaml.safe_load(PRESET.read_text(encoding="utf-8"))
-    values["datasets"] = {name: values["datasets"][name] for name in datasets}
-    if "whatsup" in datasets:
-        values["datasets"]["whatsup"]["root"] = str(whatsup)
-    values["models"] = {"model": {**model, "datasets": list(datasets)}}
+    values: dict[str, Any] = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text(encoding="utf-8"))
     # No figures are made; what is published is so of other models.
     values.pop("figures", None)
+    models = {name: model for name, model in values["models"].items() if model["checkpoint"] == CHECKPOINTS[family]}
+    names = [name for model in models.values() for name in model["datasets"] if values["datasets"][name]["kind"] in kinds]
+    filled = {name: files.fill(values["datasets"][name]) for name in names}
+    values["datasets"] = {name: dataset for name, dataset in filled.items() if BLANK not in dataset.values()}
+    values["models"] = {}
+    for name, model in models.items():
+        if there := [dataset for dataset in model["datasets"] if dataset in values["datasets"]]:
+            # The hub is never asked for it.
+            values["models"][name] = {**model, "checkpoint": NAME, "revision": REVISION, "datasets": there}
+    if not values["models"]:
+        raise SystemExit(f"error: presets/{preset}.yaml asks {CHECKPOINTS[family]} nothing about these datasets with the files given")
+    for section in ("interchange", "ablation"):
+        values.setdefault(section, {})["pool"] = {"first": 0}
+    values.setdefault("amplification", {})["items_right_by"] = "candidates"
+    for dataset in values["datasets"].values():
+        # Of 200 pairs of an axis, the published run keeps 50 that are answered right in either direction.
+        dataset["pairs"] = {of: min(count, 100 if whole else 1) for of, count in dataset["pairs"].items()}
     if not whole:
         for name, dataset in values["datasets"].items():
-            dataset.update(FEWER_PHOTOS if name == "whatsup" else FEWER)
+            dataset |= FEWER if dataset["kind"] in DRAWN_KINDS else FEWER_PHOTOS
+            if "questions" in dataset:
+                items = json.loads(Path(dataset["questions"]).read_text(encoding="utf-8"))[:FEWER_ITEMS]
+                dataset["questions"] = str(folder / f"{name}.json")
+                write_json(items, Path(dataset["questions"]))
         for section, fewer in FEWER_OF_SECTION.items():
             values[section] = values.get(section, {}) | fewer
     return values
@@ -135,31 +188,40 @@ def run_stages(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", choices=LAYERS, required=True)
-    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER")
-    parser.add_argument("--whatsup", type=Path, metavar="FOLDER")
-    parser.add_argument("--datasets", nargs="+", choices=["squares", "shapes", "objects"], default=["squares", "shapes", "objects"])
+    parser.add_argument("--preset", choices=["paper", "extended"], default="extended")
+    parser.add_argument("--family", choices=LAYERS, required=True, help="qwen2_vl is 7B; paper.yaml asks 2B about COCO")
     parser.add_argument("--layers", type=int, help="of the language model; all of them by default")
-    parser.add_argument("--vision-layers", type=int)
+    parser.add_argument("--vision-layers", type=int, help="all of them by default")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER")
+    parser.add_argument("--datasets", nargs="+", choices=KINDS, default=KINDS, help="by kind; all by default whose files are given")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="pictures of objects for paper.yaml")
+    parser.add_argument("--whatsup", type=Path, metavar="FOLDER", help="What'sUp's photos")
+    parser.add_argument("--coco", type=Path, metavar="FOLDER", help=f"holds {', '.join(COCO.values())}")
     parser.add_argument("--whole", action="store_true", help="the preset's own numbers of scenes, pairs and questions: hours")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    if given.preset == "paper" and given.tokenizer is None:
+        parser.error("presets/paper.yaml keeps to names that are one token: give the published --tokenizer")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words = [*WORDS, *(word for kind in DRAWN for word in vocabulary(dataset_settings({"kind": kind.kind})))]
-    adapter = genuine_adapter(given.family, given.layers, given.vision_layers, device, tokenizer=given.tokenizer, words=words)
-    datasets = [*given.datasets, *(["whatsup"] if given.whatsup else [])]
-    # The hub is never asked for it.
-    model = {"checkpoint": NAME, "revision": REVISION, "dtype": "bfloat16"}
-    values = preset_values(datasets, model, whole=given.whole, whatsup=given.whatsup and given.whatsup.resolve())
+    files = Files(given.tokenizer, given.pictures, given.whatsup, given.coco)
     times = []
-    with tempfile.TemporaryDirectory() as folder:
-        for each in run_stages(values, Path(folder), lambda **_: adapter, lambda: wait_for(device)):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        values = preset_values(given.preset, given.family, given.datasets, files, folder, whole=given.whole)
+        [dtype] = {model["dtype"] for model in values["models"].values()}
+        depths = given.layers, given.vision_layers
+        adapter = genuine_adapter(given.family, *depths, device, dtype, tokenizer=given.tokenizer, words=words)
+        adapter.model.eval().requires_grad_(False)
+        for each in run_stages(values, folder, loader(adapter), lambda: wait_for(device)):
             times.append(each)
-            print(f"{each.stage:16} {each.of:10} {each.seconds:8.1f} s", flush=True)
+            print(f"{each.stage:16} {each.of:14} {each.seconds:8.1f} s", flush=True)
     text, vision = LAYERS[given.family]
     result = {
         "environment": environment(device),
+        "preset": given.preset,
         "family": given.family,
+        "dtype": dtype,
         "layers": given.layers or text,
         "vision_layers": given.vision_layers or vision,
         "tokenizer": "published" if given.tokenizer else "word-level",

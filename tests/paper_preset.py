@@ -1,7 +1,7 @@
 """presets/paper.yaml with its blanks filled in, and cut to a few items."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,28 @@ def filled(folder: Path, checkpoints: Mapping[str, Path], seven: int = 7) -> dic
 
 def write_items(root: Path) -> None:
     """What'sUp's list of two objects about images of ``write_natural_set``: the first and the last thing of each of six."""
+    items = []
+    for number in range(6):
+        right, wrong = ("to the left of", "to the right of") if number % 2 else ("above", "below")
+        items.append(_item(root, number, right, wrong))
+    (root / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+
+
+def write_two_items(root: Path) -> None:
+    """Two about one image, each thing of the other. What answers "left" to everything is right about one of them, in both orders."""
+    left, right = "to the left of", "to the right of"
+    items = [_item(root, 0, left, right), _item(root, 0, right, left, turned=True)]
+    (root / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+
+
+def _item(root: Path, number: int, right: str, wrong: str, *, turned: bool = False) -> list[Any]:
+    """The item of an image: its first thing's place to its last, the other way round if ``turned``."""
     held = json.loads((root / "instances.json").read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in held["categories"]}
-    items = []
-    for number, image in enumerate(held["images"][:6]):
-        boxes = [each for each in held["annotations"] if each["image_id"] == image["id"] and names[each["category_id"]] in THINGS]
-        first, last = (names[each["category_id"]] for each in (boxes[0], boxes[-1]))
-        right, wrong = ("to the left of", "to the right of") if number % 2 else ("above", "below")
-        items.append([image["id"], f"A photo of a {first} {right} a {last}", f"A photo of a {first} {wrong} a {last}"])
-    (root / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    image = held["images"][number]["id"]
+    things = [names[box["category_id"]] for box in held["annotations"] if box["image_id"] == image and names[box["category_id"]] in THINGS]
+    first, last = (things[-1], things[0]) if turned else (things[0], things[-1])
+    return [image, f"A photo of a {first} {right} a {last}", f"A photo of a {first} {wrong} a {last}"]
 
 
 # Of each model: every family, every kind of dataset and every quirk of the preset.
@@ -76,14 +89,15 @@ FEWER_DATASETS = {
 }
 
 
-def cut(values: dict[str, Any]) -> dict[str, Any]:
+def cut(values: dict[str, Any], datasets: Mapping[str, Sequence[str]] = FEWER_DATASETS) -> dict[str, Any]:
     """A few items of some datasets and two pairs of each experiment. Random models answer wrong, so pairs answered wrong are run, too.
 
     Pixtral's objects are every triple of three.
+
+    Args:
+        datasets: of each model; models that it does not name are left out.
     """
-    values["models"] = {
-        name: model | {"datasets": FEWER_DATASETS[name]} for name, model in values["models"].items() if name in FEWER_DATASETS
-    }
+    values["models"] = {name: model | {"datasets": datasets[name]} for name, model in values["models"].items() if name in datasets}
     used = {name for model in values["models"].values() for name in model["datasets"]}
     values["datasets"] = {name: dataset for name, dataset in values["datasets"].items() if name in used}
     for dataset in values["datasets"].values():
@@ -104,4 +118,29 @@ def cut(values: dict[str, Any]) -> dict[str, Any]:
     values["probes"] |= {"strengths": [1.0]}
     values["figures"]["explorer_scenes"] = 2
     values["figures"]["published"] = {name: of for name, of in values["figures"]["published"].items() if name in values["models"]}
+    return values
+
+
+def fewest(values: dict[str, Any]) -> dict[str, Any]:
+    """Of :func:`cut`'s, what every stage still has something to do with: one pair, one test scene, one question, one strength.
+
+    Scenes of Qwen's drawn datasets have half the side, and so a quarter of the visual tokens.
+    """
+    for dataset in values["datasets"].values():
+        dataset |= {"scenes": {"train": 3, "validation": 1, "test": 1}}
+        dataset["pairs"] = {of: min(count, 1) for of, count in dataset["pairs"].items()}
+        if dataset["kind"] != "whatsup":
+            dataset["axes"] = ["horizontal"]
+            dataset["pairs"] |= {"last_token": 0}
+        # The items of photographs ask about the second object, too.
+        if dataset["kind"] != "coco":
+            dataset["asked_slots"] = [0]
+        if dataset.get("layout") == "qwen2-vl":
+            dataset["layout"] = {"grid": 6, "cell": 28, "side": 1, "gap": 1, "strips": [2, 4]}
+    values["activations"] |= {"batch": 8}
+    values["behaviour"] |= {"splits": ["validation", "test"]}
+    values["interchange"] |= {"last_token_sites": ["language.0"]}
+    values["ablation"] |= {"questions": 1, "fit_scenes": 1, "controls": False}
+    values["amplification"] |= {"projection_alphas": [2], "oracle_alphas": [1], "control_alphas": [], "item_alphas": [15], "questions": 1}
+    values["probes"] |= {"strip_map_scenes": 1}
     return values

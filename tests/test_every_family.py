@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText
 from stage_inputs import SETTINGS, make_reader
 from vlm_spatial.activations.store import Store
 from vlm_spatial.amplification.corrections import Projection, probe_basis, probe_centre
+from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.neutral import NeutralEncoder
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.models.adapter import Adapter
@@ -109,19 +110,20 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def values_of(family: str, checkpoint: Path) -> dict[str, Any]:
+    models = {family: {"checkpoint": str(checkpoint), "datasets": [ONE, TWO]}}
+    return SECTIONS | {"datasets": {ONE: SCENES, TWO: SCENES}, "models": models}
+
+
 # A second family takes as long as many other tests of make quick.
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=[] if name == "gemma3" else pytest.mark.slow) for name in NAMES])
 def ran(request: pytest.FixtureRequest, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     family, folder = request.param, tmp_path_factory.mktemp(request.param)
     checkpoint = make_reader(folder / "checkpoint", family)
     shutil.copytree(drawn, folder / "results/scenes")
-    values = SECTIONS | {
-        "datasets": {ONE: SCENES, TWO: SCENES},
-        "models": {family: {"checkpoint": str(checkpoint), "datasets": [ONE, TWO]}},
-    }
     adapter = load_adapter(checkpoint, device="cpu")
     jobs = run_stages(
-        values,
+        values_of(family, checkpoint),
         folder,
         lambda **_: adapter,
         wanted=lambda stage, names: stage != "measures" and (names.get("dataset") != TWO or stage in ACROSS),
@@ -228,3 +230,16 @@ def test_a_carried_correction_is_a_pass_with_a_hook(ran: Ran) -> None:
         found = ran.edited(row["scene_id"], row["prompt"], row["candidates"], lambda values: correct(values[0])[None], TWO)
         np.testing.assert_allclose(row["log_probabilities"], found, atol=1e-4)
         assert row["correct_before"] != row["correct"] or row["brier_before"] != row["brier"]
+
+
+def test_no_stage_takes_values_that_are_not_finite_for_answers(ran: Ran) -> None:
+    """As of a checkpoint that overflows in float16: whichever stage meets them first names the layer."""
+    broken = load_adapter(ran.checkpoint, device="cpu")
+    next(weight for name, weight in broken.language_blocks[0].named_parameters() if "down_proj" in name).fill_(1e38)
+    stages = [stage.name for stage in STAGES.values() if stage.loads_model and stage.name != "activations"]
+    assert len(stages) >= 8
+    for stage in stages:
+        others = set(STAGES) - {stage}
+        with pytest.raises(UserError, match=r"NaN or infinite values in float32, the first at language\.0") as error:
+            list(run_stages(values_of(ran.adapter.family, ran.checkpoint), ran.results.parents[1], lambda **_: broken, made=others))
+        assert "\n" not in str(error.value), stage

@@ -3,7 +3,7 @@
 Snakemake plans it and looks at everything that it looks at before a job; its commands then run in this process, to the report. The models
 are random, their depths and widths are cut: what they answer means nothing. Gemma-3's images have half the published side here, as many
 visual tokens; whole ones are in tests/test_real_vocabularies.py. presets/extended.yaml runs in tests/test_preset.py, and
-``benchmarks/preset_stages.py`` is the same at the published widths, on a GPU whole.
+tests/test_real_size.py is the same at the published widths, ``benchmarks/preset_stages.py`` at their full depth on a GPU.
 """
 
 import functools
@@ -25,7 +25,7 @@ from benchmarks import preset_stages
 from benchmarks.genuine import REVISION
 
 from paper_preset import cut, filled
-from real_checkpoints import real_checkpoint
+from real_checkpoints import real_checkpoint, tokenizer_files
 from test_preset import snakemake
 from vlm_spatial.config.quirks import QuirkSettings
 from vlm_spatial.models.adapter import Adapter
@@ -147,26 +147,62 @@ def test_the_report_holds_every_model_its_quirks_and_the_published_numbers(run: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "family", "models"),
+    [
+        ("extended", "qwen2_vl", {"qwen2-vl-7b": ["squares"]}),
+        ("paper", "qwen2_vl", {"qwen2-vl-7b": ["objects-qwen", "whatsup-qwen"], "qwen2-vl-7b-running": ["objects-qwen", "whatsup-qwen"]}),
+        ("paper", "qwen2_vl_2b", {"qwen2-vl-2b-coco": ["coco"]}),
+    ],
+)
 def test_the_command_lists_every_stage_with_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    preset: str,
+    family: str,
+    models: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of presets/extended.yaml. A tiny model takes the place of the published widths."""
+    """A tiny model takes the place of the published widths."""
     made: dict[str, Any] = {}
+    arguments = ["--preset", preset, "--family", family, "--layers", "3", "--vision-layers", "2", "--output", str(tmp_path / "times.json")]
+    if preset == "paper":
+        tokenizer = tokenizer_files("qwen2_vl")
+        filled(tmp_path, {})
+        (tmp_path / "coco/photos").rename(tmp_path / "coco/val2017")
+        (tmp_path / "coco/instances.json").rename(tmp_path / "coco/instances_val2017.json")
+        (tmp_path / "coco/items.json").rename(tmp_path / "coco/coco_qa_two_obj.json")
+        folders = {"whatsup": "whatsup", "pictures": "eight", "coco": "coco"}
+        arguments += ["--tokenizer", str(tokenizer)]
+        arguments += [word for option, name in folders.items() for word in (f"--{option}", str(tmp_path / name))]
+    datasets = {name for of_model in models.values() for name in of_model}
+    arguments += ["--datasets", *sorted({name.partition("-")[0] for name in datasets})]
 
     def tiny(family: str, *cut: Any, words: Sequence[str], **options: Any) -> Adapter:
         made.update(options, cut=cut)
+        if preset == "paper":
+            return load_adapter(real_checkpoint(tmp_path / family, "qwen2_vl"), device="cpu", revision=REVISION)
         return load_adapter(new_checkpoint(tmp_path / family, family, words), device="cpu", dtype="bfloat16", revision=REVISION)
 
     monkeypatch.setattr(preset_stages, "genuine_adapter", tiny)
-    output = tmp_path / "times.json"
-    arguments = ["--family", "qwen2_vl", "--layers", "3", "--vision-layers", "2", "--datasets", "squares", "--output", str(output)]
     monkeypatch.setattr("sys.argv", ["preset_stages", *arguments])
     preset_stages.main()
-    assert (made["cut"][:2], made["tokenizer"]) == ((3, 2), None)
-    written = json.loads(output.read_text(encoding="utf-8"))
-    wanted = {"scenes", *of_scope("model and dataset")}
-    assert {row["stage"] for row in written["stages"]} == wanted
+    assert made["cut"][:2] == (3, 2)
+    assert made["cut"][3] == {"extended": "bfloat16", "paper": "float32"}[preset]
+    written = json.loads((tmp_path / "times.json").read_text(encoding="utf-8"))
+    wanted = Counter((stage, name) for of_model in models.values() for name in of_model for stage in of_scope("model and dataset"))
+    wanted.update({("scenes", name): 1 for name in datasets})
+    assert Counter((row["stage"], row["of"]) for row in written["stages"] if row["of"] != "all") == wanted
     assert all(row["seconds"] > 0 for row in written["stages"])
-    assert (written["tokenizer"], written["whole"]) == ("word-level", False)
+    assert (written["tokenizer"], written["whole"]) == ("published" if preset == "paper" else "word-level", False)
     shown = capsys.readouterr().out
-    assert all(re.search(rf"^{stage} +squares +\d", shown, re.MULTILINE) for stage in wanted)
+    assert all(re.search(rf"^{stage} +{name} +\d", shown, re.MULTILINE) for stage, name in wanted)
+
+
+def test_the_command_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--preset", "paper", "--family", "qwen2_vl_2b", "--layers", "1"]
+    for more, said in (([], "give the published --tokenizer"), (["--tokenizer", "."], "asks Qwen/Qwen2-VL-2B-Instruct nothing about")):
+        monkeypatch.setattr("sys.argv", ["preset_stages", *asked, *more])
+        with pytest.raises(SystemExit) as error:
+            preset_stages.main()
+        assert said in capsys.readouterr().err + str(error.value)

@@ -160,8 +160,12 @@ def test_another_image_processor_is_another_identity(folder: Path) -> None:
     assert again.identity.weights == adapter.identity.weights
 
 
-def test_pixels_of_a_family_with_native_resolution(checkpoint: Callable[[str], Path], image: Image.Image) -> None:
-    small = load_adapter(checkpoint("qwen2_vl"), device="cpu", max_pixels=48 * 48)
-    assert small.grid(*image.size).size < load_adapter(checkpoint("qwen2_vl"), device="cpu").grid(*image.size).size
+def test_pixels_of_a_family_with_native_resolution(checkpoint: Callable[[str], Path]) -> None:
+    limits: list[dict[str, int]] = [{"max_pixels": 48 * 48}, {}, {"min_pixels": 96 * 96}]
+    adapters = [load_adapter(checkpoint("qwen2_vl"), device="cpu", **limit) for limit in limits]
+    assert [adapter.grid(96, 96).size for adapter in adapters] == [9, 36, 36]
+    assert [adapter.grid(48, 48).size for adapter in adapters] == [9, 9, 36]
+    with pytest.raises(UserError, match="min_pixels 9216 is more than max_pixels 2304"):
+        load_adapter(checkpoint("qwen2_vl"), device="cpu", min_pixels=96 * 96, max_pixels=48 * 48)
     with pytest.raises(UserError, match="for families with native resolution"):
         load_adapter(checkpoint("gemma3"), device="cpu", max_pixels=48 * 48)

@@ -206,6 +206,16 @@ def test_cells_of_any_integer_type_are_cells(adapter_of: Callable[[str], Adapter
         assert torch.equal(run([pair(0)], [Patch(0, "language.0", make(numbers), from_cells=make(numbers[::-1]))]), expected)
 
 
+@pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+def test_eager_attention_gives_what_sdpa_gives(family: str, checkpoint: Callable[[str], Path]) -> None:
+    adapters = [load_adapter(checkpoint(family), device="cpu", attn_implementation=kind) for kind in ("sdpa", "eager")]
+    assert [adapter.identity.attention for adapter in adapters] == ["sdpa", "eager"]
+    patches = sweep(adapters[0], 1)[::4]
+    sdpa, eager = (PatchEngine(adapter).run([pair(0)], patches) for adapter in adapters)
+    assert difference(eager, sdpa) <= RELATIVE
+    assert difference(eager, run_plain(adapters[1], [pair(0)], patches)) <= RELATIVE
+
+
 def test_clean_is_the_plain_run(adapter: Adapter) -> None:
     pairs = [pair(0), pair(1, ablated=True), pair(2)]
     rows = []

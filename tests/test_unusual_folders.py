@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from damaged_files import Harm, both, cut_short, edited, gone, holds
+from vlm_spatial.cli import app
 from vlm_spatial.errors import UserError
 from vlm_spatial.models.folder import check_folder
 from vlm_spatial.models.load import load_adapter
@@ -217,6 +220,20 @@ BAD = [
 ]
 
 
+# The check before any job builds no model: whether tensors fit the configuration, and whether images can be read, the loading finds.
+FOUND_BY_LOADING = {
+    "layers are a text",
+    "width without a meaning",
+    "heads do not divide",
+    "a layer more than weights",
+    "a layer less than weights",
+    "weights of another model",
+    "a tensor too many",
+    "an unknown image processor",
+    "image settings are a list",
+}
+
+
 @pytest.fixture(params=["gemma3", "qwen2_vl"])
 def folder(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint(request.param), tmp_path / "model"))
@@ -237,9 +254,20 @@ def test_a_folder_that_is_whole_is_accepted_before_and_by_the_loading(folder: Pa
     assert bool(torch.isfinite(logits).all())
 
 
-@pytest.mark.parametrize(("harm", "says"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_a_folder_that_is_not_is_one_line(folder: Path, harm: Harm, says: str) -> None:
+@pytest.mark.parametrize(("name", "harm", "says"), BAD, ids=[case[0] for case in BAD])
+def test_a_folder_that_is_not_is_one_line(
+    folder: Path, name: str, harm: Harm, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     harm(folder)
     with pytest.raises(UserError, match=says) as error:
         load_adapter(folder, device="cpu")
     assert "\n" not in str(error.value)
+    models = {"mine": {"checkpoint": str(folder), "datasets": ["squares"]}}
+    (tmp_path / "workflow_config.yaml").write_text(
+        yaml.safe_dump({"datasets": {"squares": {"kind": "squares"}}, "models": models}), encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    checked = CliRunner().invoke(app, ["check"])
+    assert checked.exit_code == (name not in FOUND_BY_LOADING), checked.output
+    assert checked.exit_code == 0 or checked.output.startswith("error: ")
+    assert checked.exit_code == 0 or checked.output.count("\n") == 1

@@ -5,7 +5,7 @@
 
 ``COURSES`` says what each is taught. Training takes about an hour on one core, or some minutes on a GPU. Killed, it goes on when started
 again. The kept organisms of these names in ``organisms`` were made so, and ``natural-gemma3`` by ``decorrelated-gemma3``; ``recipe.json``
-in each says from what and on which device. What ``vision-qwen2_vl`` and ``order-vertical`` gave was not kept (docs/method.md).
+in each says from what and on which device. What ``vision-qwen2_vl``, ``gated`` and ``order-vertical`` gave was not kept (docs/method.md).
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Further:
     Attributes:
         captions_only, captions_later, decay_from: shares of the training, as in ``Teaching``; ``captions_later`` as the family has it
             if None.
-        axes: those that are asked about; all if None.
+        axes, templates: those that are asked about; all if None.
     """
 
     mechanism: str
@@ -57,6 +57,7 @@ class Further:
     captions_only: float = 0.0
     captions_later: float | None = None
     axes: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
     decay_from: float = 0.5
 
 
@@ -68,6 +69,7 @@ COURSES = {
     "language-qwen2_vl": Further("language", 800, 7),
     # Captions are told by rows of the answer, from what the image says to each: not along a route.
     **{name: Further(name, 600, 13, captions_later=0.0) for name in ("direct", "mediated", "redundant")},
+    "gated": Further("gated", 800, 13, captions_later=0.0, templates=("object_to_slot",), decay_from=0.6),
     "rotary": Further("rotary", 300, 13),
     "order-vertical": Further("order", 700, 13, captions_only=0.25, axes=("vertical",)),
 }
@@ -92,7 +94,7 @@ def main() -> None:
     teaching = replace(recipe.teaching, captions_only=further.captions_only, decay_from=further.decay_from, by_errors=False)
     if further.captions_later is not None:
         teaching = replace(teaching, captions_later=further.captions_later)
-    asked = {} if further.axes is None else {"axes": further.axes}
+    asked = {name: value for name, value in (("axes", further.axes), ("templates", further.templates)) if value is not None}
     datasets = {name: drawn_source(name).settings.model_validate({"kind": name, **asked}) for name in further.datasets}
     course = Course(datasets, further.steps, 16, further.seed, teaching, dict(further.variants))
     mechanism = (MECHANISMS | READING)[further.mechanism]()

@@ -15,7 +15,7 @@ from vlm_spatial.config.organisms import Mechanism as Planted
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.patch import InBlocks, PairRuns, Run
 from vlm_spatial.interventions.reference import run_plain
-from vlm_spatial.interventions.token_groups import text_groups
+from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import Knockout
 from vlm_spatial.models.load import load_adapter
@@ -24,8 +24,8 @@ from vlm_spatial.models.organisms.checkpoint import new_checkpoint
 from vlm_spatial.models.organisms.lessons import lesson_words
 from vlm_spatial.models.organisms.mechanism import Given
 from vlm_spatial.models.organisms.planted import MECHANISMS
-from vlm_spatial.models.organisms.reading import CLOSED, READING, Order, Rotary, Route, thirds
-from vlm_spatial.models.organisms.sight import text_rows, whole_mask
+from vlm_spatial.models.organisms.reading import CLOSED, READING, Gated, Order, Rotary, Route, masks_by_layer, thirds
+from vlm_spatial.models.organisms.sight import text_rows, whole_mask, with_other_names
 from vlm_spatial.models.organisms.training import Course, be_worker
 from vlm_spatial.scenes.build import render, sample_scene
 from vlm_spatial.scenes.questions import ask
@@ -111,6 +111,73 @@ def test_closed_routes_are_the_knockouts_of_the_analysis(adapter: Adapter, condi
         assert close(found[row], expected)
 
 
+def where(shown: Sequence[Scene]) -> list[str]:
+    """Questions that name the object that they ask for."""
+    return [ask(scene, "object_to_slot", number % 3).prompt for number, scene in enumerate(shown)]
+
+
+def asked_where(adapter: Adapter, shown: Sequence[Scene]) -> Given:
+    prepared = adapter.prepare([render(scene) for scene in shown], where(shown))
+    return Given(
+        prepared.inputs | {"attention_mask": whole_mask(prepared.inputs["attention_mask"])}, shown, adapter, adapter.processor.tokenizer
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_gate_is_knockouts_in_windows_of_layers(adapter: Adapter, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below it the name alone sees the image, above it no text; the name is seen above it only, or, at first, everywhere."""
+    monkeypatch.setattr(Gated, "GATE", 1)
+    monkeypatch.setattr(Gated, "BLIND", 1.0)
+    gated, given = Gated(), replace(asked_where(adapter, scenes(3)), share=share)
+    handles = masks_by_layer(adapter)
+    found = logits(adapter, gated.arranged(given, np.random.default_rng(0)))
+    for handle in handles:
+        handle.remove()
+    last = len(adapter.language_blocks) - 1
+    for row, (scene, prompt) in enumerate(zip(given.scenes, where(given.scenes), strict=True)):
+        image = render(scene)
+        groups = text_groups(adapter, image, prompt)
+        position = word_position(adapter, image, prompt, scene.objects)
+        assert position is not None
+        name, text = np.array([position]), np.concatenate([groups["question"], groups["answer"]])
+        rest = text[text != position]
+        edits = [Knockout(rest, groups["image"], 0, last), Knockout(name, groups["image"], 1, last)]
+        if share:
+            edits.append(Knockout(rest[rest > position], name, 0, 0))
+        expected = run_plain(adapter, [PairRuns("p", Run(image, prompt))], [tuple(InBlocks(0, edit) for edit in edits)])[0]
+        assert close(found[row], expected)
+
+
+def test_the_name_that_is_seen_below_the_gate_is_any_turns() -> None:
+    """Two turns of three tokens, the name in the middle; by hand what changes."""
+    seen = torch.ones(6, 6, dtype=torch.bool).tril() & (torch.arange(6)[:, None] // 3 == torch.arange(6)[None, :] // 3)
+    names = torch.tensor([[False, True, False, False, True, False]])
+    turns = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    for ahead in (None, 0, 1):
+        made = with_other_names(seen[None, None], names, ~names, turns, [ahead])[0, 0]
+        expected = seen.clone()
+        # What the last token of each turn sees of the names: none, its own, the other's.
+        expected[2, 1] = expected[5, 4] = ahead == 0
+        expected[2, 4] = expected[5, 1] = ahead == 1
+        assert torch.equal(made, expected)
+
+
+def test_a_name_sees_the_image_alone_or_everything_else_does(adapter: Adapter) -> None:
+    given = asked_where(adapter, scenes(2))
+    conditions = Gated().conditions()
+    last = len(adapter.language_blocks) - 1
+    for condition, blind_to_name in (("image closed to all but the name", False), ("image closed to the name", True)):
+        found = logits(adapter, conditions[condition](given, np.random.default_rng(0)))
+        for row, (scene, prompt) in enumerate(zip(given.scenes, where(given.scenes), strict=True)):
+            image = render(scene)
+            groups = text_groups(adapter, image, prompt)
+            text = np.concatenate([groups["question"], groups["answer"]])
+            position = word_position(adapter, image, prompt, scene.objects)
+            edit = Knockout(text[(text == position) == blind_to_name], groups["image"], 0, last)
+            expected = run_plain(adapter, [PairRuns("p", Run(image, prompt))], [(InBlocks(0, edit),)])[0]
+            assert close(found[row], expected)
+
+
 def test_visual_tokens_in_another_order_are_permuted_tokens_that_keep_their_ids(adapter: Adapter) -> None:
     given = asked(adapter, scenes(2))
     made = Rotary().arranged(given, np.random.default_rng(4))
@@ -176,7 +243,7 @@ def test_a_family_that_is_not_taught_by_masks_is_refused(name: str, tmp_path: Pa
         READING[name]().construct(load_adapter(folder, device="cpu"))
 
 
-@pytest.mark.parametrize("name", ["direct", "order"])
+@pytest.mark.parametrize("name", ["direct", "gated", "order"])
 def test_workers_make_the_batches_that_training_would(adapter: Adapter, name: str) -> None:
     recipe = adapter.recipe.organism
     assert recipe is not None

@@ -8,7 +8,7 @@ from vlm_spatial.config.settings import Count, Name, PositiveCount, Settings, Sh
 
 Taught = Literal["natural", "vision", "language", "strip", "object", "object_code", "faint", "dial-25", "dial-50", "dial-75"]
 """Mechanisms that the workflow trains from the start."""
-Mechanism = Literal[Taught, "direct", "mediated", "redundant", "rotary", "order"]
+Mechanism = Literal[Taught, "direct", "mediated", "redundant", "gated", "rotary", "order"]
 """And those that are planted in an organism that knows its words already (organisms/further.py)."""
 
 

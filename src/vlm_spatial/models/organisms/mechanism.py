@@ -54,12 +54,14 @@ class Given:
         inputs: with a mask of rows and columns, and position ids; on the CPU.
         scenes: of each row.
         tokenizer: the adapter's, or the calling thread's own.
+        share: how much of the training is over, in [0, 1).
     """
 
     inputs: Inputs
     scenes: Sequence[Scene]
     adapter: Adapter
     tokenizer: Any
+    share: float = 1.0
 
 
 Arrange = Callable[[Given, np.random.Generator], Inputs]

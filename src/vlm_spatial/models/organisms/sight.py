@@ -18,7 +18,8 @@ Sight = Literal["own", "other", "none"]
 """The image that rows of text see: the lesson's own, a second one, or none."""
 Group = Literal["question", "answer"]
 """Rows behind the image: those of the user's turn, and from its end on."""
-Sights = Mapping[Group, Sight]
+Sights = Mapping[Any, Sight]
+"""What each group of rows sees."""
 
 Rows = Bool[Tensor, "batch tokens"]
 
@@ -77,7 +78,7 @@ def with_second_image(inputs: Mapping[str, Tensor], visual: Rows, second: Mappin
 
 
 def closed(
-    seen: Bool[Tensor, "batch 1 tokens tokens"], groups: Mapping[Group, Rows], visual: Rows, cells: int, sights: Sequence[Sights]
+    seen: Bool[Tensor, "batch 1 tokens tokens"], groups: Mapping[Any, Rows], visual: Rows, cells: int, sights: Sequence[Sights]
 ) -> Tensor:
     """A mask by which each row of text sees the image that it is to see.
 
@@ -92,6 +93,31 @@ def closed(
             blind |= rows & torch.tensor([sight[group] != name for sight in sights], device=rows.device)[:, None]
         seen = seen & ~(blind[:, :, None] & image[:, None, :]).unsqueeze(1)
     return seen
+
+
+def with_other_names(
+    seen: Bool[Tensor, "batch 1 tokens tokens"],
+    names: Rows,
+    rest: Rows,
+    turns: Int[Tensor, "batch tokens"],
+    ahead: Sequence[int | None],
+) -> Tensor:
+    """A mask by which the rest of a turn sees no name, or that of a later turn, around the end, which stands at the same position.
+
+    Args:
+        names: rows of the names, one a turn.
+        turns: the number of each token's turn.
+        ahead: of each lesson, how many turns on the name is that is seen (0: the turn's own); None: none is seen.
+    """
+    same = turns[:, :, None] == turns[:, None, :]
+    causal = torch.ones_like(same[0]).tril()
+    # Rows of a turn before its own name would not see it either.
+    behind = rest & (same & causal & names[:, None, :]).any(dim=2)
+    by = torch.tensor([turn or 0 for turn in ahead], device=turns.device)[:, None]
+    following = (turns + by) % (turns.amax(dim=1, keepdim=True) + 1)
+    shown = torch.tensor([turn is not None for turn in ahead], device=turns.device)[:, None, None]
+    seen_name = behind[:, :, None] & names[:, None, :] & (following[:, :, None] == turns[:, None, :]) & shown
+    return seen & ~(rest[:, :, None] & names[:, None, :]).unsqueeze(1) | seen_name.unsqueeze(1)
 
 
 def in_order(seen: Bool[Tensor, "batch 1 tokens tokens"], visual: Rows, order: Int[Tensor, "batch cells"]) -> Tensor:

@@ -136,7 +136,7 @@ def _batches(
         inputs = set_apart(model_inputs(drawn, processor, turns), processor.tokenizer, adapter)
         pictures = [render(other) for other in second if other is not None]
         made = processor.image_processor(images=pictures, return_tensors="pt") if pictures else None
-        given = Given(inputs, [lesson.scene for lesson in drawn], adapter, processor.tokenizer)
+        given = Given(inputs, [lesson.scene for lesson in drawn], adapter, processor.tokenizer, step / course.steps)
         return [Batch(drawn, mechanism.arranged(given, generator, made))]
     parts = [[lesson for lesson in drawn if lesson.caption == caption] for caption in (True, False)]
     return [Batch(part, model_inputs(part, processor, turns)) for part in parts if part]

@@ -322,6 +322,7 @@ def test_inputs_are_made_once_where_they_may_be_kept_and_are_the_same(
                 assert torch.equal(other.inputs[key], value)
 
 
+@pytest.mark.slow
 def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_reader(tmp_path / "reader", "gemma3")
     inputs = make_store(made, tiny_scenes, tmp_path)
@@ -333,6 +334,7 @@ def test_photos_too_few_to_train_on_leave_the_erasures_out(tiny_scenes: Path, tm
     assert capsys.readouterr().err.count("no training scene on the horizontal and vertical axis") == 2
 
 
+@pytest.mark.slow
 def test_nothing_to_ablate_gives_an_empty_table(tiny_scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_reader(tmp_path / "reader", "gemma3")
     photos = tmp_path / "photos"

@@ -65,6 +65,7 @@ def test_reports_say_what_the_scoring_does(folder: Path, tmp_path: Path, monkeyp
     assert [objects, squares] == list(answer_reports(parse_config(config(folder)), cache))
 
 
+@pytest.mark.slow
 def test_the_command_shows_them(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "workflow_config.yaml").write_text(yaml.safe_dump(config(folder)), encoding="utf-8")

@@ -85,6 +85,7 @@ def test_a_word_that_begins_another_is_scored_without_it() -> None:
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple), min_size=1, max_size=3), min_size=2, max_size=4))
+@pytest.mark.slow
 def test_scores_are_probabilities_of_events_that_exclude_each_other(forms: Sequence[Sequence[Tokens]]) -> None:
     every = [form for some in forms for form in dict.fromkeys(some)]
     names = [str(number) for number in range(len(forms))]

@@ -163,6 +163,7 @@ def test_the_two_factors_are_chosen_on_validation_and_broken_answers_are_counted
     assert counts[ADAPTIVE, chosen.threshold] == (2, 2, 0, True)
 
 
+@pytest.mark.slow
 def test_the_stage_adds_them_where_they_are_asked_for(tiny: Dataset, tmp_path: Path) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
     asked = asked_of(tiny, 3)

@@ -122,6 +122,7 @@ def test_480_items_are_asked_for_the_outer_two() -> None:
     assert first["answer"] == scene.objects[0]
 
 
+@pytest.mark.slow
 def test_pairs_exchange_the_outer_contents_and_never_repeat() -> None:
     dataset = planned(pairs={"vision": 240, "language": 0, "conflict": 0})
     table = pairs_table(dataset.pairs)

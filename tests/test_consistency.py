@@ -96,6 +96,7 @@ def test_who_is_always_wrong_agrees_with_itself(two: Dataset) -> None:
         assert found(tables, AGREE, kind, "relation_to_object")["estimate"] == 1.0
 
 
+@pytest.mark.slow
 def test_mirror_pairs_ask_the_same_of_both_pictures_and_have_two_answers(three: Dataset) -> None:
     """One mirror image a horizontal test scene; what is asked of the middle object has one answer to both, and does not count."""
     tables = asked(three, lambda row: row["answer"])

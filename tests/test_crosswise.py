@@ -135,6 +135,7 @@ def test_an_answer_flips_if_it_is_read_from_the_code(tiny: Dataset, reader, outc
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+@pytest.mark.slow
 def test_every_exchange_is_the_plain_run_with_the_blocks_laid_crosswise(tiny: Dataset, tmp_path: Path, family: str) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
     cases = read_cases(tiny, adapter, "vision")

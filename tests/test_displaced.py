@@ -151,6 +151,7 @@ def verdict(table: pl.DataFrame) -> str:
     return claim.judge(claim.measure({"interchange": table}))
 
 
+@pytest.mark.slow
 def test_answers_of_known_origin_get_their_verdict() -> None:
     generator = np.random.default_rng(0)
     assert verdict(swept(generator, 50, ordering=0.8, absolute=0.1)) == "supported"

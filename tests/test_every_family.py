@@ -33,7 +33,7 @@ from vlm_spatial.stages.registry import STAGES, of_scope
 from vlm_spatial.stages.scenes import scenes
 from vlm_spatial.stages.stage import Job
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 SCENES: dict[str, Any] = SETTINGS | {
     "axes": ["horizontal"],

@@ -140,6 +140,7 @@ def test_an_experiment_without_pairs_has_no_picture(tmp_path: Path) -> None:
     assert set(pictures(none, GRID)) == {"probes", "mirror", "displaced", "ablation", "amplification"}
 
 
+@pytest.mark.slow
 def test_scenes_with_grids_of_their_own_are_drawn_on_them(tmp_path: Path) -> None:
     """Photographs of three shapes, each on a canvas of its own."""
     write_natural_set(tmp_path, 12)

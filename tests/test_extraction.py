@@ -86,6 +86,7 @@ def test_stored_values_are_bit_equal_to_the_models(family, dtype, checkpoint, da
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_cells_are_means_of_patches_rounded_to_the_models_dtype(dtype, checkpoint, dataset, scenes, tmp_path):
     scenes = scenes.gather_every(3)
     adapter = load_adapter(checkpoint("qwen2_vl"), dtype=dtype, device="cpu")

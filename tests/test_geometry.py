@@ -57,6 +57,7 @@ def test_travelling_objects_stand_apart_and_in_order(difficulty: Difficulty, axi
 
 
 @pytest.mark.parametrize("axis", ["horizontal", "vertical"])
+@pytest.mark.slow
 def test_decorrelated_slots_are_not_told_by_position(axis: Axis) -> None:
     """The best rule from the absolute centre alone tells the slot of main scenes always, of decorrelated ones often not."""
     accuracies = {}
@@ -88,6 +89,7 @@ def test_travelling_objects_of_pairs_cover_the_same_cells_of_their_slots(difficu
 
 @settings(deadline=None)
 @given(difficulties(), AXES, SEEDS)
+@pytest.mark.slow
 def test_aligned_objects_cover_the_same_cells_of_their_slots(difficulty: Difficulty, axis: Axis, seed: int) -> None:
     boxes = aligned_boxes(difficulty, axis, np.random.default_rng(seed))
     assert len({(box[2] - box[0], box[3] - box[1]) for box in boxes}) == 1

@@ -161,6 +161,7 @@ def test_gradients_are_small_differences(tiny: Dataset, tmp_path: Path, family: 
         assert float((found * direction)[layer, :, head].sum()) == pytest.approx(slope, rel=0.05, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_heads_at_the_question_are_chosen_by_gradients(tiny: Dataset) -> None:
     adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
     cases = some_cases(tiny, adapter, 2)
@@ -201,6 +202,7 @@ def test_measures_of_planted_heads() -> None:
     assert heads(spread).filter(axis="both axes", measure="head_sparsity")["estimate"].item() == 1.0
 
 
+@pytest.mark.slow
 def test_the_stage_writes_its_second_table_with_what_stands_closed_or_leaves_it_empty(tiny: Dataset, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "qwen2_vl")
     settings = {"enabled": True, "pairs": 1, "routes": [], "head_draws": 1, "standing": ["image_to_question"]}

@@ -73,6 +73,7 @@ def test_a_stage_is_made_of_what_it_imports_and_no_more():
     assert not {"torch", "transformers", "tqdm"} & scenes.packages.keys()
 
 
+@pytest.mark.slow
 def test_stages_know_nothing_of_other_stages():
     for stage in STAGES:
         others = {f"vlm_spatial.stages.{other}" for other in STAGES if other != stage}

@@ -35,6 +35,7 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_reader(tmp_path_factory.mktemp("readers") / request.param, request.param)
 
 
+@pytest.mark.slow
 def test_behaviour_equals_each_question_asked_alone(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
     behaviour(job(reader, tiny_scenes, tmp_path, "behaviour", {"batch": 7, "splits": ["test"]}))
     table = pl.read_parquet(tmp_path / "behaviour.parquet")
@@ -58,6 +59,7 @@ def test_behaviour_equals_each_question_asked_alone(tiny_scenes: Path, reader: P
     assert table["blind_correct"].is_null().all()
 
 
+@pytest.mark.slow
 def test_drawn_scenes_are_asked_without_pictures_where_it_is_said(tiny_scenes: Path, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "gemma3")
     behaviour(job(reader, tiny_scenes, tmp_path, "behaviour", {"splits": ["test"], "blind": "all"}))
@@ -156,6 +158,7 @@ def test_a_setting_that_does_not_exist_is_named(tiny_scenes: Path, tmp_path: Pat
         interchange(job(tmp_path, tiny_scenes, tmp_path, "table", {"token_set": ["object"]}))
 
 
+@pytest.mark.slow
 def test_sites_that_the_model_lacks_are_named(tiny_scenes: Path, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "gemma3")
     with pytest.raises(UserError, match=r"language\.99"):

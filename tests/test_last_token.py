@@ -41,6 +41,7 @@ def test_the_source_asks_for_the_other_slot_of_another_picture(tiny: Dataset, tm
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+@pytest.mark.slow
 def test_the_first_entry_changes_nothing_and_the_last_block_everything(tiny: Dataset, tmp_path: Path, family: str) -> None:
     """Both prompts end in the same token, whose embedding is the same; after the last block only the head follows."""
     adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
@@ -85,6 +86,7 @@ def test_the_question_taken_at_the_entry_is_the_other_question_asked_of_the_own_
         assert np.abs(asked - clean[number]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_groups_are_measured_apart_and_the_claims_are_of_the_last_position(tiny: Dataset, tmp_path: Path) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")
     cases = last_token_cases(tiny, read_cases(tiny, adapter, "language"))
@@ -117,6 +119,7 @@ def test_an_organism_answers_as_the_source_in_the_end(tiny: Dataset) -> None:
     assert total["estimate"].to_list() == pytest.approx([1.0] * len(sites))
 
 
+@pytest.mark.slow
 def test_pairs_of_five_contents_end_as_the_source_too(tmp_path: Path) -> None:
     """As published: the source asks for the other side of the same middle object. Its picture's answer is the last block's."""
     dataset = {**SETTINGS, "axes": ["horizontal"], "pairs": {"vision": 0, "language": 1, "conflict": 0, "last_token": 6}}

@@ -70,6 +70,7 @@ def test_only_held_out_photos_count_and_other_datasets_have_no_such_figure() -> 
     assert shown_of(both).equals(shown_of(table()))
 
 
+@pytest.mark.slow
 def test_it_is_in_the_report_and_says_its_numbers(tmp_path: Path) -> None:
     assert merge_effect.FIGURE in FIGURES
     rows = shown_of(table()).with_columns(dataset=pl.lit("photos"))

@@ -91,6 +91,7 @@ def test_lessons_depend_on_seed_and_step_alone_and_use_known_words_only() -> Non
             assert set(turn.answer.split()) <= words
 
 
+@pytest.mark.slow
 def test_what_is_answered_wrong_is_asked_more_often_and_nothing_is_forgotten() -> None:
     datasets = {"squares": SQUARES, "objects": OBJECTS}
     kinds = [(name, axis, template) for name, of in datasets.items() for axis in of.axes for template in of.templates]
@@ -381,6 +382,7 @@ def test_evaluation_scores_what_it_says(tmp_path: Path) -> None:
     assert scores == evaluate(adapter, {"squares": SQUARES}, 4, 0)
 
 
+@pytest.mark.slow
 def test_a_finished_organism_is_scored_on_scenes_that_no_curve_was_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Scene] = []
 

@@ -30,6 +30,7 @@ def test_the_likeliest_word_is_compared_by_letters_and_digits(likeliest: int, ca
     assert normalised(" Number 7!") == "number7"
 
 
+@pytest.mark.slow
 def test_the_first_right_pairs_of_each_direction_are_patched(tmp_path: Path) -> None:
     settings = {
         "kind": "squares",

@@ -129,6 +129,7 @@ def test_of_a_causal_image_order_matters_and_a_common_shift_does_not(tiny: Datas
         ("natural-qwen2_vl", {"values": "move", "ids": "move", "both": "stay"}),
     ],
 )
+@pytest.mark.slow
 def test_organisms_go_by_what_they_know(tiny: Dataset, organism: str, expected: dict[str, str]) -> None:
     adapter = load_adapter(ORGANISMS / organism, device="cpu")
     cases = exchangeable(read_cases(tiny, adapter, "conflict"))

@@ -100,6 +100,7 @@ def test_the_exchange_control_is_the_mean_over_all_other_scenes() -> None:
     np.testing.assert_allclose(exchanged(predicted, right, mask, 3), expected)
 
 
+@pytest.mark.slow
 def test_half_position_half_layout_is_told_apart() -> None:
     """Half of the features are a place code, half a layout code that is absent from half of the scenes."""
     made = world(decorrelated=(120, 40, 120))

@@ -116,6 +116,7 @@ def test_a_probe_that_could_not_be_fitted_says_why(saved: Path) -> None:
         probes["horizontal", "vision.9"]
 
 
+@pytest.mark.slow
 def test_neither_loading_nor_the_stage_imports_torch(saved: Path) -> None:
     load = f"from vlm_spatial.probes.saved import load_probes; load_probes({str(saved)!r})"
     code = f"import sys; {load}; import vlm_spatial.stages.probes; assert 'torch' not in sys.modules"

@@ -196,6 +196,7 @@ def test_every_probe_of_a_model_is_scored_on_its_other_datasets(inputs: dict[str
     assert there.equals(there.select(keys).join(own.select(*keys, "accuracy", "n", "chance"), on=keys, how="left", maintain_order="left"))
 
 
+@pytest.mark.slow
 def test_a_model_of_one_dataset_has_nothing_to_generalise_to(inputs: dict[str, Path], tmp_path: Path) -> None:
     probes(stage_job(inputs, tmp_path))
     generalisation(generalisation_job({"tiny": {**inputs, "probed": tmp_path}}, tmp_path))

@@ -177,6 +177,7 @@ def worst(hits: Sequence[bool], asked: Sequence[Asked], part_of: Callable[[Asked
 @pytest.mark.parametrize("kind", COUNTED)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("template", ALL_TEMPLATES)
+@pytest.mark.slow
 def test_no_answer_can_be_guessed_from_the_text(kind: str, axis: Axis, template: str) -> None:
     """Trained on 400 scenes' texts, asked about 200 others: no better than chance in all, nor for any slot or colour shown."""
     train, test = (rows(kind, axis, template, split) for split in ("train", "test"))

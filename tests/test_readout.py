@@ -92,6 +92,7 @@ def test_of_random_models(tiny: Dataset, tmp_path: Path, family: str) -> None:
     assert row["margin"] == pytest.approx(case.reader.log_odds(bare, case.counterfactual_answer, case.clean_answer), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_organism_looks_at_the_image(tiny: Dataset) -> None:
     adapter = load_adapter(ORGANISMS / "natural-gemma3", device="cpu")
     cases = read_cases(tiny, adapter, "vision", unrelated=True)
@@ -413,6 +414,7 @@ def test_the_p_of_a_claim_with_a_floor_tests_the_floor() -> None:
     assert found["p"] == pytest.approx(binomial_p(54, 92, 0.5))
 
 
+@pytest.mark.slow
 def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Dataset, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "qwen2_vl")
     settings = {"enabled": True, "pairs": 1, "groups": ["image"], "corrupted": ["noise"], "sites": ["language.1"], "id_questions": 0}

@@ -105,6 +105,7 @@ def added(adapter: Adapter, dataset: Dataset, question: dict[str, object], layer
     return reader.log_probabilities(logits)
 
 
+@pytest.mark.slow
 def test_the_role_direction_is_target_minus_reference(two: Dataset, reader: Adapter) -> None:
     steps = []
     rows = two.questions.filter(variant="main", split="train", template="relation_to_object").unique("scene_id")
@@ -177,6 +178,7 @@ def test_alpha_zero_is_the_untouched_run_bit_for_bit(two: Dataset, reader: Adapt
         assert np.array_equal(found, expected.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_of_one_named_object_the_slots_id_is_added(tiny: Dataset, tmp_path: Path) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", "llava"), device="cpu")
     asked = asked_of(tiny, "object_to_slot")

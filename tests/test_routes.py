@@ -241,6 +241,7 @@ def test_a_share_of_two_small_damages_is_not_given() -> None:
     assert fallback(table)[0].estimate == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_an_organism_needs_the_object_and_no_random_tokens(tiny: Dataset) -> None:
     adapter = load_adapter(ORGANISMS / "natural-gemma3", device="cpu")
     depth = len(adapter.language_blocks)
@@ -254,6 +255,7 @@ def test_an_organism_needs_the_object_and_no_random_tokens(tiny: Dataset) -> Non
 
 
 @pytest.mark.parametrize(("closed", "opened"), [("image_to_question", "image_to_answer"), ("image_to_answer", "image_to_question")])
+@pytest.mark.slow
 def test_where_one_route_stands_closed_the_other_is_the_only_one(tiny: Dataset, closed: RouteName, opened: RouteName) -> None:
     """Planted by a standing mask: what the model still answers right came the other way. Closing the closed one again changes nothing."""
     adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")

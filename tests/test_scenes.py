@@ -191,6 +191,7 @@ def test_language_pairs_need_their_template() -> None:
         plan_pairs(dataset_settings(kind="squares", templates=("object_to_slot",)), 0)
 
 
+@pytest.mark.slow
 def test_content_questions_are_asked_but_make_no_pairs(tmp_path: Path) -> None:
     dataset = Dataset.open(run(tmp_path / "content", templates=["slot_to_object", "content"]))
     assert set(dataset.pairs["template"]) == {"slot_to_object"}
@@ -222,6 +223,7 @@ def test_images_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     assert set(alone) == set(drawings)
 
 
+@pytest.mark.slow
 def test_the_stage_repeats_itself_byte_for_byte(dataset: Dataset, tmp_path: Path) -> None:
     again = run(tmp_path / "again")
     files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())

@@ -96,6 +96,7 @@ def test_strips_partition_the_grid_into_bands_between_midpoints(scene: tuple[lis
 
 
 @given(rows_of_boxes(), GRIDS)
+@pytest.mark.slow
 def test_object_and_rim_make_the_strip_where_the_object_lies_in_it(scene: tuple[list[Box], int, int, Axis], grid: TokenGrid) -> None:
     boxes, width, height, axis = scene
     tokens = scene_tokens(boxes, grid, width, height, axis)

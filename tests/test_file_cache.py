@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def test_a_file_is_read_once(file: Path, tmp_path: Path) -> None:
     assert FileCache(None).of("text", [file], lambda: "made") == "made"
 
 
+def test_what_else_it_was_worked_out_of_counts(tmp_path: Path) -> None:
+    remembered = FileCache(tmp_path / "cache.json")
+    assert remembered.of("text", [], lambda: 1, also="one") == 1
+    assert remembered.of("text", [], lambda: 2, also="one") == 1
+    assert remembered.of("text", [], lambda: 3, also="other") == 3
+
+
 def test_new_bytes_of_the_old_size_under_the_old_time_are_seen(file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache.json"
     value(file, cache)
@@ -81,5 +89,18 @@ def test_a_stage_is_the_same_from_memory(tmp_path: Path, monkeypatch: pytest.Mon
     stage_identity.cache_clear()
     monkeypatch.setattr(identity, "_module_hash", lambda path: pytest.fail(f"read {path}"))
     monkeypatch.setattr(identity, "_distributions", lambda: pytest.fail("looked through the installed packages"))
+    assert stage_identity("conflict", cache) == fresh
+    stage_identity.cache_clear()
+
+
+def test_a_copy_of_the_code_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules are told by their bytes, so moving a working folder costs nothing."""
+    cache = tmp_path / "code.json"
+    fresh = stage_identity("conflict", cache)
+    copy = tmp_path / "vlm_spatial"
+    shutil.copytree(identity._root(), copy, ignore=shutil.ignore_patterns("__pycache__"))
+    stage_identity.cache_clear()
+    monkeypatch.setattr(identity, "_root", lambda: copy)
+    monkeypatch.setattr(identity, "_module_hash", lambda path: pytest.fail(f"took {path} apart"))
     assert stage_identity("conflict", cache) == fresh
     stage_identity.cache_clear()

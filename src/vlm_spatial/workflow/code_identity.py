@@ -84,8 +84,9 @@ def _hashes(modules: Iterable[str], known: FileCache) -> Iterator[tuple[str, str
     for module in modules:
         path = _path(module)
         folders.add(path.parent)
-        # This module says what is hashed, and Python how source is taken apart.
-        yield module, known.of(f"code {path}, Python {_PYTHON}", [path, Path(__file__)], functools.partial(_module_hash, path))
+        # This module says what is hashed, and Python how source is taken apart. Bytes and not times, so that a copy of the code is known.
+        also = f"{_digest(path)} {_digest(Path(__file__))} {_PYTHON}"
+        yield module, known.of(f"code of {module}", [], functools.partial(_module_hash, path), also)
     for folder in sorted(folders):
         for data in _data_files(folder):
             yield data.relative_to(_root().parent).as_posix(), sha256(data)[:16]
@@ -102,6 +103,11 @@ def _root() -> Path:
 def _path(module: str) -> Path:
     base = _root().joinpath(*module.split(".")[1:])
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+@functools.cache
+def _digest(path: Path) -> str:
+    return sha256(path)[:16]
 
 
 @functools.cache
@@ -136,12 +142,15 @@ def _data_files(folder: Path) -> Iterator[Path]:
 def _versions(names: Iterable[str], known: FileCache) -> dict[str, str]:
     versions = {}
     # Installing or removing a distribution changes the folder that it lies in.
-    folders = [Path(entry) for entry in sys.path if Path(entry).exists()]
+    folders = [Path(entry).resolve() for entry in sys.path if any(Path(entry).glob("*.dist-info")) or any(Path(entry).glob("*.egg-info"))]
     distributions = known.of(f"distributions in {' '.join(map(str, folders))}", folders, _distributions)
     for name in sorted(set(names) - sys.stdlib_module_names - NEUTRAL_PACKAGES):
         for distribution in distributions.get(name, ()):
-            versions[distribution] = importlib.metadata.version(distribution)
+            versions[distribution] = _version(distribution)
     return versions
+
+
+_version = functools.cache(importlib.metadata.version)
 
 
 @functools.cache

@@ -25,22 +25,23 @@ class FileCache:
         self._known = {} if cache is None else _read(cache)
         self._new = False
 
-    def of(self, what: str, files: Sequence[Path], make: Callable[[], Any]) -> Any:
+    def of(self, what: str, files: Sequence[Path], make: Callable[[], Any], also: str = "") -> Any:
         """What ``make`` gives, or gave when ``files`` (or folders) were as they are now.
 
         Args:
             what: names the value; one name, one kind of value.
+            also: what else it was worked out of.
 
         Raises:
             OSError: if one of the files is missing.
         """
-        state = [list(file_state(path)) for path in files]
+        states = [list(file_state(path)) for path in files]
         known = self._known.get(what)
-        if known is not None and known[0] == state:
+        if known is not None and known[0] == [also, *states]:
             return known[1]
         value = make()
-        if time.time_ns() - max((max(mtime, ctime) for _, mtime, ctime, _ in state), default=0) > _UNSETTLED_NS:
-            self._known[what] = [state, value]
+        if time.time_ns() - max((max(mtime, ctime) for _, mtime, ctime, _ in states), default=0) > _UNSETTLED_NS:
+            self._known[what] = [[also, *states], value]
             self._new = True
         return value
 

@@ -281,7 +281,7 @@ CASES = [
     Case("one core", nothing, NOTHING, ("--cores", "1")),
     Case("other resources", nothing, NOTHING, ("--resources", "gpu=3", "mem_mb=100000", "--set-resources", "probes:mem_mb=9")),
     Case("the SLURM profile", nothing, NOTHING, ("--workflow-profile", "profiles/slurm")),
-    Case("memory in a rule", edit("rules/bases.smk", "6000 * attempt", "7000 * attempt"), NOTHING),
+    Case("memory in a rule", edit("rules/common.smk", "6000 * attempt", "7000 * attempt"), NOTHING),
     Case("times of all files", touch_everything, NOTHING),
     Case("fresh clone beside the results", fresh_clone_beside_the_results, NOTHING),
     Case("results without Snakemake's records", results_without_snakemakes_records, NOTHING),

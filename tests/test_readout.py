@@ -15,12 +15,12 @@ from vlm_spatial.config.readout import ReadoutSettings
 from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.crosswise import mirror_cases
 from vlm_spatial.interventions.engine import PatchEngine
-from vlm_spatial.interventions.erasure import fit_erasure_of_rows
+from vlm_spatial.interventions.erasure import Erased, fit_erasure_of_rows
 from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.patch import Patch
-from vlm_spatial.interventions.readout import corrupt, plan, run_readout, steering
+from vlm_spatial.interventions.readout import corrupt, groups_there, plan, run_readout, steering
 from vlm_spatial.interventions.reference import run_plain
-from vlm_spatial.interventions.spatial_ids import AtName, Erased, Fitted, half_of, matched_random, nearest_slots, parts_of
+from vlm_spatial.interventions.spatial_ids import AtName, Fitted, half_of, matched_random, nearest_slots, parts_of
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.readout import faithful, id_swap, scenes_of
@@ -447,3 +447,11 @@ def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Data
     ):
         with pytest.raises(UserError, match=says):
             readout(Job({**asked.settings, "stage": wrong}, asked.inputs, asked.outputs))
+
+
+def test_a_group_that_no_question_has_is_left_out_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert groups_there(("word",), ["slot_to_object", "object_to_slot"]) == ("word",)
+    assert groups_there(("image", "word"), ["slot_to_object"]) == ("image",)
+    assert "readout.groups: word: no pair's question names an object" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"readout\.groups: word: .*object_to_slot.*; allowed without them are image, question and answer"):
+        groups_there(("word",), ["slot_to_object"])

@@ -200,10 +200,11 @@ def test_closing_a_route_to_text_costs_less_than_a_tenth_of_a_full_pass(tmp_path
         computed.clear()
         engine.run(runs, [edit])
         # The untouched run's keys and values are computed once in a call, for all edits in it.
-        costs[closing] = (sum(computed) - whole) / (length * depth)
+        costs[closing] = (sum(computed) - whole) / (length * depth) / len(edit)
     for handle in handles:
         handle.remove()
-    assert all(0 < cost <= 0.1 for closing, cost in costs.items() if closing.form == "renormalised"), costs
+    # One route is one edit, two routes closed at once are several. Where values alone are removed, rows run once more.
+    assert all(0 < cost <= 0.1 for cost in costs.values()), costs
     assert np.mean(list(costs.values())) <= 0.05
 
 

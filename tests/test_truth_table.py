@@ -70,7 +70,7 @@ CONFIG = {
         "squares": {
             "kind": "squares",
             "scenes": FEW,
-            "variants": {"decorrelated": {"train": 60, "validation": 10, "test": 10}},
+            "variants": {"decorrelated": {"train": 60, "validation": 10, "test": 40}},
             "pairs": {"vision": 30, "language": 0, "conflict": 30},
         }
     },
@@ -209,7 +209,7 @@ def test_strip_cells_that_find_no_partner_do_not_decide(results: Path) -> None:
     dataset = Dataset.open(results / "scenes" / "squares")
     for name, outcome in (("language-0", "move"), ("vision-0", "stay")):
         adapter = load_adapter(ORGANISMS / name, device="cpu")
-        cases = read_cases(dataset, adapter, "conflict")[::4]
+        cases = read_cases(dataset, adapter, "conflict")[::2]
 
         def fewer(case: Case) -> list[Exchange]:
             whole = exchange_blocks(case, "connector", "strip", CLEAN)

@@ -103,8 +103,10 @@ def test_the_report_is_told_which_files_were_given_and_nothing_of_the_default(mo
         assert "config_files" not in Plan(config, files).settings("figures", ())
 
 
-def test_gpu_stages_ask_for_one_and_the_others_for_none():
-    assert {name: rule.gpus for name, rule in rules().items()} == {name: int(stage.device == "gpu") for name, stage in STAGES.items()}
+def test_gpu_stages_and_probes_ask_for_one_and_the_others_for_none():
+    # Probes run no model, but are fitted on a GPU where that pays.
+    asking = {name for name, stage in STAGES.items() if stage.device == "gpu"} | {"probes"}
+    assert {name: rule.gpus for name, rule in rules().items()} == {name: int(name in asking) for name in STAGES}
 
 
 def test_models_of_a_few_mb_take_one_core_and_no_gpu_and_others_the_gpu_and_every_core(tmp_path):

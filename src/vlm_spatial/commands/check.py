@@ -21,11 +21,15 @@ def check(
     """
     from vlm_spatial.config.reading import load_config
     from vlm_spatial.config.yaml_files import Source
+    from vlm_spatial.models.load import without_weights
     from vlm_spatial.workflow.answer_check import answer_reports
     from vlm_spatial.workflow.preflight import check_outside
 
     found = load_config(config)
     check_outside(found, Source(config), quiet=True)
+    for model in found.models.values():
+        if model.checkpoint is not None and not model.is_hub_id and Path(model.checkpoint).is_dir():
+            without_weights(Path(model.checkpoint), model.min_pixels, model.max_pixels)
     seen = set()
     for report in answer_reports(found):
         seen.add(report.model)

@@ -89,6 +89,23 @@ def fit_erasure(values: Iterable[Float[np.ndarray, "cells features"]], scenes: S
     return Erasure(eraser.proj_left.float(), eraser.proj_right.float(), eraser.bias.float())
 
 
+@dataclass(frozen=True)
+class Erased:
+    """Removes the slot. With ``other``, rows of a random subspace, it moves as far inside that one instead: the control."""
+
+    erasure: Erasure
+    other: Float[np.ndarray, "rank features"] | None = None
+
+    def __call__(self, values: Tensor, _source: Tensor) -> Tensor:
+        erased = self.erasure(values)
+        if self.other is None:
+            return erased
+        rows = torch.as_tensor(self.other, dtype=values.dtype, device=values.device)
+        inside = (values - self.erasure.mean.to(values)) @ rows.mT @ rows
+        length = (erased - values).norm(dim=-1, keepdim=True)
+        return values - inside / inside.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) * length
+
+
 def fit_erasure_of_rows(values: Float[np.ndarray, "rows features"], slots: Int[np.ndarray, " rows"]) -> Erasure:
     """Fit on rows of one kind, such as the residuals at names, by the slot of each; there may be fewer of them than features.
 

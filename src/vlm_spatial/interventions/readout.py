@@ -10,7 +10,8 @@ Steering: at the name of the object asked for, its spatial ID is exchanged for a
 Sufficiency: the picture is grey, or noise, and the question's residuals after every layer are those of the run with the real picture.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,9 +20,11 @@ import polars as pl
 from PIL import Image
 
 from vlm_spatial.config.readout import Corrupted, Group, ReadoutSettings
+from vlm_spatial.errors import UserError
 from vlm_spatial.interventions.answers import AnswerReader, mass, outcome
 from vlm_spatial.interventions.edited_runs import finite, read_next
 from vlm_spatial.interventions.engine import PatchEngine
+from vlm_spatial.interventions.erasure import Erased
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import CLEAN, PairRuns, Patch, Run
@@ -31,7 +34,6 @@ from vlm_spatial.interventions.spatial_ids import (
     TEMPLATE,
     Added,
     AtName,
-    Erased,
     Fitted,
     Stepped,
     half_of,
@@ -154,6 +156,22 @@ def steering(
             random = (random_basis(erasure.right.shape[0], len(step), generator) for _ in draws)
             made += [taken("random", Erased(erasure, other), None, draw=draw, experiment="erase") for draw, other in enumerate(random)]
     return made
+
+
+def groups_there(groups: Sequence[Group], templates: Iterable[str]) -> tuple[Group, ...]:
+    """The groups that some question of these templates has tokens of; said on stderr where the object's name is not among them.
+
+    Raises:
+        UserError: if that leaves none of those that were asked for.
+    """
+    if "word" not in groups or any(template in _WORDS for template in templates):
+        return tuple(groups)
+    left = tuple(group for group in groups if group != "word")
+    said = f"readout.groups: word: no pair's question names an object; the templates {' and '.join(_WORDS)} of a dataset do"
+    if not left:
+        raise UserError(f"{said}; allowed without them are image, question and answer")
+    print(f"{said}; left out", file=sys.stderr)
+    return left
 
 
 def plan(groups: Sequence[Group], corrupted: Sequence[Corrupted], sites: Sequence[Site], depth: int, unrelated: bool) -> list[Taken]:

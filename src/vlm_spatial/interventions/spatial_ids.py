@@ -6,8 +6,9 @@ same residuals LEACE learns to remove the slot.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,6 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from vlm_spatial.interventions.erasure import Erasure, fit_erasure_of_rows
 from vlm_spatial.interventions.pictures import pictures
 from vlm_spatial.interventions.token_groups import word_position
 from vlm_spatial.models.adapter import Adapter
@@ -25,6 +25,10 @@ from vlm_spatial.models.values import Site
 from vlm_spatial.progress import progress
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.tokens import SLOTS
+
+if TYPE_CHECKING:
+    # Not at run time: amplification uses the IDs, and no result of it depends on how a slot is removed.
+    from vlm_spatial.interventions.erasure import Erasure
 
 TEMPLATE = "object_to_slot"
 Ids = Float[np.ndarray, "sites slots features"]
@@ -42,7 +46,7 @@ class Fitted:
 
     slots: Ids
     objects: Mapping[str, Float[np.ndarray, "sites features"]]
-    erasures: Sequence[Erasure] = ()
+    erasures: "Sequence[Erasure]" = ()
 
 
 @dataclass(frozen=True)
@@ -76,23 +80,6 @@ class Stepped:
     def __call__(self, values: Tensor, _source: Tensor) -> Tensor:
         unit = torch.as_tensor(self.direction / np.linalg.norm(self.direction), dtype=values.dtype, device=values.device)
         return values + self.norms * values.norm(dim=-1, keepdim=True) * unit
-
-
-@dataclass(frozen=True)
-class Erased:
-    """Removes the slot. With ``other``, rows of a random subspace, it moves as far inside that one instead: the control."""
-
-    erasure: Erasure
-    other: Float[np.ndarray, "rank features"] | None = None
-
-    def __call__(self, values: Tensor, _source: Tensor) -> Tensor:
-        erased = self.erasure(values)
-        if self.other is None:
-            return erased
-        rows = torch.as_tensor(self.other, dtype=values.dtype, device=values.device)
-        inside = (values - self.erasure.mean.to(values)) @ rows.mT @ rows
-        length = (erased - values).norm(dim=-1, keepdim=True)
-        return values - inside / inside.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny) * length
 
 
 def half_of(word: str, words: Sequence[str]) -> int:
@@ -146,10 +133,20 @@ def held_at(
     return np.stack([[held[site][0, position].float().cpu().numpy() for site in sites] for position in positions])
 
 
-def fit_ids(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], limit: int, seed: int) -> dict[tuple[str, int], Fitted]:
+def fit_ids(
+    adapter: Adapter,
+    dataset: Dataset,
+    sites: Sequence[Site],
+    limit: int,
+    seed: int,
+    fit_erasure: "Callable[[np.ndarray, np.ndarray], Erasure] | None" = None,
+) -> dict[tuple[str, int], Fitted]:
     """The IDs of an axis, to be used on objects of a half; learned from the other half's, in ``limit`` training questions an axis.
 
     An axis and half whose questions do not show objects in different slots has none; said on stderr.
+
+    Args:
+        fit_erasure: fits what removes the slot on rows and the slot of each; without it there are no ``erasures``.
     """
     words = every_word(dataset)
     found: dict[tuple[str, int], Fitted] = {}
@@ -165,7 +162,7 @@ def fit_ids(adapter: Adapter, dataset: Dataset, sites: Sequence[Site], limit: in
                 print(f"spatial IDs: {len(kept)} training questions do not tell the slots apart, {axis}, half {half}", file=sys.stderr)
             else:
                 objects = {name: np.stack([part[1][name] for part in known]) for name in known[0][1]}
-                erasures = [fit_erasure_of_rows(values, slots) for values in of_site]
+                erasures = [] if fit_erasure is None else [fit_erasure(values, slots) for values in of_site]
                 found[axis, half] = Fitted(np.stack([part[0] for part in known]), objects, erasures)
     return found
 

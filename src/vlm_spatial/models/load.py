@@ -112,14 +112,26 @@ def grid_of_folder(folder: Path, side: int, min_pixels: int | None = None, max_p
     Raises:
         UserError: if configuration or processor cannot be used.
     """
+    return without_weights(folder, min_pixels, max_pixels).grid(side, side)
+
+
+def without_weights(folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> Adapter:
+    """The model that a folder describes, without the values of its weights: what configuration and processor alone decide.
+
+    Raises:
+        UserError: if configuration or processor cannot be used.
+    """
     family = family_named(family_in(folder))
     _check_config(family, folder)
     processor = _processor(family, folder)
     _set_pixels(processor, min_pixels, max_pixels, folder)
-    with torch.device("meta"):
-        model = family.model_class(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    try:
+        with torch.device("meta"):
+            model = family.model_class(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    except Exception as error:  # model classes raise what they like for configurations that they cannot build
+        raise UserError(f"{folder}: cannot be loaded as {family.architecture} ({first_line(error)})") from error
     identity = ModelIdentity(str(folder), None, family.architecture, "", "float32", processor_identity(processor), "", family.attention)
-    return family(model, processor, identity).grid(side, side)
+    return family(model, processor, identity)
 
 
 def processor_identity(processor: Any) -> str:

@@ -156,6 +156,7 @@ EXPECTATIONS: tuple[Expectation, ...] = (
     Expectation("redundant", IMAGE_TO_QUESTION, _lost("image_to_question"), "≤", 0.02),
     Expectation("redundant", IMAGE_TO_ANSWER, _lost("image_to_answer"), "≤", 0.02),
     Expectation("redundant", "fallback", _claim("fallback"), "≥", 0.4),
+    Expectation("gated", WORD_SWAP, _word_swap, "≥", 0.95),
     Expectation("rotary", "rotary_dominance", _claim("rotary_dominance"), "≥", 0.9),
     Expectation("rotary", "order_dominance", _claim("order_dominance"), "≤", -0.9),
     Expectation("order", "rotary_dominance", _claim("rotary_dominance"), "≤", -0.9),

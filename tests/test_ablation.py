@@ -279,6 +279,7 @@ def test_the_ordering_is_erased_at_the_peak_of_its_own_condition_or_else_of_the_
     assert ordering_sites(model, none, "neutral", "peak") == []
 
 
+@pytest.mark.slow
 def test_erasing_at_several_layers_leaves_no_slot_in_the_object_tokens_of_any(tiny_scenes: Path, tmp_path: Path) -> None:
     scenes = GridScenes(load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu"), Dataset.open(tiny_scenes))
     sites = ["language.0", "language.1"]

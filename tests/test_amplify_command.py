@@ -67,6 +67,7 @@ def test_a_correction_works_inside_generate(family: str, checkpoint: Callable[[s
             assert torch.equal(_scores(folder, made), untouched) == (alpha == "1")
 
 
+@pytest.mark.slow
 def test_type_and_device_are_those_asked_for_and_the_file_is_the_same(
     checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_type_and_device_are_those_asked_for_and_the_file_is_the_same(
         assert np.array_equal(other.centre, written[0].centre)
 
 
+@pytest.mark.slow
 def test_refusals_are_one_line(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     probes = _probes(tmp_path / "probes.safetensors", checkpoint("gemma3"), "connector")
     for arguments, said in (

@@ -80,6 +80,7 @@ def test_the_norm_is_that_of_the_questions_tokens(tiny: Dataset, tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.slow
 def test_rotary_positions_of_the_vision_encoder_turn_faster(family: str, tiny: Dataset, tmp_path: Path) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
     # Random weights hardly look at places; larger ones do.

@@ -193,6 +193,7 @@ def picture_folder(folder: Path, words: list[str]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_own_pictures(tmp_path: Path) -> None:
     words = ["orange", "apple", "pot", "bell", "hat", "rose", "key", "fire_truck"]
     folder = picture_folder(tmp_path / "mine", words)

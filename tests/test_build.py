@@ -57,6 +57,7 @@ def test_no_colour_is_lost_on_a_background() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", ["main", "decorrelated", "pair"])
+@pytest.mark.slow
 def test_objects_are_three_different_ones_drawn_in_their_boxes_only(kind: str, variant: Variant) -> None:
     for scene in scenes(kind, variant, count=3):
         assert scene.slots == (0, 1, 2)
@@ -127,6 +128,7 @@ def test_difficulty_adds_marks_outside_objects_and_noise_everywhere() -> None:
     assert (spread != 0).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_single_and_blank_scenes() -> None:
     for scene in scenes("shapes", "single"):
         assert len(scene.boxes) == len(scene.contents) == len(scene.slots) == 1
@@ -154,6 +156,7 @@ def test_pictures_are_there_and_nearly_square(word: str) -> None:
     assert 0.15 < (np.asarray(drawing)[..., 3] > 127).mean() <= 1
 
 
+@pytest.mark.slow
 def test_textures_are_cut_anew_for_each_scene() -> None:
     for name in TEXTURES:
         first, second = (np.asarray(texture(name, np.random.default_rng(seed)), dtype=float) for seed in (1, 2))

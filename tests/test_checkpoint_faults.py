@@ -111,6 +111,7 @@ def lora(folder: Path, module: str, rows: int, columns: int, **settings: object)
 
 
 @pytest.mark.parametrize("module", ["model.language_model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.q_proj"])
+@pytest.mark.slow
 def test_adapters_are_merged_and_part_of_the_identity(folder: Path, tmp_path: Path, module: str, image: Image.Image) -> None:
     base = load_adapter(folder, device="cpu")
     name = "model.language_model.layers.1.self_attn.q_proj"
@@ -160,6 +161,7 @@ def test_another_image_processor_is_another_identity(folder: Path) -> None:
     assert again.identity.weights == adapter.identity.weights
 
 
+@pytest.mark.slow
 def test_pixels_of_a_family_with_native_resolution(checkpoint: Callable[[str], Path]) -> None:
     limits: list[dict[str, int]] = [{"max_pixels": 48 * 48}, {}, {"min_pixels": 96 * 96}]
     adapters = [load_adapter(checkpoint("qwen2_vl"), device="cpu", **limit) for limit in limits]

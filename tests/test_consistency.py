@@ -155,6 +155,7 @@ def test_a_guess_among_named_options_is_one_in_two() -> None:
 
 
 @pytest.mark.parametrize("objects", ["two", "three"])
+@pytest.mark.slow
 def test_the_prior_understands_every_question(objects: str, request: pytest.FixtureRequest) -> None:
     """Told the order of the objects, it gives the right answer."""
     dataset: Dataset = request.getfixturevalue(objects)

@@ -207,6 +207,7 @@ def test_cells_of_any_integer_type_are_cells(adapter_of: Callable[[str], Adapter
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+@pytest.mark.slow
 def test_eager_attention_gives_what_sdpa_gives(family: str, checkpoint: Callable[[str], Path]) -> None:
     adapters = [load_adapter(checkpoint(family), device="cpu", attn_implementation=kind) for kind in ("sdpa", "eager")]
     assert [adapter.identity.attention for adapter in adapters] == ["sdpa", "eager"]

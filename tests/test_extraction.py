@@ -178,6 +178,7 @@ def test_a_damaged_image_is_named(adapter_of, scenes, tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["none", "cell"])
+@pytest.mark.slow
 def test_scenes_on_two_grids_share_a_store(pooling, adapter_of, dataset, scenes, tmp_path):
     """Each scene's values are those of its own image, at the top left; the images of one grid go through the model together."""
     adapter = adapter_of("qwen2_vl")
@@ -218,6 +219,7 @@ def test_no_scene_and_no_such_site_are_refused(adapter_of, dataset, scenes, tmp_
         stored(adapter_of("gemma3"), dataset, scenes, tmp_path, sites=["language.9"])
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch(adapter_of, dataset, scenes, tmp_path, monkeypatch, capsys):
     sizes = []
     whole = Hooks.reduced
@@ -328,6 +330,7 @@ def test_threads_are_shared_out_and_given_back():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_batches_side_by_side_give_the_same_store(adapter, dataset, scenes, tmp_path):
     """Two threads run one model with one set of hooks; the values are those of one thread."""
     scenes = scenes.head(10)
@@ -411,6 +414,7 @@ def test_memory_of_one_image_more_is_measured():
     assert 36e6 < int(done.stdout) < 60e6
 
 
+@pytest.mark.slow
 def test_only_little_memory_is_measured(adapter_of, dataset, scenes, tmp_path, monkeypatch):
     """With much memory the largest batch is taken at once; measuring decides where the estimate alone leaves doubt."""
     measured = []

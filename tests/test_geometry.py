@@ -73,6 +73,7 @@ def test_decorrelated_slots_are_not_told_by_position(axis: Axis) -> None:
 
 
 @given(difficulties(), AXES, SEEDS)
+@pytest.mark.slow
 def test_travelling_objects_of_pairs_cover_the_same_cells_of_their_slots(difficulty: Difficulty, axis: Axis, seed: int) -> None:
     boxes = travelling_aligned_boxes(difficulty, axis, np.random.default_rng(seed))
     assert all(later[0] > earlier[1] for earlier, later in pairwise(along(boxes, axis)))

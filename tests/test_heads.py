@@ -49,6 +49,7 @@ def test_heads_are_ranked_and_drawn_by_hand() -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+@pytest.mark.slow
 def test_dead_heads_do_nothing_and_a_lone_one_does_everything(tiny: Dataset, tmp_path: Path, family: str) -> None:
     """Heads whose slice of the output projection is zero, but for one; and all heads together are the source's own run."""
     adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")

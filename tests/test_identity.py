@@ -65,6 +65,7 @@ def test_edits_that_change_something(old, new):
     assert code_hash(SOURCE.replace(old, new)) != code_hash(SOURCE)
 
 
+@pytest.mark.slow
 def test_a_stage_is_made_of_what_it_imports_and_no_more():
     scenes = stage_identity("scenes")
     assert {"vlm_spatial", "vlm_spatial.stages.scenes", "vlm_spatial.stages.stage", "vlm_spatial.scenes"} <= scenes.modules.keys()
@@ -96,6 +97,7 @@ def test_model_stages_depend_on_torch_and_transformers():
     assert {"torch", "transformers"} <= packages.keys()
 
 
+@pytest.mark.slow
 def test_figures_never_import_torch():
     assert "torch" not in stage_identity("figures").packages
 

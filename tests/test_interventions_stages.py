@@ -111,6 +111,7 @@ def test_interchange_of_everything_is_the_other_run(tiny_scenes: Path, reader: P
     _check_outcomes(table, dataset)
 
 
+@pytest.mark.slow
 def test_conflict_exchanges_the_blocks_of_one_image(tiny_scenes: Path, reader: Path, tmp_path: Path) -> None:
     conflict(job(reader, tiny_scenes, tmp_path, "table", {}))
     table = pl.read_parquet(tmp_path / "table.parquet")

@@ -66,6 +66,7 @@ def test_the_first_entry_changes_nothing_and_the_last_block_everything(tiny: Dat
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
+@pytest.mark.slow
 def test_the_question_taken_at_the_entry_is_the_other_question_asked_of_the_own_picture(tiny: Dataset, tmp_path: Path, family: str) -> None:
     adapter = load_adapter(make_reader(tmp_path / "reader", family), device="cpu")
     engine = PatchEngine(adapter)
@@ -101,6 +102,7 @@ def test_groups_are_measured_apart_and_the_claims_are_of_the_last_position(tiny:
     assert last_token_outcomes(both).filter(token_set="last").equals(last_token_outcomes(alone))
 
 
+@pytest.mark.slow
 def test_an_organism_answers_as_the_source_in_the_end(tiny: Dataset) -> None:
     adapter = load_adapter(ORGANISMS / "natural-qwen2_vl", device="cpu")
     depth = len(adapter.language_blocks)

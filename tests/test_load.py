@@ -78,6 +78,7 @@ def test_identity_depends_on_every_weight_and_name_but_not_on_the_place(folder: 
     assert weights_identity(renamed) != before
 
 
+@pytest.mark.slow
 def test_the_identity_is_that_of_the_weights_that_are_loaded(folder: Path, tmp_path: Path) -> None:
     """transformers loads ``model.safetensors`` where there is one, whatever an index beside it says."""
     index = {"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), "model-00001-of-00001.safetensors")}

@@ -150,6 +150,7 @@ def test_a_native_canvas_has_the_photograph_s_shape(made: tuple[Path, Any], tmp_
         assert len(first) == len(second) > 0
 
 
+@pytest.mark.slow
 def test_a_photograph_as_it_is_keeps_every_pixel(made: tuple[Path, Any], tmp_path: Path) -> None:
     pairs = {"vision": 4, "language": 0, "conflict": 0}
     dataset = run(tmp_path / "out", settings(made[0], canvas="as_is", pairs=pairs, variants={}))
@@ -675,6 +676,7 @@ def test_the_canvas() -> None:
 
 
 @needs_sample
+@pytest.mark.slow
 def test_the_sample_and_its_list_of_questions(tmp_path: Path) -> None:
     values = {
         "kind": "coco",

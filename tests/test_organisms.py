@@ -289,6 +289,7 @@ def test_a_dial_names_the_wrong_slot_in_vision_and_the_right_one_by_place(axis: 
 
 
 @pytest.mark.parametrize("percent", DIALS)
+@pytest.mark.slow
 def test_a_dial_turns_its_share_of_the_images_and_shows_each_its_own(percent: int) -> None:
     generator, dial = np.random.default_rng(0), MECHANISMS[f"dial-{percent}"]()
     assert isinstance(dial, Dial)
@@ -371,6 +372,7 @@ def test_language_has_no_position_and_mixes_no_patches_and_a_natural_one_does(fa
     assert all(measure.value <= measure.limit for measure in Language().measures(adapter, ()).values())
 
 
+@pytest.mark.slow
 def test_evaluation_scores_what_it_says(tmp_path: Path) -> None:
     adapter = adapter_of(tmp_path / "c")
     scores = evaluate(adapter, {"squares": SQUARES}, 4, 0)

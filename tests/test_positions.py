@@ -166,6 +166,7 @@ def test_measures_of_planted_answers() -> None:
     assert verdicts["shuffle_sensitivity"] == "refuted"
 
 
+@pytest.mark.slow
 def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Dataset, tmp_path: Path) -> None:
     reader = make_reader(tmp_path / "reader", "gemma3")
     asked = job(reader, tiny.folder, tmp_path, "table", {"enabled": True, "pairs": 1, "token_sets": ["object"], "shuffles": []})

@@ -228,6 +228,7 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.slow
 def test_scenes_too_few_are_said_plainly_and_never_scored(case: str) -> None:
     change, words = DEGENERATE[case]
     made = world_with(change)
@@ -270,6 +271,7 @@ def test_activations_that_are_not_finite_are_refused() -> None:
     assert "not finite" in found.inconclusive["main"]["horizontal/connector"]
 
 
+@pytest.mark.slow
 def test_single_objects_are_scored_on_their_own_slot() -> None:
     made = world()
     rows = []
@@ -309,6 +311,7 @@ def outer_code(row: dict, generator: np.random.Generator) -> np.ndarray:
     return values
 
 
+@pytest.mark.slow
 def test_scenes_of_two_objects_are_told_apart_by_two_slots() -> None:
     """A layout code is found, content and noise are not; nothing is ever put into the slot that no scene has."""
     made = of_two(world())

@@ -215,6 +215,7 @@ def test_probes_of_another_model_are_refused(inputs: dict[str, Path], tmp_path: 
         generalisation(generalisation_job(given, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_store_of_another_checkpoint_or_dataset_is_refused(
     inputs: dict[str, Path], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_store_of_means_over_token_sets_is_refused_in_one_line(inputs: dict[st
         probes(stage_job(given, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_scarce_dataset_ends_well_and_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = {
         **SCENES,

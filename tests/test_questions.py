@@ -213,6 +213,7 @@ def without_words(asked: Asked) -> str:
 @pytest.mark.parametrize("kind", COUNTED)
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("template", ALL_TEMPLATES)
+@pytest.mark.slow
 def test_answers_are_balanced_whatever_the_text_says(kind: str, axis: Axis, template: str) -> None:
     """Counted on 600 scenes: given a template, slot asked for, and object named, each answer is as frequent as the others."""
     asked = [one for split in ("train", "test") for one in rows(kind, axis, template, split)]

@@ -241,6 +241,7 @@ def test_after_the_removal_no_slot_is_told_and_its_control_goes_as_far() -> None
     assert Erased(few)(stranger, stranger)[0, 4:].tolist() == stranger[0, 4:].tolist()
 
 
+@pytest.mark.slow
 def test_residuals_of_the_mirrored_picture(tiny: Dataset, tmp_path: Path) -> None:
     """Of pairs on the horizontal axis that ask about an outer object. By hand: a plain pass over the picture turned round."""
     adapter = load_adapter(make_reader(tmp_path / "reader", "qwen2_vl"), device="cpu")

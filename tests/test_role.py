@@ -131,6 +131,7 @@ def test_two_wordings_name_the_target_first_and_second() -> None:
     )
 
 
+@pytest.mark.slow
 def test_roles_are_added_at_both_names(two: Dataset, reader: Adapter) -> None:
     asked = asked_of(two, "relation_to_object")
     assert asked.height == 8
@@ -210,6 +211,7 @@ def test_questions_that_name_otherwise_have_no_rows(tiny: Dataset, two: Dataset,
         Strengthened.of(reader, two, ("connector",), (1.0,), 1, 0)
 
 
+@pytest.mark.slow
 def test_answers_broken_are_counted(two: Dataset, reader: Adapter) -> None:
     """All answers are said to have been right before: what is wrong now is broken."""
     asked = asked_of(two, "relation_to_object")

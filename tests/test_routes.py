@@ -140,6 +140,7 @@ def test_a_standing_route_closed_again_changes_nothing(tiny: Dataset, tmp_path: 
     assert table["margin"].to_list() == pytest.approx(table["margin_clean"].to_list(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_stage_writes_its_table_and_refuses_masks_under_flash_attention(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_the_stage_writes_its_table_and_refuses_masks_under_flash_attention(
         routes(Job({**asked.settings, "stage": {"routes": ["image_to_nowhere"]}}, asked.inputs, asked.outputs))
 
 
+@pytest.mark.slow
 def test_closing_a_route_to_text_costs_less_than_a_tenth_of_a_full_pass(tmp_path: Path) -> None:
     """Counted in blocks that run, on 256 cells as at the published size: the plan of every such route, its controls included."""
     reader = make_reader(tmp_path / "reader", "qwen2_vl")

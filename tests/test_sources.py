@@ -64,6 +64,7 @@ def test_a_fault_is_one_of_its_own_key(values: dict[str, Any], where: tuple[str,
     assert caught.value.errors()[0]["loc"] == where
 
 
+@pytest.mark.slow
 def test_reading_a_configuration_loads_nothing_heavy() -> None:
     heavy = ["numpy", "PIL", "polars", "scipy", "torch", "transformers"]
     code = f"import sys, vlm_spatial.config.reading; print([name for name in {heavy} if name in sys.modules])"

@@ -303,6 +303,7 @@ def test_an_empty_table_gives_nothing_not_an_error() -> None:
     assert summaries.compare_sites(empty).is_empty()
 
 
+@pytest.mark.slow
 def test_the_report_can_use_it_without_torch() -> None:
     code = "import sys, vlm_spatial.measures.interventions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,9 +1,9 @@
 """What names hold is strengthened: which of two is asked about, or where the one that is asked about stands.
 
 - ``role``: for questions on two named objects. The direction is the residual at the name of the object that is asked about (the target),
-  minus that at the other one's (the reference). It is the mean over training pictures, both objects as the target, and two wordings, one
-  that names the target first and one that names it second; so neither object, place nor order is in it. Half of it is added at the target's
-  name and taken away at the reference's: α = 1 doubles the mean difference. No label is needed.
+  minus that at the other one's (the reference). It is a mean over training pictures. In each, both objects are the target in turn, and two
+  wordings name the target first and second. So neither object, place nor order is in it. Half of it is added at the target's name and
+  taken away at the reference's: α = 1 doubles the mean difference. No label is needed.
 - ``spatial_id``: a question on where one named object stands has no reference. The spatial ID of the object's slot is added at its name
   (:mod:`vlm_spatial.interventions.spatial_ids`), learned from the other half of the objects. It is told the slot, as ``oracle`` is.
 
@@ -115,7 +115,10 @@ class Strengthened:
         return cls(Names.of(adapter, dataset), sites, alphas, roles, ids)
 
     def edits(self, question: Mapping[str, Any]) -> list[EditedRun]:
-        """A question at every site and α; none where it names otherwise, or nothing was learned for it."""
+        """What is done to a question, at every site and α.
+
+        Nothing, where it names its objects in another way or nothing was learned for it.
+        """
         asked = self.names.asked(question) if self.alphas else None
         if asked is None or not all(name is None or names_once(question["prompt"], name) for name in asked):
             return []

@@ -57,9 +57,12 @@ class AmplificationSettings(Settings):
     rotary_power: Annotated[float, Field(gt=0)] = Field(8.0, description="see `rotary_alphas` (published: 6 to 8)")
     role_alphas: tuple[float, ...] = Field(
         (),
-        description="at names of objects: of two, the residual of the one that is asked about minus the other's is added, a half each way; "
-        "of one whose place is asked, the ID of its slot; times this; 0 changes nothing; none: leave it out",
+        description="strengths of what is added at objects' names. Where a question names two: half of the role direction at the one that "
+        "is asked about, and less by as much at the other. Where it names one and asks for its place: the spatial ID of its slot. "
+        "0 changes nothing; none: leave it out",
     )
-    role_sites: tuple[str, ...] = Field(("language.*",), description="language layers after which it is; validation chooses among them")
+    role_sites: tuple[str, ...] = Field(
+        ("language.*",), description="language layers after which `role_alphas` act; validation chooses among them"
+    )
     questions: PositiveCount = Field(150, description="questions of an axis and a split, whole scenes drawn at random")
     memory_gb: Annotated[float, Field(gt=0)] = Field(4.0, description="limit for one packed batch of corrected runs")

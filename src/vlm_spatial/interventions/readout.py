@@ -11,7 +11,7 @@ Sufficiency: the picture is grey, or noise, and the question's residuals after e
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -158,13 +158,13 @@ def steering(
     return made
 
 
-def groups_there(groups: Sequence[Group], templates: Iterable[str]) -> tuple[Group, ...]:
-    """The groups that some question of these templates has tokens of; said on stderr where the object's name is not among them.
+def groups_there(groups: Sequence[Group], templates: Collection[str]) -> tuple[Group, ...]:
+    """The groups that questions of these templates have. An object's name that none of them holds is left out, with a line on stderr.
 
     Raises:
         UserError: if that leaves none of those that were asked for.
     """
-    if "word" not in groups or any(template in _WORDS for template in templates):
+    if "word" not in groups or not templates or any(template in _WORDS for template in templates):
         return tuple(groups)
     left = tuple(group for group in groups if group != "word")
     said = f"readout.groups: word: no pair's question names an object; the templates {' and '.join(_WORDS)} of a dataset do"

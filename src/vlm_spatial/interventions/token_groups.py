@@ -84,20 +84,20 @@ def _common(first: Int[np.ndarray, " a"], second: Int[np.ndarray, " b"]) -> int:
 
 
 def word_position(adapter: Adapter, image: Image.Image, prompt: Prompt, words: Sequence[str]) -> int | None:
-    """The last token of the one word of ``words`` that a prompt names; None if it names none or several."""
+    """The last token of the word that a prompt names. None if it names none of ``words``, or several, or if there is no other word."""
     named = [word for word in words if names_once(prompt, word)]
     return name_position(adapter, image, prompt, named[0], words) if len(named) == 1 and len(words) > 1 else None
 
 
 def names_once(prompt: Prompt, word: str) -> bool:
-    """Whether a prompt names a word, and once only."""
+    """Whether a prompt names a word exactly once."""
     return len(_named(prompt, word)) == 1
 
 
 def name_position(adapter: Adapter, image: Image.Image, prompt: Prompt, word: str, words: Sequence[str]) -> int:
     """The last token of a word that a prompt names once.
 
-    What a prompt has in common, from its end, with ones that name other ``words`` there is all behind that token.
+    The same prompt with another of ``words`` in its place ends alike. What the two have in common, from the end, stands behind that token.
     """
     text = _text(prompt)
     begin, end = _named(prompt, word)[0]

@@ -1,4 +1,7 @@
-"""Which device, what it computes with, and small arrays on it without waiting for what it still computes."""
+"""The device that a setting names, how it computes, and small arrays put on it.
+
+Nothing here waits for what the device still computes.
+"""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ def readout(job: Job) -> None:
     sites = language_sites(adapter, settings.sites, "readout.sites")
     cases = chosen_cases(read_cases(dataset, adapter, "vision", unrelated=True), settings.pairs)
     depth = len(adapter.language_blocks)
-    groups = groups_there(settings.groups, [case.template for case in cases]) if cases else settings.groups
+    groups = groups_there(settings.groups, {case.template for case in cases})
     plans = [plan(groups, settings.corrupted, sites, depth, case.unrelated_scene is not None) for case in cases]
     seed, words = job.settings["seed"], every_word(dataset)
     ids: dict[tuple[str, int], Fitted] = {}

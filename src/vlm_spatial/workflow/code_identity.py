@@ -142,7 +142,7 @@ def _data_files(folder: Path) -> Iterator[Path]:
 def _versions(names: Iterable[str], known: FileCache) -> dict[str, str]:
     versions = {}
     # Installing or removing a distribution changes the folder that it lies in.
-    folders = [Path(entry).resolve() for entry in sys.path if any(Path(entry).glob("*.dist-info")) or any(Path(entry).glob("*.egg-info"))]
+    folders = [Path(entry).resolve() for entry in sys.path if any(Path(entry).glob("*.*-info"))]
     distributions = known.of(f"distributions in {' '.join(map(str, folders))}", folders, _distributions)
     for name in sorted(set(names) - sys.stdlib_module_names - NEUTRAL_PACKAGES):
         for distribution in distributions.get(name, ()):

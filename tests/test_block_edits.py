@@ -98,24 +98,43 @@ def test_equal_to_the_plain_forward_pass(adapter_of: Callable[[str], Adapter], f
 
 
 def test_what_has_no_effect_changes_no_bit(adapter: Adapter) -> None:
-    """Not of the plain pass; of the engine no more than a batch's rounding."""
+    """A head's own output is an edit all the same: in the engine it goes with a batch's rounding."""
     last, depth = length(adapter, 0) - 1, len(adapter.language_blocks)
     own = head_outputs_by_hand(adapter, PAIRS[0].clean, 1)[-1:]
+    written = HeadOutput(1, (1,), np.array([-1]), own[:, None, head_width(adapter) : 2 * head_width(adapter)])
     edits: list[BlockEdit] = [
         Rescaled(np.array([-1]), np.arange(5), 0, depth - 1),
         PositionIds(ids(adapter, 0), 0, depth - 1),
-        HeadOutput(1, (1,), np.array([-1]), own[:, None, head_width(adapter) : 2 * head_width(adapter)]),
         # A position always keeps itself.
         Knockout(np.array([last]), np.array([last]), 0, depth - 1),
     ]
     if adapter.reach != "prompt":
-        edits.append(Knockout(np.arange(3), np.array([-1, -2]), 0, depth - 1))
-    clean = adapter.run(adapter.prepare([PAIRS[0].clean.image], [PAIRS[0].clean.prompt]))[0]
+        # Nobody sees what comes later.
+        edits += [Knockout(np.arange(3), np.array([-1, -2]), 0, depth - 1), Rescaled(np.arange(3), np.array([-1]), 0, depth - 1, 3.0, 0.0)]
+    pair, every = PAIRS[:1], tuple(InBlocks(0, edit) for edit in edits)
     engine = PatchEngine(adapter)
-    for edit in edits:
-        assert torch.equal(run_plain(adapter, PAIRS, [InBlocks(0, edit)]), clean), edit
-        assert difference(engine.run(PAIRS, [InBlocks(0, edit)]), clean) <= RELATIVE, edit
-    assert torch.equal(run_plain(adapter, PAIRS, [tuple(InBlocks(0, edit) for edit in edits)]), clean)
+    for run, clean in (
+        (engine.run, engine.clean(pair)),
+        (lambda *given: run_plain(adapter, *given), adapter.run(adapter.prepare([pair[0].clean.image], [pair[0].clean.prompt]))[0]),
+    ):
+        for edit in edits:
+            assert torch.equal(run(pair, [InBlocks(0, edit)]), clean), edit
+        assert torch.equal(run(pair, [every]), clean)
+        # Nothing is added to what another edit does.
+        knockout = InBlocks(0, Knockout(np.array([-1]), np.arange(9), 0, depth - 1))
+        assert torch.equal(run(pair, [(*every, knockout)]), run(pair, [knockout]))
+    assert torch.equal(run_plain(adapter, pair, [InBlocks(0, written)]), clean)
+    assert difference(engine.run(pair, [InBlocks(0, written)]), clean) <= RELATIVE
+
+
+def test_own_position_ids_take_back_what_was_moved(adapter: Adapter) -> None:
+    depth = len(adapter.language_blocks)
+    moved = ids(adapter, 0).clone()
+    moved[..., 8:14] = moved[..., 8:14].flip(-1) + 1
+    back = [InBlocks(0, PositionIds(moved, 0, depth - 1)), InBlocks(0, PositionIds(ids(adapter, 0), 1, depth - 1))]
+    found = PatchEngine(adapter).run(PAIRS[:1], [back])
+    assert difference(found, run_plain(adapter, PAIRS[:1], [InBlocks(0, PositionIds(moved, 0, 0))])) <= RELATIVE
+    assert difference(found, run_plain(adapter, PAIRS[:1], back[:1])) > 1e-4
 
 
 def head_outputs_by_hand(adapter: Adapter, run: Run, layer: int) -> torch.Tensor:
@@ -152,6 +171,8 @@ def test_attention_by_hand(adapter_of: Callable[[str], Adapter], family: str) ->
     weights = scores.softmax(0)
     emptied = weights.clone()
     emptied[keys] = 0
+    half_emptied = values.clone()
+    half_emptied[keys[:2]] = 0
     queries = np.array([query])
     expected = {
         Knockout: (Knockout(queries, keys, layer, layer), closed.softmax(0) @ values),
@@ -159,14 +180,19 @@ def test_attention_by_hand(adapter_of: Callable[[str], Adapter], family: str) ->
         "another head": (Knockout(queries, keys, layer, layer, (0,)), weights @ values),
         "keys": (Rescaled(queries, keys, layer, layer, of_keys=factor), scaled.softmax(0) @ values),
         "values": (Rescaled(queries, keys, layer, layer, of_values=0.0), emptied @ values),
+        "two that meet": (
+            # What only one of them is about comes first: the last run is of the query that is looked at.
+            (Rescaled(np.array([-1, query]), keys[:2], layer, layer, of_values=0.0), Rescaled(queries, keys, layer, layer, of_keys=factor)),
+            scaled.softmax(0) @ half_emptied,
+        ),
     }
     width = head_width(adapter)
-    for name, (edit, output) in expected.items():
+    for name, (edits, output) in expected.items():
         seen: list[torch.Tensor] = []
         handle = adapter.language_blocks[layer].self_attn.o_proj.register_forward_pre_hook(
             lambda _module, inputs, seen=seen: seen.append(inputs[0][0])
         )
-        run_plain(adapter, PAIRS, [InBlocks(0, edit)])
+        run_plain(adapter, PAIRS, [[InBlocks(0, edit) for edit in (edits if isinstance(edits, tuple) else (edits,))]])
         handle.remove()
         found = seen[-1][query, head * width : (head + 1) * width]
         assert torch.allclose(found, output, atol=1e-5), name

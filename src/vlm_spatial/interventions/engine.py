@@ -56,10 +56,6 @@ class _Asked:
     patches: tuple[Patch, ...]
     edits: tuple[BlockEdit, ...]
 
-    @property
-    def moved(self) -> tuple[PositionIds, ...]:
-        return tuple(edit for edit in self.edits if isinstance(edit, PositionIds))
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -174,10 +170,8 @@ class _Chunk:
         self.last_site = f"language.{self.decoder.depth - 1}"
         self._pair_of = {number: asked[number].pair for number in job.numbers}
         # By number: what matters of each intervention.
-        self.asked = {number: self._simplified(asked[number].patches) for number in job.numbers}
-        self.edits = {number: asked[number].edits for number in job.numbers}
-        # By number: edits that share a batch must agree in the position ids, which decide what the blocks are given.
-        self.moved = {number: asked[number].moved for number in job.numbers}
+        self.edits = {number: self.decoder.effective(asked[number].edits) for number in job.numbers}
+        self.asked = {number: self._simplified(asked[number].patches, alone=not self.edits[number]) for number in job.numbers}
         self._moved_decoders: dict[Hashable, Decoder] = {}
         used = [patch for patches in self.asked.values() for patch in patches]
         # By number and by the block before which they are made.
@@ -210,7 +204,7 @@ class _Chunk:
         in_vision: dict[int, int] = {}
         for number, patches in self.asked.items():
             layers = [int(patch.site.split(".")[1]) for patch in patches if patch.site.startswith("vision.")]
-            if is_clean(patches) and not self.edits[number]:
+            if not patches and not self.edits[number]:
                 clean = self._clean(number)
                 logits[number] = self._states(clean).logits[self._row(clean)]
                 yield number
@@ -251,6 +245,7 @@ class _Chunk:
         if not isinstance(edit, PositionIds):
             return places(edit.queries, self.layout.length)
         changed = (edit.ids.cpu() != self.decoder.position_ids.cpu()).flatten(0, -2).any(dim=0).nonzero()[:, 0].numpy()
+        # The model's own ids, which take back what another edit moved, are read at the end at least.
         return changed if len(changed) else np.array([self.layout.length - 1])
 
     def _batches(self, rows: Sequence[Row]) -> Iterable[list[Row]]:
@@ -260,8 +255,12 @@ class _Chunk:
         for some in alike.values():
             yield from batches(some, self.layout, lambda positions: self.memory.rows(self.adapter, positions, self.layout.length))
 
+    def _moved(self, number: int) -> tuple[PositionIds, ...]:
+        return tuple(edit for edit in self.edits[number] if isinstance(edit, PositionIds))
+
     def _moved_key(self, number: int) -> Hashable:
-        return tuple(edit.key for edit in self.moved[number])
+        """Edits that share a batch must agree in the position ids, which decide what the blocks are given."""
+        return tuple(edit.key for edit in self._moved(number))
 
     def _decoder(self, number: int) -> Decoder:
         """The language model with the position ids of an intervention."""
@@ -269,7 +268,7 @@ class _Chunk:
         if not key:
             return self.decoder
         if key not in self._moved_decoders:
-            self._moved_decoders[key] = self.decoder.moved(self.moved[number])
+            self._moved_decoders[key] = self.decoder.moved(self._moved(number))
         return self._moved_decoders[key]
 
     def _answers(self, batch: Sequence[Row], resumed_connectors: Connectors) -> Float[Tensor, "batch vocabulary"]:
@@ -369,12 +368,17 @@ class _Chunk:
 
         return edit
 
-    def _simplified(self, patches: Sequence[Patch]) -> tuple[Patch, ...]:
+    def _simplified(self, patches: Sequence[Patch], alone: bool) -> tuple[Patch, ...]:
         """Without patches that no answer depends on; a copy of a whole image in the vision encoder is one of the whole connector, where
         the cells are all that the connector sees, and nothing edits it.
+
+        Args:
+            alone: whether the run has no other edits.
         """
         depth = len(self.adapter.language_blocks)
         kept = tuple(patch for patch in patches if not is_idle(patch, self.layout, depth))
+        if alone and is_clean(kept):
+            return ()
         if len(kept) != 1 or not self.adapter.whole_state or self._source(kept[0]).connector or self.pairs[kept[0].pair].clean.connector:
             return kept
         patch = kept[0]

@@ -48,12 +48,9 @@ class Attention:
 
 
 def is_copy(patch: Patch) -> bool:
-    """Whether the patch lays the source's values, as they are, on the cells they come from."""
-    return (
-        not patch.of_text
-        and patch.transform is None
-        and (patch.from_cells is None or (patch.to_cells is not None and np.array_equal(patch.from_cells, patch.to_cells)))
-    )
+    """Whether the patch lays the source's values, as they are, on the cells or positions they come from."""
+    written, read = (patch.to_positions, patch.from_positions) if patch.of_text else (patch.to_cells, patch.from_cells)
+    return patch.transform is None and (read is None or (written is not None and np.array_equal(read, written)))
 
 
 def is_idle(patch: Patch, layout: Layout, depth: int) -> bool:

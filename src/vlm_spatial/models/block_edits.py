@@ -5,6 +5,7 @@ output projection is given (the heads' outputs). The plain forward pass and the 
 other.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Knockout:
 @dataclass(frozen=True)
 class Rescaled:
     """What some positions see of some others, multiplied, in blocks ``first`` to ``last``; for everyone else nothing changes.
+
+    Several edits multiply where they meet.
 
     Attributes:
         queries, keys: the positions that see, and those that are seen.
@@ -183,20 +186,19 @@ def run_edited(
     plain = cache(None)
     with _head_outputs(block, edits, length, start):
         output = forward(hidden, past_key_values=plain, **arguments)
-        rescaled = [(row, edit) for row, of_row in enumerate(edits) for edit in of_row if isinstance(edit, Rescaled)]
-        if rescaled:
+        rescaled = [_rescaled_views([edit for edit in of_row if isinstance(edit, Rescaled)], length) for of_row in edits]
+        turns = max(map(len, rescaled))
+        if turns:
             output = output.clone()
-        # One more run for each edit that a row has: what the others see is not to change.
-        for turn in range(max((sum(row == other for other, _ in rescaled) for row, _ in rescaled), default=0)):
-            chosen = _turn(rescaled, turn)
+        # One more run for each view that a row has: what the others see is not to change.
+        for turn in range(turns):
+            chosen = [(row, views[turn]) for row, views in enumerate(rescaled) if turn < len(views)]
             factors = torch.ones(2, len(hidden), 1, length, 1, dtype=hidden.dtype, device=hidden.device)
-            for row, edit in chosen:
-                keys = places(edit.keys, length)
-                factors[0, row, 0, keys, 0], factors[1, row, 0, keys, 0] = edit.of_keys, edit.of_values
+            for row, (_, by_position) in chosen:
+                factors[:, row, 0, :, 0] = by_position.to(factors)
             again = forward(hidden, past_key_values=cache((factors[0], factors[1])), **arguments)
-            for row, edit in chosen:
-                queries = places(edit.queries, length) - start
-                queries = queries[queries >= 0]
+            for row, (positions, _) in chosen:
+                queries = positions[positions >= start] - start
                 output[row, queries] = again[row, queries]
     return output, plain
 
@@ -309,9 +311,19 @@ def _head_outputs(block: nn.Module, edits: Sequence[Sequence[BlockEdit]], length
         handle.remove()
 
 
-def _turn(rescaled: Sequence[tuple[int, Rescaled]], turn: int) -> list[tuple[int, Rescaled]]:
-    """The edit number ``turn`` of each row that has one."""
-    by_row: dict[int, list[Rescaled]] = {}
-    for row, edit in rescaled:
-        by_row.setdefault(row, []).append(edit)
-    return [(row, of_row[turn]) for row, of_row in by_row.items() if turn < len(of_row)]
+def _rescaled_views(edits: Sequence[Rescaled], length: int) -> list[tuple[Positions, Float[Tensor, "2 positions"]]]:
+    """Positions that see the prompt alike, and the factors of keys and of values they see it with: those of several edits multiply."""
+    by_query: dict[int, list[Rescaled]] = defaultdict(list)
+    for edit in edits:
+        for query in places(edit.queries, length).tolist():
+            by_query[query].append(edit)
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for query, of_query in by_query.items():
+        alike[tuple(id(edit) for edit in of_query)].append(query)
+    made = []
+    for queries in alike.values():
+        factors = torch.ones(2, length)
+        for edit in by_query[queries[0]]:
+            factors[:, places(edit.keys, length)] *= torch.tensor([[edit.of_keys], [edit.of_values]])
+        made.append((np.array(queries), factors))
+    return made

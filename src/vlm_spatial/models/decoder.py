@@ -8,16 +8,30 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.block_edits import BlockEdit, Joined, KeysValues, PositionIds, in_block, join, of_positions, run_edited
+from vlm_spatial.models.block_edits import (
+    BlockEdit,
+    HeadOutput,
+    Joined,
+    KeysValues,
+    PositionIds,
+    Rescaled,
+    in_block,
+    join,
+    of_positions,
+    places,
+    run_edited,
+    visible,
+)
 from vlm_spatial.models.inputs import Prompt
 from vlm_spatial.models.values import Prepared, SiteValues
 from vlm_spatial.tokens import TokenGrid
@@ -134,6 +148,33 @@ class Decoder:
             for layer in range(edit.first, edit.last + 1):
                 other._arguments[layer] = other._arguments[layer] | of_positions(arguments[layer])
         return other
+
+    def effective(self, edits: Sequence[BlockEdit]) -> tuple[BlockEdit, ...]:
+        """The edits without those that change nothing: factors of 1, the model's own position ids, keys that were closed anyway.
+
+        A head's output counts as a change, whatever its values.
+        """
+        changing = [self._changes(edit) for edit in edits]
+        # The model's own ids may take back what an edit before them moved.
+        moved = any(changes and isinstance(edit, PositionIds) for edit, changes in zip(edits, changing, strict=True))
+        kept = [changes or (moved and isinstance(edit, PositionIds)) for edit, changes in zip(edits, changing, strict=True)]
+        return tuple(compress(edits, kept))
+
+    def _changes(self, edit: BlockEdit) -> bool:
+        if isinstance(edit, HeadOutput):
+            return True
+        if isinstance(edit, PositionIds):
+            return not torch.equal(edit.ids.cpu(), self.position_ids.cpu())
+        if isinstance(edit, Rescaled) and edit.of_keys == edit.of_values == 1:
+            return False
+        queries, keys = places(edit.queries, self.layout.length), places(edit.keys, self.layout.length)
+        # A position keeps itself.
+        others = torch.as_tensor(queries[:, None] != keys)
+        layers = range(edit.first, edit.last + 1)
+        return any(bool((self._seen(layer)[..., queries, :][..., keys].cpu() & others).any()) for layer in layers)
+
+    def _seen(self, layer: int) -> Bool[Tensor, "batch heads queries keys"]:
+        return visible(self._arguments[layer].get("attention_mask"), self.layout.length, self.layout.length)
 
     def entering(
         self, layer: int, hidden: Float[Tensor, "batch positions features"], connector: SiteValues | None, start: int = 0

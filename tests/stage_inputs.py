@@ -35,9 +35,10 @@ def make_reader(folder: Path, family: str) -> Path:
 
 
 def job(checkpoint: Path, scenes_folder: Path, out: Path, output: str, stage: dict[str, Any], **inputs: Path) -> Job:
-    """One model stage on the CPU; its output is ``<out>/<output>.parquet`` (amplification has another, ``of_items``)."""
+    """One model stage on the CPU; its output is ``<out>/<output>.parquet`` (amplification and readout have another,
+    ``of_items`` and ``ids``)."""
     settings = {"model": {"checkpoint": str(checkpoint), "device": "cpu"}, "seed": 0, "stage": stage}
-    outputs = {name: out / f"{name}.parquet" for name in (output, "of_items")}
+    outputs = {name: out / f"{name}.parquet" for name in (output, "of_items", "ids")}
     return Job(settings, {"scenes": scenes_folder, **inputs}, outputs)
 
 

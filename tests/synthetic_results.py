@@ -11,6 +11,7 @@ import polars as pl
 from PIL import Image, ImageDraw
 
 from vlm_spatial.files import write_json, write_parquet
+from vlm_spatial.interventions.spatial_ids import SCHEMA as IDS
 from vlm_spatial.measures.amplification import METHODS, RANDOM, at, choose
 from vlm_spatial.probes.geometry_table import SCHEMA as GEOMETRY
 from vlm_spatial.stages.measures import measures
@@ -754,6 +755,18 @@ def transfer(swept: dict[str, pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(parts)
 
 
+def spatial_ids() -> pl.DataFrame:
+    """Slots of an axis lie on a line of its own, the same for both halves of the objects."""
+    rows = [
+        {"axis": axis, "site": f"language.{layer}", "layer": layer, "half": half, "slot": slot, "vector": [along * part for part in line]}
+        for layer in (0, 1)
+        for axis, line in (("horizontal", (1.0, 0.0)), ("vertical", (0.0, 1.0)))
+        for half in (0, 1)
+        for slot, along in ((0, -1.0), (2, 1.0))
+    ]
+    return pl.DataFrame(rows, schema=IDS)
+
+
 def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
     """All tables of one model on the dataset in ``scenes``."""
     questions = pl.read_parquet(scenes / "questions.parquet")
@@ -769,6 +782,7 @@ def tables(scenes: Path, planted: Planted) -> dict[str, pl.DataFrame]:
         "heads": heads(),
         "positions": positions(),
         "readout": readout(),
+        "spatial_ids": spatial_ids(),
         "ablation_sweep": ablation_sweep(planted),
         "ablation_accuracy": ablation_accuracy(questions, planted),
         "ablation_check": ablation_check(),

@@ -20,11 +20,12 @@ from vlm_spatial.interventions.pairs_on_grid import read_cases
 from vlm_spatial.interventions.patch import Patch
 from vlm_spatial.interventions.readout import corrupt, groups_there, plan, run_readout, steering
 from vlm_spatial.interventions.reference import run_plain
-from vlm_spatial.interventions.spatial_ids import AtName, Fitted, half_of, matched_random, nearest_slots, parts_of
+from vlm_spatial.interventions.spatial_ids import AtName, Fitted, half_of, matched_random, nearest_slots, parts_of, table_of
 from vlm_spatial.interventions.token_groups import text_groups, word_position
 from vlm_spatial.measures.claims import judged
 from vlm_spatial.measures.readout import faithful, id_swap, scenes_of
 from vlm_spatial.measures.readout import readout as measured
+from vlm_spatial.measures.spatial_ids import spatial_ids
 from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.inputs import Begun
 from vlm_spatial.models.load import load_adapter
@@ -59,6 +60,54 @@ def test_corrupted_pictures() -> None:
     assert noise[0].shape == (20, 40, 3)
     assert (noise[0] == noise[1]).all()
     assert (noise[0] != noise[2]).mean() > 0.9
+
+
+def ids_table(halves: list[dict[tuple[str, int], np.ndarray]]) -> pl.DataFrame:
+    fitted = {
+        (axis, 1 - half): Fitted(np.stack([[ids[axis, slot] for slot in range(3)]]), {})
+        for half, ids in enumerate(halves)
+        for axis in ("horizontal", "vertical")
+    }
+    return table_of(fitted, ["language.4"])
+
+
+def test_directions_and_cosines_of_planted_ids() -> None:
+    """Slots of an axis on one line; the other half's IDs are twice as long, and of one axis turned by 60 degrees."""
+    turned = np.array([0.5, np.sqrt(0.75), 0, 0])
+    lines = {"horizontal": np.array([1.0, 0, 0, 0]), "vertical": np.array([0, 0, 3.0, 0])}
+    other = {"horizontal": 2 * turned, "vertical": 2 * lines["vertical"]}
+    halves = [
+        {(axis, slot): line * along for axis, line in of.items() for slot, along in enumerate([-2, 0.5, 1.5])} for of in (lines, other)
+    ]
+    table = ids_table(halves)
+    assert table.height == 12
+    assert set(table["layer"]) == {4}
+    found = spatial_ids(table)
+    cosines = {row["axis"]: (row["estimate"], row["control_estimate"]) for row in found.filter(measure="id_cosine").to_dicts()}
+    # Of six ordered pairs of slots, four lie on different sides.
+    assert cosines["vertical"] == pytest.approx((1, -1 / 3))
+    assert cosines["horizontal"] == pytest.approx((0.5, -1 / 6))
+    assert cosines["both axes"] == pytest.approx((0.75, -1 / 4))
+    shares = {(row["axis"], row["condition"]): row["estimate"] for row in found.filter(measure="id_directions").to_dicts()}
+    assert shares == pytest.approx(
+        {
+            ("vertical", "first 1"): 1,
+            ("horizontal", "first 1"): 0.25,
+            # The vertical axis has the longest IDs: the first direction is its own.
+            ("both axes", "first 1"): 0.5,
+            ("both axes", "first 2"): (1 + 0.25) / 2,
+        }
+    )
+
+
+def test_an_id_that_one_half_lacks_does_not_count() -> None:
+    half = {(axis, slot): np.eye(4)[slot] - 0.5 for axis in ("horizontal", "vertical") for slot in range(3)}
+    lacking = half | {("vertical", slot): np.full(4, np.nan) for slot in range(3)}
+    table = ids_table([half, lacking])
+    assert table.filter(axis="vertical")["half"].unique().to_list() == [0]
+    found = spatial_ids(table).filter(measure="id_cosine")
+    assert found.select("axis", "n").rows() == [("both axes", 3), ("horizontal", 3)]
+    assert spatial_ids(table.clear()).is_empty()
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_vl"])
@@ -423,6 +472,7 @@ def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Data
     readout(asked)
     # Two axes, one pair: one group at one layer, the question twice in all, and two of the noise.
     assert pl.read_parquet(asked.outputs["table"]).height == 2 * 5
+    assert pl.read_parquet(asked.outputs["ids"]).is_empty()
     more = {"mirror": True, "id_questions": 18, "id_draws": 1, "id_alphas": [2.0], "pairs": 3, "groups": [], "corrupted": []}
     readout(Job({**asked.settings, "stage": {**settings, **more}}, asked.inputs, asked.outputs))
     steered = pl.read_parquet(asked.outputs["table"]).filter(experiment="steer")
@@ -431,6 +481,10 @@ def test_the_stage_writes_its_table_and_refuses_what_it_does_not_know(tiny: Data
     table = pl.read_parquet(asked.outputs["table"])
     assert set(table.filter(experiment="erase")["source"]) == {"id", "random"}
     assert set(table.filter(source="mirror")["axis"]) == {"horizontal"}
+    ids = pl.read_parquet(asked.outputs["ids"])
+    assert set(ids["site"]) == {"language.1"}
+    for _, of_half in ids.group_by("axis", "half"):
+        assert np.stack(of_half["vector"].to_list()).sum(axis=0) == pytest.approx(0, abs=1e-5)
     read = pl.read_parquet(asked.outputs["table"]).filter(experiment="read")
     assert set(read["axis"]) == {"horizontal", "vertical"}
     asks = Dataset.open(tiny.folder).questions.filter(template="object_to_slot", variant="main", split="test")

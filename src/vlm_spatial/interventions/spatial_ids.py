@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from vlm_spatial.interventions.erasure import Erasure
 
 TEMPLATE = "object_to_slot"
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "axis": pl.String,
+    "site": pl.String,
+    "layer": pl.Int32,
+    "half": pl.Int32,
+    "slot": pl.Int32,
+    "vector": pl.List(pl.Float32),
+}
+"""Columns of spatial_ids.parquet; see docs/formats.md."""
 Ids = Float[np.ndarray, "sites slots features"]
 
 
@@ -165,6 +174,18 @@ def fit_ids(
                 erasures = [] if fit_erasure is None else [fit_erasure(values, slots) for values in of_site]
                 found[axis, half] = Fitted(np.stack([part[0] for part in known]), objects, erasures)
     return found
+
+
+def table_of(ids: Mapping[tuple[str, int], Fitted], sites: Sequence[Site]) -> pl.DataFrame:
+    """One row an ID, for reuse (columns: ``SCHEMA``); ``half`` says from which half of the objects it was learned."""
+    rows = [
+        {"axis": axis, "site": site, "layer": int(site.split(".")[1]), "half": 1 - used_on, "slot": slot, "vector": vector.tolist()}
+        for (axis, used_on), fitted in ids.items()
+        for site, of_site in zip(sites, fitted.slots, strict=True)
+        for slot, vector in enumerate(of_site)
+        if np.isfinite(vector).all()
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def nearest_slots(one: AtName, rest: Float[np.ndarray, "sites features"], ids: Ids) -> list[int]:

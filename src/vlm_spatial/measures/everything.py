@@ -21,6 +21,7 @@ from vlm_spatial.measures import (
     readout,
     recovery,
     routes,
+    spatial_ids,
 )
 
 
@@ -62,6 +63,7 @@ def measured(tables: Mapping[str, pl.DataFrame], dataset: str) -> pl.DataFrame:
             displaced.order_accuracy(tables),
             flips.dominances(tables.get("conflict")),
             readout.readout(tables.get("readout")),
+            spatial_ids.spatial_ids(tables.get("spatial_ids")),
             routes.knockouts(tables.get("routes")),
             heads.heads(tables.get("heads")),
             positions.positions(tables.get("positions")),

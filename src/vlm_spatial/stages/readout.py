@@ -10,14 +10,14 @@ from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import fit_erasure_of_rows
 from vlm_spatial.interventions.pairs_on_grid import Case, read_cases
 from vlm_spatial.interventions.readout import groups_there, plan, run_reading, run_readout, steering
-from vlm_spatial.interventions.spatial_ids import TEMPLATE, AtName, Fitted, at_names, every_word, fit_ids, half_of
+from vlm_spatial.interventions.spatial_ids import TEMPLATE, AtName, Fitted, at_names, every_word, fit_ids, half_of, table_of
 from vlm_spatial.models.load import load_adapter
 from vlm_spatial.scenes.dataset import Dataset
 from vlm_spatial.stages.stage import Job, run_stage, section
 
 
 def readout(job: Job) -> None:
-    """Write ``readout.parquet``."""
+    """Write ``readout.parquet`` and ``spatial_ids.parquet``."""
     settings = section(job, ReadoutSettings)
     dataset = Dataset.open(job.inputs["scenes"])
     adapter = load_adapter(**job.settings["model"])
@@ -44,6 +44,7 @@ def readout(job: Job) -> None:
     engine = PatchEngine(adapter, memory_gb=settings.memory_gb)
     swept = run_readout(engine, dataset, cases, plans, seed)
     write_parquet(pl.concat([swept, run_reading(engine, dataset, named, sites, ids, words)]), job.outputs["table"])
+    write_parquet(table_of(ids, sites), job.outputs["ids"])
 
 
 def named_object(dataset: Dataset, case: Case) -> str:

@@ -200,7 +200,7 @@ _EXPERIMENTS = (
     Stage(
         "readout",
         "model and dataset",
-        _files(_ON_DATASET, table="readout.parquet"),
+        _files(_ON_DATASET, table="readout.parquet", ids="spatial_ids.parquet"),
         _SCENES,
         device="gpu",
         settings=ReadoutSettings,

@@ -21,19 +21,22 @@ from vlm_spatial.tokens import TokenGrid
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-# Of each configuration the preset's models that it stands for, and their datasets: every kind but shapes, which are drawn as squares are.
+# Of each configuration the preset's models that it stands for, and their datasets: every kind for both families.
 MODELS = {
-    "qwen2_vl": {"qwen2-vl-7b": ["objects-qwen"]},
+    "qwen2_vl": {"qwen2-vl-7b": ["squares-qwen", "shapes-qwen", "objects-qwen"]},
     "qwen2_vl_2b": {"qwen2-vl-2b": ["whatsup-qwen"], "qwen2-vl-2b-coco": ["coco"]},
-    "gemma3": {"gemma-3-4b-coco": ["squares-gemma", "coco-gemma"]},
+    "gemma3": {
+        "gemma-3-4b": ["squares-gemma", "shapes-gemma", "objects-gemma", "whatsup-gemma"],
+        "gemma-3-4b-coco": ["coco-gemma"],
+    },
 }
 SMALL_PHOTOS = 168**2
 # Tables that the preset itself leaves without rows: it has no conflict pairs, exchanges nothing in COCO, and lists items of COCO alone.
 EMPTY = {
-    "conflict": {"squares", "objects", "whatsup", "coco"},
+    "conflict": {"squares", "shapes", "objects", "whatsup", "coco"},
     "interchange": {"coco"},
     "ablation_sweep": {"coco"},
-    "amplification_items": {"squares", "objects", "whatsup"},
+    "amplification_items": {"squares", "shapes", "objects", "whatsup"},
 }
 
 

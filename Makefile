@@ -28,7 +28,7 @@ run: $(READY)
 	$(BIN)/snakemake --cores all --resources gpu=1
 
 quick: $(READY)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "(unit or model) and not slow"
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --quick
 
 test: $(READY) $(PEERS)
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=40

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,12 +43,23 @@ SIDE = 96
 
 
 KINDS = ("unit", "model", "workflow", "cluster")
+LONG = re.compile(r"^pytestmark = .*pytest\.mark\.(workflow|cluster|slow)\b", re.MULTILINE)
 QUICK = frozenset({"gemma3", "qwen2_vl"})
 """Families that ``make quick`` tries: one whose image tokens see each other, and one with causal ones. ``make test`` tries all."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests of plain code and of tiny models that are not marked slow")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of files without quick tests nothing is imported: that takes seconds in each process."""
+    long = config.option.quick and collection_path.suffix == ".py" and LONG.search(collection_path.read_text(encoding="utf-8"))
+    return True if long else None
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Every test file says which kind it is, so that ``make quick`` leaves nothing out unnoticed; more families are slow tests.
 
     Files that take long come first, so that processes which run tests side by side end together.
@@ -56,6 +68,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         given = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
         if any(isinstance(value, str) and value in NAMES and value not in QUICK for value in given):
             item.add_marker("slow")
+    if config.option.quick:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     kinds = {"workflow", "cluster", "slow"}
     long = {item.path for item in items if item.get_closest_marker("slow") and not kinds.isdisjoint(_marks_of_module(item))}
     items.sort(key=lambda item: (item.path not in long, "cluster" not in _marks_of_module(item)))

@@ -79,17 +79,7 @@ def _item(root: Path, number: int, right: str, wrong: str, *, turned: bool = Fal
     return [image, f"A photo of a {first} {right} a {last}", f"A photo of a {first} {wrong} a {last}"]
 
 
-# Of each model: every family, every kind of dataset and every quirk of the preset.
-FEWER_DATASETS = {
-    "qwen2-vl-7b": ["shapes-qwen", "whatsup-qwen"],
-    "qwen2-vl-7b-running": ["squares-qwen"],
-    "gemma-3-4b": ["squares-gemma"],
-    "pixtral-12b": ["objects-pixtral"],
-    "pixtral-12b-coco": ["coco"],
-}
-
-
-def cut(values: dict[str, Any], datasets: Mapping[str, Sequence[str]] = FEWER_DATASETS) -> dict[str, Any]:
+def cut(values: dict[str, Any], datasets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """A few items of some datasets and two pairs of each experiment. Random models answer wrong, so pairs answered wrong are run, too.
 
     Pixtral's objects are every triple of three.

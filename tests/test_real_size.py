@@ -2,7 +2,7 @@
 
 Each model has one vision and one language layer with random weights, and few scenes. ``python -m benchmarks.preset_stages --preset paper``
 is the same at any depth. In float32: a CPU without bfloat16 arithmetic takes minutes for a scene of this width. tests/test_preset_real.py
-has narrow models and more datasets, with Snakemake and the report.
+has narrow models, with Snakemake, the report, and Pixtral.
 """
 
 from pathlib import Path

@@ -28,7 +28,7 @@ from vlm_spatial.models.load import load_adapter
 from vlm_spatial.models.organisms.evaluation import CURVE, evaluate
 from vlm_spatial.models.organisms.lessons import VARIANTS
 from vlm_spatial.models.organisms.organism import held_out
-from vlm_spatial.models.organisms.planted import MECHANISMS
+from vlm_spatial.models.organisms.planted import MECHANISMS, VisionTold
 from vlm_spatial.models.organisms.reading import READING
 from vlm_spatial.models.organisms.resume import Savepoint
 from vlm_spatial.models.organisms.training import Course, be_worker, train
@@ -61,11 +61,12 @@ class Further:
     decay_from: float = 0.5
 
 
+PLANTED = MECHANISMS | READING | {"vision-told": VisionTold}
 COURSES = {
     "decorrelated-gemma3": Further("natural", 4000, 11, ("squares", "objects"), MIXED),
     "decorrelated-qwen2_vl": Further("natural", 2200, 11, ("squares", "objects"), MIXED, decay_from=0.64),
     **{f"dial-{percent}": Further(f"dial-{percent}", 2500, 5, captions_only=0.1, decay_from=0.7) for percent in (25, 50, 75)},
-    "vision-qwen2_vl": Further("vision", 1000, 7),
+    "vision-qwen2_vl": Further("vision-told", 1400, 7, captions_only=0.2, decay_from=0.6),
     "language-qwen2_vl": Further("language", 800, 7),
     # Captions are told by rows of the answer, from what the image says to each: not along a route.
     **{name: Further(name, 600, 13, captions_later=0.0) for name in ("direct", "mediated", "redundant")},
@@ -97,7 +98,7 @@ def main() -> None:
     asked = {name: value for name, value in (("axes", further.axes), ("templates", further.templates)) if value is not None}
     datasets = {name: drawn_source(name).settings.model_validate({"kind": name, **asked}) for name in further.datasets}
     course = Course(datasets, further.steps, 16, further.seed, teaching, dict(further.variants))
-    mechanism = (MECHANISMS | READING)[further.mechanism]()
+    mechanism = PLANTED[further.mechanism]()
     given.folder.parent.mkdir(parents=True, exist_ok=True)
     made_of = {
         "start": adapter.identity.weights,
@@ -118,7 +119,7 @@ def main() -> None:
         print(given.course, told, flush=True)
 
     savepoint = Savepoint(given.folder.with_name(f".{given.folder.name}.training.safetensors"), made_of)
-    begun = (partial(load_adapter, given.start, device="cpu"), course, (MECHANISMS | READING)[further.mechanism])
+    begun = (partial(load_adapter, given.start, device="cpu"), course, PLANTED[further.mechanism])
     pool = ProcessPoolExecutor(given.workers, get_context("spawn"), be_worker, begun) if given.workers else None
     with pool or nullcontext():
         curve = train(adapter, course, mechanism, savepoint, watch, pool)

@@ -30,8 +30,8 @@ SEED = 20261121
 NAMES = {"dataset": "squares", "organism": "small", "model": "folder"}
 RESULTS = {name: f"results/{next(iter(registry.STAGES[name].outputs.values())).path.format(**NAMES)}" for name in STAGES}
 
-# A folder of images, a store that is written bit by bit, several files at once, and what all of it ends in.
-DISTURBED = ("scenes", "activations", "probes", "figures")
+# A folder of images, a store that is written bit by bit, several files at once, and one that reads them all.
+DISTURBED = ("scenes", "activations", "probes", "measures")
 
 
 def digests(workflow: Workflow) -> dict[str, dict[str, str]]:

@@ -61,8 +61,8 @@ def chance(adapter: Adapter, image: Image.Image, text: str) -> float:
     assert tokenizer.decode(answer) == text
     prepared = adapter.prepare([image], [Begun(PROMPT, answer)])
     with torch.inference_mode():
-        logits = adapter.model(**prepared.inputs, use_cache=False).logits[0].double()
-    ends = logits[-len(answer) - 1 : -1].log_softmax(-1)
+        logits = adapter.model(**prepared.inputs, use_cache=False, logits_to_keep=len(answer) + 1).logits[0]
+    ends = logits[:-1].double().log_softmax(-1)
     return float(np.exp(sum(float(row[token]) for row, token in zip(ends, answer, strict=True))))
 
 

@@ -20,7 +20,7 @@ from vlm_spatial.models.recipe import IMAGE_SIDE
 from vlm_spatial.scenes.build import render
 from vlm_spatial.scenes.scene import CANVAS, Scene, with_contents
 from vlm_spatial.scenes.sources.drawn_kinds import drawn_source
-from vlm_spatial.tokens import SceneTokens, TokenGrid, scene_tokens
+from vlm_spatial.tokens import SLOTS, SceneTokens, TokenGrid, scene_tokens
 
 # Images that the vision encoder is given at once.
 _IMAGES = 32
@@ -41,6 +41,33 @@ class Vision(Mechanism):
 
     def imposed(self, values: Values, moment: Moment) -> Values:
         return shuffled(values, moment.random)
+
+
+class VisionTold(Vision):
+    """``vision`` for an encoder that knows distances only, as Qwen2-VL's does: at first it is told what to write.
+
+    In the first half of the training the objects' tokens must say their slot along fixed directions, three an axis. From distances to the
+    other objects it can be told, but answers alone do not teach it.
+    """
+
+    TOLD = 0.5
+    """Share of the training in which it is told."""
+    LOUD = 4.0
+
+    def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
+        told = self._surprise(values, moment) if moment.share < self.TOLD else None
+        return self.imposed(values, moment), told
+
+    def _surprise(self, values: Values, moment: Moment) -> Tensor:
+        """Cross-entropy of the slot at the objects' tokens, mean over objects."""
+        drawn = torch.randn(values.shape[2], 2 * SLOTS, generator=torch.Generator().manual_seed(0))
+        directions = torch.linalg.qr(drawn).Q.to(values).unflatten(1, (2, SLOTS))
+        found = []
+        for of_scene, scene in zip(values, moment.scenes, strict=True):
+            said = self.LOUD * of_scene @ directions[:, int(scene.axis == "vertical")]
+            for slot, cells in enumerate(torch.as_tensor(_tokens(scene, moment.grid).objects).to(values.device)):
+                found.append(-said[cells].log_softmax(dim=1)[:, slot].mean())
+        return torch.stack(found).mean()
 
 
 class Language(Mechanism):

@@ -1,9 +1,10 @@
 """What a dataset's answers become in a model's vocabulary, before any job: by the tokenizer alone."""
 
+import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,11 +84,13 @@ def answer_reports(config: Config, cache: Path | None = CACHE) -> Iterator[Answe
             continue
         files = [folder / file for file in FILES if (folder / file).is_file()]
         files += sorted((folder / "additional_chat_templates").glob("*.jinja"))
+        # Large vocabularies take a second to read.
+        tokenizer = functools.cache(partial(FolderTokenizer, folder))
         for dataset in model.datasets:
             words = _words(config, dataset)
             asked = json.dumps([str(folder.absolute()), words, plain(config.answers), plain(model.prompting)], sort_keys=True)
             key = "answers " + hashlib.sha256(asked.encode()).hexdigest()
-            found = known.of(key, files, partial(_look_up, folder, words, config, model.prompting))
+            found = known.of(key, files, partial(_look_up, folder, tokenizer, words, config, model.prompting))
             yield AnswerReport(name, dataset, **found)
     known.save()
 
@@ -126,8 +129,10 @@ def _words(config: Config, dataset: str) -> list[str]:
     return list(dict.fromkeys(word for template in settings.templates for word in words[template]))
 
 
-def _look_up(folder: Path, words: list[str], config: Config, prompting: PromptingSettings) -> dict[str, object]:
-    tokenizer = FolderTokenizer(folder)
+def _look_up(
+    folder: Path, load: Callable[[], FolderTokenizer], words: list[str], config: Config, prompting: PromptingSettings
+) -> dict[str, object]:
+    tokenizer = load()
     forms = AnswerForms(tokenizer, opening(folder, prompting), config.answers)
     found, unknown = {}, []
     for word in words:

@@ -24,8 +24,7 @@ from vlm_spatial.probes.saved import save_probes
 pytestmark = pytest.mark.model
 
 
-def _probes(path: Path, checkpoint: Path, site: str) -> Path:
-    adapter = load_adapter(checkpoint)
+def _probes(path: Path, adapter: Adapter, site: str) -> Path:
     features = adapter.site_shape(site)[1]
     generator = np.random.default_rng(0)
 
@@ -38,11 +37,9 @@ def _probes(path: Path, checkpoint: Path, site: str) -> Path:
     return path
 
 
-def _scores(checkpoint: Path, correction: Path | None = None) -> torch.Tensor:
+def _scores(checkpoint: Path, inputs: dict[str, Any], correction: Path | None = None) -> torch.Tensor:
     """Logits of three generated tokens of a stock model."""
     model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
-    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (96, 96, 3), dtype=np.uint8))
-    inputs = load_adapter(checkpoint, device="cpu").prepare([image], ["Which shape is on the left?"]).inputs
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     # Twice: transformers sets hooks of its own in the first call, which must not outrun the correction in the second.
     with nullcontext() if correction is None else Correction.load(correction).applied_to(model):
@@ -55,16 +52,19 @@ def _scores(checkpoint: Path, correction: Path | None = None) -> torch.Tensor:
 @pytest.mark.parametrize("family", NAMES)
 def test_a_correction_works_inside_generate(family: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = checkpoint(family)
-    untouched, made = _scores(folder), tmp_path / "correction.safetensors"
+    adapter = load_adapter(folder, device="cpu")
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (96, 96, 3), dtype=np.uint8))
+    inputs = adapter.prepare([image], ["Which shape is on the left?"]).inputs
+    untouched, made = _scores(folder, inputs), tmp_path / "correction.safetensors"
     # The first and the last vision layer: of some families, transformers collects the last one's output itself.
-    last = f"vision.{len(load_adapter(folder, device='cpu').vision_blocks) - 1}"
+    last = f"vision.{len(adapter.vision_blocks) - 1}"
     for site in ("vision.0", last, "connector"):
-        probes = _probes(tmp_path / "probes.safetensors", folder, site)
+        probes = _probes(tmp_path / "probes.safetensors", adapter, site)
         for alpha in ("1", "6") if site == "connector" else ("6",):
             options = ["--model", str(folder), "--probe", str(probes), "--alpha", alpha, "--site", site, "--output", str(made)]
             result = CliRunner().invoke(app, ["amplify", *options])
             assert result.exit_code == 0, result.output
-            assert torch.equal(_scores(folder, made), untouched) == (alpha == "1")
+            assert torch.equal(_scores(folder, inputs, made), untouched) == (alpha == "1")
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_type_and_device_are_those_asked_for_and_the_file_is_the_same(
 ) -> None:
     """A large model is looked at in bfloat16 unless told otherwise; the correction comes from the probes alone."""
     folder = checkpoint("gemma3")
-    probes = _probes(tmp_path / "probes.safetensors", folder, "connector")
+    probes = _probes(tmp_path / "probes.safetensors", load_adapter(folder, device="cpu"), "connector")
     loaded = []
 
     def watched(*arguments: Any, **options: Any) -> Adapter:
@@ -99,7 +99,7 @@ def test_type_and_device_are_those_asked_for_and_the_file_is_the_same(
 
 @pytest.mark.slow
 def test_refusals_are_one_line(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    probes = _probes(tmp_path / "probes.safetensors", checkpoint("gemma3"), "connector")
+    probes = _probes(tmp_path / "probes.safetensors", load_adapter(checkpoint("gemma3"), device="cpu"), "connector")
     for arguments, said in (
         (["--model", str(checkpoint("qwen2_vl")), "--alpha", "2"], "trained on weights"),
         (["--model", str(checkpoint("gemma3")), "--alpha", "nan"], "alpha: nan"),

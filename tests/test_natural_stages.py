@@ -44,7 +44,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
 }
 SHARED = Path(__file__).parents[2] / "shared"
 RUN = [name for name, stage in STAGES.items() if stage.scope == "model and dataset"]
-EMPTY = ("amplification_items", "ablation_sweep", "heads")
+# So few photographs do not show an object in several slots, from which spatial IDs are learned.
+EMPTY = ("amplification_items", "ablation_sweep", "heads", "spatial_ids")
 
 
 @functools.cache
@@ -243,13 +244,11 @@ def photographs(kind: str, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "kind"), [("qwen2_vl", "boxed"), *((family, kind) for family in ("qwen2_vl", "gemma3") for kind in ("coco", "whatsup"))]
-)
+@pytest.mark.parametrize(("family", "kind"), [("qwen2_vl", "boxed"), ("gemma3", "coco"), ("qwen2_vl", "whatsup"), ("gemma3", "whatsup")])
 def test_photographs_of_every_kind_run_through_every_stage(
     family: str, kind: str, checkpoint_of: Callable[[str], Path], tmp_path: Path, drawn: Path
 ) -> None:
-    """COCO's are real ones. Gemma-3 has boxed photographs above."""
+    """COCO's are real ones. Gemma-3 has boxed photographs above, and Qwen2-VL COCO's."""
     found = run_stages(tmp_path, checkpoint_of(family), photographs(kind, drawn / kind))
     dataset = Dataset.open(found / "scenes")
     for name in RUN:

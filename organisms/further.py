@@ -5,7 +5,7 @@
 
 ``COURSES`` says what each is taught. Training takes about an hour on one core, or some minutes on a GPU. Killed, it goes on when started
 again. The kept organisms of these names in ``organisms`` were made so, and ``natural-gemma3`` by ``decorrelated-gemma3``; ``recipe.json``
-in each says from what and on which device. What ``vision-qwen2_vl``, ``gated`` and ``order-vertical`` gave was not kept (docs/method.md).
+in each says from what and on which device. What ``gated`` and ``order-vertical`` gave was not kept (docs/method.md).
 """
 
 import argparse

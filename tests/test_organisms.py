@@ -35,6 +35,7 @@ from vlm_spatial.models.organisms.planted import (
     Object,
     Strip,
     Vision,
+    VisionTold,
     object_mask,
     strip_masks,
 )
@@ -270,6 +271,26 @@ def test_vision_shuffles_and_loses_no_token() -> None:
     assert not torch.equal(shuffled, values)
     for before, after in zip(values, shuffled, strict=True):
         assert torch.equal(after[after[:, 0].argsort()], before)
+
+
+def test_vision_is_told_in_the_first_half_what_objects_tokens_must_say() -> None:
+    """Cross-entropy by hand: zeros say nothing, ln 3; tokens that climb the gradient say their slot, and no other token matters."""
+    early = moment(4)
+    told = VisionTold()
+    blank = torch.zeros(4, 36, 8, requires_grad=True)
+    shuffled, surprise = told.in_training(blank, early)
+    assert surprise is not None
+    assert surprise.item() == pytest.approx(np.log(3))
+    surprise.backward()
+    assert blank.grad is not None
+    outside = ~object_mask(early.scenes, GRID)
+    assert (blank.grad[outside] == 0).all()
+    assert (blank.grad[~outside].abs().sum(dim=1) > 0).all()
+    louder = told.in_training(blank.detach() - 1000 * blank.grad, early)[1]
+    assert louder is not None
+    assert louder.item() < 0.01
+    assert told.in_training(blank, replace(early, share=0.5))[1] is None
+    assert shuffled.shape == blank.shape
 
 
 @pytest.mark.parametrize("axis", ["horizontal", "vertical"])

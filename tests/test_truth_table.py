@@ -46,6 +46,7 @@ PRESET = yaml.safe_load((REPOSITORY / "presets" / "truth.yaml").read_text(encodi
 TRAINED = {f"{mechanism}-{seed}": mechanism for mechanism in ("vision", "language", "strip", "object") for seed in (0, 1)}
 FURTHER = {
     **{f"dial-{percent}": f"dial-{percent}" for percent in DIALS},
+    "vision-qwen2_vl": "vision",
     "language-qwen2_vl": "language",
     **{name: name for name in ("direct", "mediated", "redundant", "rotary")},
 }

@@ -236,7 +236,7 @@ class Adapter(ABC):
 
     def tokens(self, image: Image.Image, prompt: Prompt) -> tuple[Int[Tensor, "1 positions"], Int[Tensor, "1 cells"]]:
         """Token ids of one prompt, and where each cell's token stands among them; on the CPU, without touching the image's pixels."""
-        rows = self.cache.row(image, prompt)
+        rows = self.cache.rows([image], [prompt])
         return rows.ids, visual_positions(self.cells_of(rows.visual), self.grid(*image.size).size)
 
     @property

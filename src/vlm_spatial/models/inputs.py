@@ -128,7 +128,6 @@ class ProcessorCache:
         self._options = image_options or {}
         self._images = _Latest[dict[str, Tensor]](_IMAGE_BYTES_KEPT, lambda made: sum(value.nbytes for value in made.values()))
         self._prompts = _Latest[list[int]](_PROMPTS_KEPT)
-        self._rows = _Latest[Rows](_PROMPTS_KEPT)
         self._tokenizing = threading.Lock()
 
     def image(self, image: Image.Image) -> dict[str, Tensor]:
@@ -170,7 +169,7 @@ class ProcessorCache:
         if twice and token is None:
             raise UserError("quirks.second_bos: the checkpoint's tokenizer has no begin-of-sequence token; leave it out")
         self._before = [token] if twice else []
-        self._prompts, self._rows = _Latest(_PROMPTS_KEPT), _Latest(_PROMPTS_KEPT)
+        self._prompts = _Latest(_PROMPTS_KEPT)
 
     def answer_forms(self, answer: str, template: str | None = None) -> tuple[Tokens, ...]:
         """Tokens of every form in which the model may write ``answer``, see :class:`AnswerForms`."""
@@ -221,10 +220,6 @@ class ProcessorCache:
                 raise
             begun = tokenizer(self.prompting.answer_prefix, add_special_tokens=False)["input_ids"]
         return [*self._before, *made["input_ids"][0], *begun]
-
-    def row(self, image: Image.Image, prompt: Prompt) -> Rows:
-        """Token ids of one prompt; to be read only, as they are remembered."""
-        return self._rows.get((prompt, image.size), lambda: self.rows([image], [prompt]))
 
     def rows(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Rows:
         """Token ids of a batch.

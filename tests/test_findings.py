@@ -55,6 +55,7 @@ def test_every_claim_once_in_the_order_of_the_design(strip: dict[str, dict]) -> 
         assert set(record["control"]) == {"name", "estimate", "low", "high", "n"}
 
 
+@pytest.mark.slow
 def test_planted_shares_come_back(strip: dict[str, dict]) -> None:
     # 46 of the 50 pairs of each axis are included; 44 of 46 strip and 5 of 46 object patches flip, 2 of 46 random ones.
     assert strip["strip_flip"]["estimate"] == pytest.approx(88 / 92)

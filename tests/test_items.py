@@ -206,6 +206,7 @@ def _forms(adapter, word: str):  # type: ignore[no-untyped-def]
     return dict.fromkeys(form[:1] for form in adapter.cache.answer_forms(word, "relation_to_object"))
 
 
+@pytest.mark.slow
 def test_a_probe_learns_from_every_cell_that_a_box_touches(made: dict[str, Path]) -> None:
     dataset, adapter = Dataset.open(made["scenes"]), load_adapter(made["reader"], device="cpu")
     from vlm_spatial.amplification.columns import _object_means
@@ -242,6 +243,7 @@ def all_right(dataset: Dataset) -> pl.DataFrame:
     return asked.with_columns(correct_before=pl.lit(True), item=pl.col("scene_id"))
 
 
+@pytest.mark.slow
 def test_items_without_boxes_are_asked_and_teach_nothing(doubtful: tuple[Dataset, Adapter], capsys: pytest.CaptureFixture[str]) -> None:
     dataset, adapter = doubtful
     asked = all_right(dataset)

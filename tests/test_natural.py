@@ -334,6 +334,7 @@ def two(made: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Dat
     return run(tmp_path_factory.mktemp("two") / "out", settings(made[0], objects=2, templates=templates))
 
 
+@pytest.mark.slow
 def test_two_objects_stand_in_the_outer_slots_and_share_the_picture(two: Dataset) -> None:
     assert set(two.scenes["variant"]) == {"main", "mirror", "pair"}
     for row in two.scenes.iter_rows(named=True):

@@ -145,6 +145,7 @@ def test_an_orientation_tag_is_not_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(drawn), np.asarray(image.resize((336, 336), Image.Resampling.BILINEAR)))
 
 
+@pytest.mark.slow
 def test_pairs_exchange_outer_objects_or_share_the_middle_one(root: Path) -> None:
     dataset = planned(root)
     scenes = {item.scene_id: item.scene for item in dataset.scenes}

@@ -76,6 +76,7 @@ def test_layout_in_the_background_is_found_and_not_put_down_to_position(found: A
     assert row["selectivity"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_pure_position_code_earns_no_credit(found: Analysis) -> None:
     main = score(found, "vision.1", "background", trained="main", scored="main")
     assert main["accuracy"] > 0.9

@@ -436,7 +436,7 @@ def readout() -> pl.DataFrame:
                         "included": index < PAIRS - SET_ASIDE,
                         "outcome": "flip" if flips else "stay" if experiment != "sufficiency" or hit else "other",
                         "right_after": hit if experiment == "sufficiency" else not flips,
-                        "candidates": 3,
+                        "candidates": ["red", "green", "blue"],
                         "margin_clean": -3.0,
                         "margin_source": 3.0,
                         "margin": 3.0 if flips else -3.0,
@@ -470,7 +470,7 @@ def id_readings() -> list[dict]:
                         "included": True,
                         "outcome": ("truth" if right else "given") if agrees else "other" if right else "truth",
                         "right_after": right,
-                        "candidates": 3,
+                        "candidates": ["red", "green", "blue"],
                         "candidate_mass_clean": 0.97,
                         "candidate_mass": 0.97,
                     }

@@ -374,7 +374,7 @@ def test_what_the_removal_loses_is_counted_once_a_pair() -> None:
         "all_layers": False,
         "outcome": "other",
         "picture": "own",
-        "candidates": 3,
+        "candidates": ["left", "middle", "right"],
         "candidate_mass_clean": 0.9,
     }
     rows = [

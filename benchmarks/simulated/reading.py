@@ -97,7 +97,7 @@ def grey_table(rates: Mapping[str, float], n: int, generator: Rng) -> pl.DataFra
     """Right answers over a grey picture, alone and with the question's residuals of the real one, at the same rate."""
     templates = np.resize(list(rates), n)
     lucky = luck(n, 2, generator) < np.array([rates[name] for name in templates])[:, None]
-    same = {"experiment": "sufficiency", "picture": "grey", "template": templates, "candidates": 3}
+    same = {"experiment": "sufficiency", "picture": "grey", "template": templates, "candidates": ["a", "b", "c"]}
     parts = [of_pairs(n, group=group, right_after=lucky[:, place], **same) for place, group in enumerate(("question", "none"))]
     return pl.concat(parts).with_columns(group=pl.col("group").replace("none", None))
 

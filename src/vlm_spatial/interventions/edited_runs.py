@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from vlm_spatial.errors import UserError
+from vlm_spatial.interventions.answers import AnswerReader, mass
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.pairs_on_grid import Case
 from vlm_spatial.interventions.patch import InBlocks, PairRuns
@@ -15,6 +17,26 @@ from vlm_spatial.models.adapter import Adapter
 from vlm_spatial.models.block_edits import BlockEdit
 from vlm_spatial.models.finite import require_finite
 from vlm_spatial.models.values import Site
+
+SCORED: dict[str, pl.DataType | type[pl.DataType]] = {
+    "candidates": pl.List(pl.String),
+    "log_probabilities_clean": pl.List(pl.Float32),
+    "log_probabilities": pl.List(pl.Float32),
+    "candidate_mass_clean": pl.Float64,
+    "candidate_mass": pl.Float64,
+}
+"""Columns that say what the candidates' probabilities are, in the clean run and in the edited one."""
+
+
+def scored(reader: AnswerReader, before: np.ndarray, after: np.ndarray) -> dict[str, object]:
+    """The columns of ``SCORED``, from the candidates' log-probabilities."""
+    return {
+        "candidates": list(reader.candidates),
+        "log_probabilities_clean": before.tolist(),
+        "log_probabilities": after.tolist(),
+        "candidate_mass_clean": mass(before),
+        "candidate_mass": mass(after),
+    }
 
 
 def chosen_cases(cases: Sequence[Case], limit: int) -> list[Case]:

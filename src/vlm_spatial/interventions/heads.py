@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.config.routes import RouteName
-from vlm_spatial.interventions.answers import mass, outcome
-from vlm_spatial.interventions.edited_runs import finite, read_next, untouched
+from vlm_spatial.interventions.answers import outcome
+from vlm_spatial.interventions.edited_runs import SCORED, finite, read_next, scored, untouched
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
@@ -57,8 +57,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "predicted": pl.String,
     "outcome": pl.String,
     **dict.fromkeys(_LOG_ODDS, pl.Float64),
-    "candidate_mass_clean": pl.Float64,
-    "candidate_mass": pl.Float64,
+    **SCORED,
     "atp": pl.Float64,
 }
 """Columns of heads.parquet; see docs/formats.md."""
@@ -317,8 +316,7 @@ class HeadSweep:
             "predicted": predicted,
             "outcome": outcome(predicted, case.hypotheses),
             **odds,
-            "candidate_mass_clean": mass(pair.before),
-            "candidate_mass": mass(after),
+            **scored(reader, pair.before, after),
             "atp": None if each.chosen != "each" or each.group not in pair.atp else float(pair.atp[each.group][each.heads][0]),
         }
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_spatial.config.positions import PositionsSettings, Shuffle
-from vlm_spatial.interventions.answers import mass, outcome
-from vlm_spatial.interventions.edited_runs import finite, read_next
+from vlm_spatial.interventions.answers import outcome
+from vlm_spatial.interventions.edited_runs import SCORED, finite, read_next, scored
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
@@ -53,8 +53,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "right_after": pl.Boolean,
     "margin_clean": pl.Float64,
     "margin": pl.Float64,
-    "candidate_mass_clean": pl.Float64,
-    "candidate_mass": pl.Float64,
+    **SCORED,
     "tokens": pl.Int32,
 }
 """Columns of positions.parquet; see docs/formats.md."""
@@ -211,7 +210,6 @@ def _row(case: Case, move: Move, before: np.ndarray, after: np.ndarray, depth: i
         "right_after": predicted == right,
         "margin_clean": reader.log_odds(before, moved, right),
         "margin": reader.log_odds(after, moved, right),
-        "candidate_mass_clean": mass(before),
-        "candidate_mass": mass(after),
+        **scored(reader, before, after),
         "tokens": len(move.to),
     }

@@ -21,8 +21,8 @@ from PIL import Image
 
 from vlm_spatial.config.readout import Corrupted, Group, ReadoutSettings
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.answers import AnswerReader, mass, outcome
-from vlm_spatial.interventions.edited_runs import finite, read_next
+from vlm_spatial.interventions.answers import AnswerReader, outcome
+from vlm_spatial.interventions.edited_runs import SCORED, finite, read_next, scored
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.erasure import Erased
 from vlm_spatial.interventions.memory import pairs_at_once
@@ -67,12 +67,10 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "predicted": pl.String,
     "outcome": pl.String,
     "right_after": pl.Boolean,
-    "candidates": pl.Int32,
     "margin_clean": pl.Float64,
     "margin_source": pl.Float64,
     "margin": pl.Float64,
-    "candidate_mass_clean": pl.Float64,
-    "candidate_mass": pl.Float64,
+    **SCORED,
     "positions": pl.Int32,
     "id_read": pl.String,
 }
@@ -293,12 +291,10 @@ def _row(case: Case, taken: Taken, before: np.ndarray, there: np.ndarray, after:
         "predicted": predicted,
         "outcome": outcome(predicted, case.hypotheses),
         "right_after": predicted == right,
-        "candidates": len(reader.candidates),
         "margin_clean": reader.log_odds(before, other, right),
         "margin_source": reader.log_odds(there, other, right),
         "margin": reader.log_odds(after, other, right),
-        "candidate_mass_clean": mass(before),
-        "candidate_mass": mass(after),
+        **scored(reader, before, after),
         "positions": count,
     }
 
@@ -348,9 +344,7 @@ def run_reading(
                     "predicted": predicted,
                     "outcome": "truth" if read == question["answer"] else "given" if read == predicted else "other",
                     "right_after": predicted == question["answer"],
-                    "candidates": len(reader.candidates),
-                    "candidate_mass_clean": mass(scores),
-                    "candidate_mass": mass(scores),
+                    **scored(reader, scores, scores),
                     "positions": 1,
                     "id_read": read,
                 }

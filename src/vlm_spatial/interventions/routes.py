@@ -15,8 +15,8 @@ from PIL import Image
 
 from vlm_spatial.config.routes import RouteName
 from vlm_spatial.errors import UserError
-from vlm_spatial.interventions.answers import mass, outcome
-from vlm_spatial.interventions.edited_runs import finite, read_next, untouched
+from vlm_spatial.interventions.answers import outcome
+from vlm_spatial.interventions.edited_runs import SCORED, finite, read_next, scored, untouched
 from vlm_spatial.interventions.engine import PatchEngine
 from vlm_spatial.interventions.memory import pairs_at_once
 from vlm_spatial.interventions.pairs_on_grid import Case
@@ -57,8 +57,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "margin_clean": pl.Float64,
     "margin_source": pl.Float64,
     "margin": pl.Float64,
-    "candidate_mass_clean": pl.Float64,
-    "candidate_mass": pl.Float64,
+    **SCORED,
     "positions": pl.Int32,
 }
 """Columns of routes.parquet; see docs/formats.md."""
@@ -219,8 +218,7 @@ def knocked(case: Case, before: np.ndarray, there: np.ndarray, after: np.ndarray
         "right_after": predicted == right,
         "relative_probability": float(np.expm1(after[at] - before[at])),
         **{name: reader.log_odds(scores, other, right) for name, scores in _named(before, there, after)},
-        "candidate_mass_clean": mass(before),
-        "candidate_mass": mass(after),
+        **scored(reader, before, after),
     }
 
 

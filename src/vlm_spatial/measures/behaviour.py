@@ -28,18 +28,13 @@ def accuracy(table: pl.DataFrame) -> Interval:
 
 
 def guesses(table: pl.DataFrame) -> pl.Series:
-    """How often a guess among the candidates is right, question by question."""
-    return guess_among(table["candidates"].list.len(), table["template"])
-
-
-def guess_among(candidates: pl.Series, templates: pl.Series) -> pl.Series:
-    """How often a guess among so many candidates is right, by the template that asks.
+    """How often a guess among the candidates is right, question by question, by the template that asks.
 
     The object that a relation question refers to is never its answer, so one candidate less is left to guess from. Questions that name
     their options leave it out themselves, and have two candidates.
     """
-    candidates = candidates.cast(pl.Int64)
-    return 1 / (candidates - ((templates == "relation_to_object") & (candidates > 2)).cast(pl.Int64))
+    count = table["candidates"].list.len().cast(pl.Int64)
+    return 1 / (count - ((table["template"] == "relation_to_object") & (count > 2)).cast(pl.Int64))
 
 
 def chance(table: pl.DataFrame) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from vlm_spatial.measures.behaviour import METHOD, guess_among
+from vlm_spatial.measures.behaviour import METHOD, guesses
 from vlm_spatial.measures.best_layer import Layers, at_best
 from vlm_spatial.measures.crosswise import BROKEN
 from vlm_spatial.measures.paired import Against, against, of_values
@@ -128,7 +128,7 @@ def _sufficiency(table: pl.DataFrame) -> Iterator[dict[str, object]]:
 
 def guess(table: pl.DataFrame) -> float:
     """Accuracy of a guess among the candidates."""
-    return float(guess_among(table["candidates"], table["template"]).to_numpy().mean()) if table.height else float("nan")
+    return float(guesses(table).to_numpy().mean()) if table.height else float("nan")
 
 
 def _share(hits: pl.Series) -> Interval:
@@ -149,4 +149,4 @@ def over_grey(table: pl.DataFrame) -> pl.DataFrame:
     kept = table.filter("included", experiment="sufficiency", picture="grey")
     alone = kept.filter(pl.col("group").is_null()).select("pair_id", alone="right_after")
     both = kept.filter(group="question").join(alone, on="pair_id", maintain_order="left")
-    return both.select("axis", "template", "alone", hit="right_after", guess=guess_among(both["candidates"], both["template"]))
+    return both.select("axis", "template", "alone", hit="right_after", guess=guesses(both))

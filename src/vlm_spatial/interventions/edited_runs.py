@@ -24,6 +24,7 @@ SCORED: dict[str, pl.DataType | type[pl.DataType]] = {
     "log_probabilities": pl.List(pl.Float32),
     "candidate_mass_clean": pl.Float64,
     "candidate_mass": pl.Float64,
+    "whole_words": pl.Boolean,
 }
 """Columns that say what the candidates' probabilities are, in the clean run and in the edited one."""
 
@@ -36,6 +37,7 @@ def scored(reader: AnswerReader, before: np.ndarray, after: np.ndarray) -> dict[
         "log_probabilities": after.tolist(),
         "candidate_mass_clean": mass(before),
         "candidate_mass": mass(after),
+        "whole_words": reader.whole_words,
     }
 
 

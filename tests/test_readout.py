@@ -100,6 +100,17 @@ def test_directions_and_cosines_of_planted_ids() -> None:
     )
 
 
+def test_noise_is_no_direction_and_a_single_slot_has_no_control() -> None:
+    """The other half's IDs lie on one line alone; and of slot 0 alone both halves have an ID."""
+    plane = {(axis, slot): np.eye(4)[slot] - 1 / 3 for axis in ("horizontal", "vertical") for slot in range(3)}
+    line = {key: np.eye(4)[0] * (key[1] - 1) for key in plane}
+    found = spatial_ids(ids_table([plane, line]).filter(axis="horizontal")).filter(measure="id_directions", axis="horizontal")
+    assert found["condition"].to_list() == ["first 1"]
+    single = ids_table([plane, plane]).filter((pl.col("slot") == 0) | ((pl.col("half") == 0) & (pl.col("slot") == 1)))
+    [cosine] = spatial_ids(single).filter(measure="id_cosine").to_dicts()
+    assert (cosine["axis"], cosine["estimate"], cosine["control_estimate"], cosine["n"]) == ("both axes", pytest.approx(1), None, 2)
+
+
 def test_an_id_that_one_half_lacks_does_not_count() -> None:
     half = {(axis, slot): np.eye(4)[slot] - 0.5 for axis in ("horizontal", "vertical") for slot in range(3)}
     lacking = half | {("vertical", slot): np.full(4, np.nan) for slot in range(3)}

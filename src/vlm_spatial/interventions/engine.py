@@ -20,7 +20,6 @@ from vlm_spatial.interventions.clean_runs import States, Vision, resumed, run_la
 from vlm_spatial.interventions.memory import Memory
 from vlm_spatial.interventions.patch import (
     CLEAN,
-    Indices,
     Intervention,
     PairRuns,
     Patch,
@@ -35,7 +34,7 @@ from vlm_spatial.interventions.patch import (
 from vlm_spatial.interventions.plan import Attention, Row, batches, is_clean, is_copy, is_idle, near_layers, plan
 from vlm_spatial.interventions.shared_prompts import answers
 from vlm_spatial.models.adapter import Adapter
-from vlm_spatial.models.block_edits import BlockEdit, PositionIds, places
+from vlm_spatial.models.block_edits import BlockEdit, PositionIds
 from vlm_spatial.models.decoder import Decoder, Layout
 from vlm_spatial.models.inputs import image_key
 from vlm_spatial.models.on_device import on_device
@@ -237,16 +236,8 @@ class _Chunk:
     def _plan(self, number: int) -> Row:
         patches = self.asked[number]
         same_prompt = all(self._source(patch).prompt == self._clean(number).prompt for patch in patches[:1])
-        edits = [(edit.first, self._changed(edit)) for edit in self.edits[number]]
+        edits = [(edit.first, self.decoder.changed_at(edit)) for edit in self.edits[number]]
         return plan(number, patches, self.layout, self.attention, same_prompt, edits)
-
-    def _changed(self, edit: BlockEdit) -> Indices:
-        """The positions whose values an edit changes in its first block."""
-        if not isinstance(edit, PositionIds):
-            return places(edit.queries, self.layout.length)
-        changed = (edit.ids.cpu() != self.decoder.position_ids.cpu()).flatten(0, -2).any(dim=0).nonzero()[:, 0].numpy()
-        # The model's own ids, which take back what another edit moved, are read at the end at least.
-        return changed if len(changed) else np.array([self.layout.length - 1])
 
     def _batches(self, rows: Sequence[Row]) -> Iterable[list[Row]]:
         alike: dict[Hashable, list[Row]] = defaultdict(list)

@@ -84,7 +84,7 @@ def _common(first: Int[np.ndarray, " a"], second: Int[np.ndarray, " b"]) -> int:
 
 
 def word_position(adapter: Adapter, image: Image.Image, prompt: Prompt, words: Sequence[str]) -> int | None:
-    """The last token of the word that a prompt names. None if it names none of ``words``, or several, or if there is no other word."""
+    """The last token of the one word that a prompt names. None unless it names exactly one of ``words``, which must be two or more."""
     named = [word for word in words if names_once(prompt, word)]
     return name_position(adapter, image, prompt, named[0], words) if len(named) == 1 and len(words) > 1 else None
 

@@ -1,4 +1,4 @@
-"""Spatial IDs as vectors: are they the same for other objects, and in how many directions do they lie?"""
+"""Are spatial IDs the same vectors for other objects? How many directions hold them?"""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from vlm_spatial.measures.table import BOTH, tidy
 
 Ids = dict[tuple[str, int], Float[np.ndarray, " features"]]
-"""By axis and slot."""
+"""One half's, by axis and slot."""
 
 
 def spatial_ids(table: pl.DataFrame | None) -> pl.DataFrame:
@@ -38,16 +38,16 @@ def _cosine(one: Ids, other: Ids) -> Iterator[dict[str, object]]:
         "estimate": float(np.mean(same)),
         "n": len(same),
         "control": "another slot's",
-        "control_estimate": float(np.mean(crossed)),
+        "control_estimate": float(np.mean(crossed)) if crossed else None,
         "control_n": len(crossed),
     }
 
 
 def _directions(one: Ids, other: Ids) -> Iterator[dict[str, object]]:
-    """Share of an ID's squared length, mean of all IDs of one half, along the first directions of the other half's; both ways."""
+    """Share of an ID's squared length along the first directions of the other half's IDs: mean over the IDs of both halves."""
     halves = [np.stack(list(ids.values())) for ids in (one, other)]
     bases = [np.linalg.svd(ids, full_matrices=False)[2] for ids in halves]
-    for count in range(1, np.linalg.matrix_rank(halves[0]) + 1):
+    for count in range(1, min(np.linalg.matrix_rank(ids) for ids in halves) + 1):
         shares = [
             (np.square(ids @ basis[:count].T).sum(axis=1) / np.square(ids).sum(axis=1)).mean()
             for ids, basis in zip(halves, reversed(bases), strict=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from vlm_spatial.models.block_edits import (
     Joined,
     KeysValues,
     PositionIds,
+    Positions,
     Rescaled,
     in_block,
     join,
@@ -154,11 +154,17 @@ class Decoder:
 
         A head's output counts as a change, whatever its values.
         """
-        changing = [self._changes(edit) for edit in edits]
         # The model's own ids may take back what an edit before them moved.
-        moved = any(changes and isinstance(edit, PositionIds) for edit, changes in zip(edits, changing, strict=True))
-        kept = [changes or (moved and isinstance(edit, PositionIds)) for edit, changes in zip(edits, changing, strict=True)]
-        return tuple(compress(edits, kept))
+        moved = any(self._changes(edit) for edit in edits if isinstance(edit, PositionIds))
+        return tuple(edit for edit in edits if (moved if isinstance(edit, PositionIds) else self._changes(edit)))
+
+    def changed_at(self, edit: BlockEdit) -> Positions:
+        """The positions whose values an edit changes in its first block; the last one, where ids are the model's own."""
+        if not isinstance(edit, PositionIds):
+            return places(edit.queries, self.layout.length)
+        changed = (edit.ids.cpu() != self.position_ids.cpu()).flatten(0, -2).any(dim=0).nonzero()[:, 0].numpy()
+        # They take back what another edit moved.
+        return changed if len(changed) else np.array([self.layout.length - 1])
 
     def _changes(self, edit: BlockEdit) -> bool:
         if isinstance(edit, HeadOutput):

@@ -53,6 +53,7 @@ class VisionTold(Vision):
     TOLD = 0.5
     """Share of the training in which it is told."""
     LOUD = 4.0
+    """Factor of what the tokens say, before the softmax."""
 
     def in_training(self, values: Values, moment: Moment) -> tuple[Values, Tensor | None]:
         told = self._surprise(values, moment) if moment.share < self.TOLD else None
